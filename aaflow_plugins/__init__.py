@@ -1,0 +1,1 @@
+"""Drop-in acceleration for LangChain and LlamaIndex."""

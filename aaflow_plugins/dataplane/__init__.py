@@ -1,0 +1,1 @@
+"""Arrow data plane: batches, schemas and zero-copy vectors."""

@@ -1,0 +1,44 @@
+"""The pluggy contract: what an adapter or a third-party plug-in can provide.
+
+A plug-in is a module (or object) with functions of these names decorated by `hookimpl`, named by an entry point
+of the group `aaflow_plugins`. The entry point's name is the prefix of the top-level packages it serves:
+`langchain` serves objects whose class, or one of its bases, is defined in `langchain_core`,
+`langchain_openai`, ... It is loaded when such an object is handed over, and not before.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+if TYPE_CHECKING:
+    from aaflow_plugins.embedding import Embedder
+    from aaflow_plugins.executor import Executor
+    from aaflow_plugins.storing import VectorSink
+
+#: The entry-point group and pluggy project name.
+GROUP = "aaflow_plugins"
+
+hookspec = pluggy.HookspecMarker(GROUP)
+hookimpl = pluggy.HookimplMarker(GROUP)
+
+
+@hookspec(firstresult=True)
+def aaflow_accelerate(obj: Any, executor: Executor | None) -> Any:
+    """Return an accelerated object of the same native class, or None if `obj` is not this plug-in's."""
+
+
+@hookspec(firstresult=True)
+def aaflow_embedder(embeddings: Any) -> Embedder | None:  # type: ignore[empty-body]
+    """Return the fast path for this embeddings object, or None if it is not known exactly."""
+
+
+@hookspec(firstresult=True)
+def aaflow_sink(store: Any) -> VectorSink | None:  # type: ignore[empty-body]
+    """Return the zero-copy way into this vector store, or None if it is not known exactly."""
+
+
+@hookspec
+def aaflow_capabilities() -> list[tuple[str, str, str]]:  # type: ignore[empty-body]
+    """Rows for `aaflow doctor`: (kind, name, state), state being 'ready' or what is missing and the remedy."""

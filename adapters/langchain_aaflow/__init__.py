@@ -1,0 +1,1 @@
+"""The LangChain adapter of aaflow-plugins."""
