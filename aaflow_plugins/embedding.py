@@ -2,7 +2,9 @@
 
 An `Embedder` says how texts are grouped into requests, how one request is sent, and how the replies
 become one vector a text again. The executor owns everything else: concurrency, order, memory, errors.
-Adapters and plug-ins provide embedders (hook `aaflow_embedder`); the core never imports a model's client.
+`vectors_from_rows` and `reject_nan` are what an embedder needs to turn native rows into `Vectors`, or to say clearly
+what is wrong with them. Adapters and plug-ins provide embedders (hook `aaflow_embedder`); the core never imports a model's
+client.
 """
 
 from __future__ import annotations
@@ -24,8 +26,10 @@ class Vectors:
 
     Attributes:
         matrix: `(n, d)` C-contiguous float32 array; row `i` belongs to text `i`.
-        exact: What the native call returns, row by row, for the rows whose floats do not fit float32
-            (key: row). Empty when every native float is a float32, so that `matrix` is the whole truth.
+        exact: The very row that the native call returns (key: row), where `matrix` is not known to be the whole
+            truth: floats of more precision than float32, ints, rows that are no lists. A store that keeps rows
+            takes these; a store that wants float32 takes `matrix` and never looks. Empty when every native row is
+            the list of `matrix`'s own floats.
         bytes_copied: Bytes copied to build `matrix`, beyond decoding the reply once.
     """
 
@@ -95,3 +99,65 @@ class Embedder(ABC):
     def describe(self) -> str:
         """One line for `explain()`: which path is taken and why."""
         return type(self).__name__
+
+
+def vectors_from_rows(rows: Any, source: str, first: int = 0) -> Vectors:
+    """Turn what a native call returned for consecutive texts into `Vectors`.
+
+    The rows themselves are kept in `exact`: finding out whether float32 holds them costs more than the conversion.
+
+    Args:
+        rows: One sequence of numbers a text: lists, arrays, or one two-dimensional array. A C-contiguous float32
+            array is taken over without a copy.
+        source: What made the rows, for messages.
+        first: Position of the first text in the whole input, for messages.
+
+    Raises:
+        ValueError: If the rows are not numbers, or not all of one length; the message names the source and the text.
+    """
+    if isinstance(rows, np.ndarray) and rows.ndim == 2 and rows.dtype == np.float32:
+        matrix = np.ascontiguousarray(rows)
+        copied = 0 if matrix is rows else matrix.nbytes
+        return Vectors(matrix, dict(enumerate(rows)), copied)
+    try:
+        widths = [len(row) for row in rows]
+    except TypeError:
+        raise ValueError(f"{source} returned {type(rows).__name__}, not one vector for each text") from None
+    for row, width in enumerate(widths):
+        if width != widths[0]:
+            raise ValueError(
+                f"{source} returned vectors of different lengths: {widths[0]} floats for text {first}, "
+                f"{width} for text {first + row}"
+            )
+    try:
+        with np.errstate(over="ignore"):  # what does not fit stays in `exact`
+            matrix = np.array(rows, dtype=np.float32).reshape(len(widths), widths[0] if widths else 0)
+    except (TypeError, ValueError) as error:
+        text = first + next((row for row, values in enumerate(rows) if not _is_vector(values)), 0)
+        raise ValueError(f"{source} returned no vector of numbers for text {text}: {error}") from error
+    return Vectors(matrix, dict(enumerate(rows)), matrix.nbytes)
+
+
+def _is_vector(values: Any) -> bool:
+    try:
+        return np.array(values, dtype=np.float32).ndim == 1
+    except (TypeError, ValueError):
+        return False
+
+
+def reject_nan(vectors: Vectors, source: str, first: int = 0) -> None:
+    """Raise if a vector holds NaN: it would be stored without complaint and never be found.
+
+    Args:
+        vectors: Vectors of consecutive texts.
+        source: What made them, for the message.
+        first: Position of the first text in the whole input, for the message.
+
+    Raises:
+        ValueError: If there is a NaN; the message names the source and the first text concerned.
+    """
+    flat = vectors.matrix.reshape(-1)
+    # A sum of squares is NaN only if a term is: one pass without a temporary array in the usual case.
+    if np.isnan(np.dot(flat, flat)):
+        row = int(np.isnan(vectors.matrix).any(axis=1).argmax())
+        raise ValueError(f"{source} returned NaN in the vector for text {first + row}")
