@@ -30,12 +30,12 @@ def aaflow_accelerate(obj: Any, executor: Executor | None) -> Any:
 
 
 @hookspec(firstresult=True)
-def aaflow_embedder(embeddings: Any) -> Embedder | None:  # type: ignore[empty-body]
+def aaflow_embedder(embeddings: Any) -> Embedder | None:
     """Return the fast path for this embeddings object, or None if it is not known exactly."""
 
 
 @hookspec(firstresult=True)
-def aaflow_sink(store: Any) -> VectorSink | None:  # type: ignore[empty-body]
+def aaflow_sink(store: Any) -> VectorSink | None:
     """Return the zero-copy way into this vector store, or None if it is not known exactly."""
 
 

@@ -1,0 +1,409 @@
+"""Runs a schedule on this process: bounded stages, work side by side, results in input order.
+
+One driving thread pulls batches through the stages. CPU stages run in it (Python code holds the interpreter lock
+anyway); client calls run in pool threads or on an event loop; split work may run in worker processes. A concurrent
+stage pulls ahead until its window is full, then hands on its oldest result: order is kept, nothing is
+unbounded, and no stage waits for another to finish.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterable, Callable, Iterable, Iterator
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from aaflow_plugins.background import background_loop
+from aaflow_plugins.operators import Load, MapStage, Operator, Resource, Split, Stage, StreamStage
+from aaflow_plugins.plan import Plan
+from aaflow_plugins.report import OperatorReport, Progress, Report, Span, covered_seconds
+from aaflow_plugins.scheduler import Resources, Schedule, Sizes, Step, batches, schedule
+from aaflow_plugins.worker import RemoteStage, unpicklable
+
+T = TypeVar("T")
+_END: Any = object()
+
+
+class Executor:
+    """Runs plans. Holds settings only: one executor may serve many threads at once.
+
+    Attributes:
+        resources: What a run may use.
+        batch_size: Texts a model call, for embedders without a grouping of their own; None keeps the native one.
+        progress: Called in the driving thread whenever an operator has handed a batch on.
+        report: The report of the run that ended last, or None.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_concurrency: int | None = None,
+        batch_size: int | None = None,
+        processes: int = 0,
+        memory_limit: int = Resources.memory_limit,
+        progress: Callable[[Progress], None] | None = None,
+    ) -> None:
+        """Set up; nothing is started.
+
+        Args:
+            max_concurrency: Model calls in flight. None: each embedder's own default (16 for hosted clients that
+                are known to be safe, 1 for what is not known).
+            batch_size: Texts a model call for an embeddings class that is not known to us. None: the native
+                composition, which is all texts in one call for a list of documents, and 1,000 for an iterator.
+            processes: Worker processes for splitting. 0: split in this process.
+            memory_limit: Bytes in flight between source and store, predicted.
+            progress: Progress callback.
+
+        Raises:
+            ValueError: If a number is out of range; the message names the argument.
+        """
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1 (or None), not {batch_size}")
+        self.resources = Resources(max_concurrency=max_concurrency, processes=processes, memory_limit=memory_limit)
+        self.batch_size = batch_size
+        self.progress = progress
+        self.report: Report | None = None
+
+    def __repr__(self) -> str:
+        return f"Executor({self.resources}, batch_size={self.batch_size})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A callback or a report of a past run need not be picklable, and has no meaning elsewhere.
+        return {**self.__dict__, "progress": None, "report": None}
+
+    def schedule(self, plan: Plan, sizes: Sizes | None = None) -> Schedule:
+        """The schedule that `run` would follow."""
+        return schedule(plan, sizes or Sizes(), self.resources)
+
+    def run(
+        self,
+        plan: Plan,
+        source: Iterable[Any],
+        consume: Callable[[Iterator[Any]], T],
+        *,
+        sizes: Sizes | None = None,
+        total: int | None = None,
+    ) -> T:
+        """Run `plan` over `source` and give `consume` the iterator of outgoing batches.
+
+        Works with or without an event loop in the calling thread, and from several threads at once.
+
+        Args:
+            plan: The plan; its first operator is a `Load`.
+            source: The items to load, read lazily and once.
+            consume: Called in this thread with the batches in input order; its result is returned.
+            sizes: What is known of the source.
+            total: Items in the source, for progress; None if not known.
+
+        Raises:
+            BaseException: What an operator or the source raised, as it was raised, earliest item first. Work that
+                is under way is awaited, work that has not begun is dropped, and nothing is left running.
+        """
+        return _Run(self, plan, self.schedule(plan, sizes), total, None).drive(source, consume)
+
+    async def arun(
+        self,
+        plan: Plan,
+        source: Iterable[Any] | AsyncIterable[Any],
+        consume: Callable[[Iterator[Any]], T],
+        *,
+        sizes: Sizes | None = None,
+        total: int | None = None,
+    ) -> T:
+        """Like `run`, with asynchronous stages and sources on the running loop, which is never blocked.
+
+        A thread of its own drives the run, so that many runs on one loop cannot starve its default executor.
+        Cancelling the awaiting task cancels the calls in flight and returns once nothing is left running.
+        """
+        loop = asyncio.get_running_loop()
+        run = _Run(self, plan, self.schedule(plan, sizes), total, loop)
+        if isinstance(source, AsyncIterable):
+            source = run.bridge(source)
+        result: Future[T] = Future()
+        context = contextvars.copy_context()
+
+        def drive() -> None:
+            try:
+                result.set_result(context.run(run.drive, source, consume))
+            except BaseException as error:
+                result.set_exception(error)
+
+        threading.Thread(target=drive, name="aaflow-run", daemon=True).start()
+        waiter = asyncio.wrap_future(result)
+        try:
+            return await asyncio.shield(waiter)
+        except asyncio.CancelledError:
+            run.cancel()
+            await asyncio.wait([waiter])
+            if not waiter.cancelled():
+                waiter.exception()  # retrieved: the cancellation is what the caller hears of
+            raise
+
+
+class _Run:
+    """One run of one plan: its clocks, pools and calls in flight."""
+
+    def __init__(
+        self,
+        executor: Executor,
+        plan: Plan,
+        steps: Schedule,
+        total: int | None,
+        loop: asyncio.AbstractEventLoop | None,
+    ) -> None:
+        self._executor = executor
+        self._plan = plan
+        self._schedule = steps
+        self._total = total
+        self._loop = loop
+        self._report = Report(
+            [OperatorReport(op.kind, op.name, op.native) for op in plan.operators],
+            fingerprint=plan.fingerprint(),
+            in_flight_bytes=steps.in_flight_bytes,
+        )
+        self._clock = _Clock(self._report)
+        self._pools: list[ThreadPoolExecutor] = []
+        self._closers: list[Callable[[], None]] = []
+        self._in_flight: set[Future[Any]] = set()
+        self._lock = threading.Lock()
+        self._cancelled = False
+
+    def drive(self, source: Iterable[Any], consume: Callable[[Iterator[Any]], T]) -> T:
+        cpu = time.process_time()
+        try:
+            return consume(self._pipeline(source))
+        finally:
+            self._shut_down()
+            self._clock.stop()
+            self._report.cpu_seconds = time.process_time() - cpu
+            self._executor.report = self._report
+
+    def cancel(self) -> None:
+        """Stop as soon as possible; called from another thread."""
+        with self._lock:
+            self._cancelled = True
+            in_flight = list(self._in_flight)
+        for future in in_flight:
+            future.cancel()
+
+    def bridge(self, source: AsyncIterable[Any]) -> Iterator[Any]:
+        """Read an asynchronous source on the run's loop, item by item."""
+        iterator = source.__aiter__()
+
+        async def step() -> Any:
+            return await anext(iterator, _END)
+
+        while (item := self._on_loop(step()).result()) is not _END:
+            yield item
+
+    # -- the pipeline ------------------------------------------------------------------------------------
+
+    def _pipeline(self, source: Iterable[Any]) -> Iterator[Any]:
+        load, *others = self._plan.operators
+        if not isinstance(load, Load):
+            raise TypeError(f"a plan that runs begins with a Load, not {load.kind} {load.name}")
+        steps = self._schedule
+        groups = batches(source, load.size_of, steps.batch_rows, steps.batch_bytes)
+        stream: Iterator[Any] = self._clock.timed(map(load.batch_of, groups), 0)
+        stream = self._counted(stream, 0)
+        for index, operator in enumerate(others, 1):
+            step = steps.steps[index]
+            for stage in self._stages(operator, step, index):
+                stream = self._stage(stage, step, index, stream)
+            stream = self._counted(stream, index)
+        return stream
+
+    def _stages(self, operator: Operator, step: Step, index: int) -> Iterable[Stage]:
+        if step.resource is not Resource.PROCESS or not isinstance(operator, Split) or not operator.remote:
+            return operator.stages()
+        reason = unpicklable(operator.remote.function)
+        if reason:
+            self._report.notes.append(f"{operator.kind} {operator.name} runs in this process: {reason}")
+            return operator.stages()
+        remote = RemoteStage(operator, step.slots, self._report.notes)
+        self._closers.append(remote.close)
+        return [MapStage(remote.call)]
+
+    def _stage(self, stage: Stage, step: Step, index: int, stream: Iterator[Any]) -> Iterator[Any]:
+        if isinstance(stage, StreamStage):
+            return self._clock.timed(stage.run(stream), index)
+        return self._clock.timed(self._side_by_side(stage, step, index, stream), index)
+
+    def _side_by_side(self, stage: MapStage, step: Step, index: int, stream: Iterator[Any]) -> Iterator[Any]:
+        """Keep `step.slots` calls going over a window of `step.window` items; hand results on in order."""
+        submit = self._submitter(stage, step, index)
+        report = self._report.operators[index]
+        window: deque[Future[Any]] = deque()
+        exhausted = False
+        while True:
+            while not exhausted and len(window) < step.window and not _any_failed(window):
+                item = next(stream, _END)
+                if item is _END:
+                    exhausted = True
+                else:
+                    window.append(submit(item))
+                    report.peak_in_flight = max(report.peak_in_flight, len(window))
+            if not window:
+                return
+            head = window.popleft()
+            with self._clock.waiting(index):
+                result = head.result()
+            yield result
+
+    def _submitter(self, stage: MapStage, step: Step, index: int) -> Callable[[Any], Future[Any]]:
+        clock = self._clock
+        if stage.acall is not None:
+            acall = stage.acall
+            slots = asyncio.Semaphore(step.slots)
+
+            async def on_loop(item: Any) -> Any:
+                async with slots:
+                    with clock.call(index, stage.model):
+                        return await acall(item)
+
+            return lambda item: self._on_loop(on_loop(item))
+
+        pool = ThreadPoolExecutor(step.slots, thread_name_prefix=f"aaflow-{self._plan.operators[index].kind}")
+        self._pools.append(pool)
+
+        def in_thread(item: Any) -> Any:
+            with clock.call(index, stage.model):
+                return stage.call(item)
+
+        return lambda item: self._track(pool.submit(contextvars.copy_context().run, in_thread, item))
+
+    def _counted(self, stream: Iterator[Any], index: int) -> Iterator[Any]:
+        report = self._report.operators[index]
+        kind, progress = report.kind, self._executor.progress
+        for batch in stream:
+            if self._cancelled:
+                raise CancelledError
+            report.rows += batch.num_rows
+            report.batches += 1
+            report.bytes_copied += batch.bytes_copied
+            if progress:
+                progress(Progress(kind, report.rows, self._total if index == 0 else None))
+            yield batch
+
+    # -- calls in flight ---------------------------------------------------------------------------------
+
+    def _on_loop(self, coroutine: Any) -> Future[Any]:
+        return self._track(asyncio.run_coroutine_threadsafe(coroutine, self._loop or background_loop()))
+
+    def _track(self, future: Future[Any]) -> Future[Any]:
+        with self._lock:
+            self._in_flight.add(future)
+            cancelled = self._cancelled
+        future.add_done_callback(self._forget)
+        if cancelled:
+            future.cancel()
+        return future
+
+    def _forget(self, future: Future[Any]) -> None:
+        with self._lock:
+            self._in_flight.discard(future)
+
+    def _shut_down(self) -> None:
+        """Drop what has not begun, await what has: nothing is left running, no write is cut in half."""
+        with self._lock:
+            in_flight = list(self._in_flight)
+        for future in in_flight:
+            future.cancel()
+        for pool in self._pools:
+            pool.shutdown(wait=True, cancel_futures=True)
+        for close in self._closers:
+            close()
+
+
+def _any_failed(window: deque[Future[Any]]) -> bool:
+    """True once a call in the window has failed: what comes after it would be thrown away."""
+    return any(f.done() and (f.cancelled() or f.exception() is not None) for f in window)
+
+
+class _Clock:
+    """Times a run. The driving thread's time belongs to exactly one operator at any moment."""
+
+    _SHORT = 50e-6  # spans below this clutter a timeline without showing anything
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+        self._start = time.perf_counter()
+        self._since = self._start
+        self._owner: int | None = None
+        self._models: list[tuple[float, float]] = []
+        self._lock = threading.Lock()
+
+    def timed(self, stream: Iterator[Any], index: int) -> Iterator[Any]:
+        """Pass items through, charging the time they take to make to operator `index`."""
+        while True:
+            before = self._switch(index)
+            try:
+                item = next(stream, _END)
+            finally:
+                self._switch(before)
+            if item is _END:
+                return
+            yield item
+
+    def waiting(self, index: int) -> _Waiting:
+        """Charge the block to `waiting_seconds` of operator `index`."""
+        return _Waiting(self, self._report.operators[index])
+
+    def call(self, index: int, model: bool) -> _Call:
+        """Charge a call in a pool thread or on the loop to operator `index`."""
+        return _Call(self, self._report.operators[index], model)
+
+    def add_span(self, operator: str, lane: str, start: float, end: float, model: bool = False) -> None:
+        """Note work for the timeline (safe from any thread: appending to a list is atomic)."""
+        origin = self._start
+        if end - start > self._SHORT:
+            self._report.spans.append(Span(operator, lane, start - origin, end - origin, model))
+        if model:
+            self._models.append((start, end))
+
+    def stop(self) -> None:
+        self._switch(None)
+        self._report.wall_seconds = time.perf_counter() - self._start
+        self._report.model_seconds = covered_seconds(self._models)
+
+    def _switch(self, owner: int | None) -> int | None:
+        now = time.perf_counter()
+        before = self._owner
+        if before is not None:
+            report = self._report.operators[before]
+            report.busy_seconds += now - self._since
+            self.add_span(report.kind, "driver", self._since, now)
+        self._owner, self._since = owner, now
+        return before
+
+
+class _Waiting:
+    def __init__(self, clock: _Clock, report: OperatorReport) -> None:
+        self._clock, self._report = clock, report
+
+    def __enter__(self) -> None:
+        self._owner = self._clock._switch(None)
+        self._start = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self._report.waiting_seconds += time.perf_counter() - self._start
+        self._clock._switch(self._owner)
+
+
+class _Call:
+    def __init__(self, clock: _Clock, report: OperatorReport, model: bool) -> None:
+        self._clock, self._report, self._model = clock, report, model
+
+    def __enter__(self) -> None:
+        self._start = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        end = time.perf_counter()
+        with self._clock._lock:
+            self._report.busy_seconds += end - self._start
+        lane = threading.current_thread().name
+        self._clock.add_span(self._report.kind, lane, self._start, end, self._model)

@@ -1,0 +1,256 @@
+"""What can happen to a batch.
+
+An operator is a frozen description: its name, the Arrow schemas it reads and adds, what it needs to run, and how
+ranks would talk if there were several. The work itself is in its stages, which the executor runs.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, ClassVar
+
+import pyarrow as pa
+
+from aaflow_plugins.dataplane import vectors as vector_views
+from aaflow_plugins.dataplane.batch import Batch
+from aaflow_plugins.dataplane.schemas import native, vector
+from aaflow_plugins.embedding import Embedder, Request, Vectors
+
+#: Beside a vector column: the native list of floats of each row that float32 does not carry exactly, else None.
+EXACT = native("exact", "list[float] | None")
+
+
+class Pattern(Enum):
+    """How ranks communicate for an operator (AAFLOW, arXiv 2605.02162)."""
+
+    MAP = "map"
+    SHUFFLE = "shuffle"
+    GATHER = "gather"
+
+
+class Resource(Enum):
+    """What a stage occupies while it works."""
+
+    #: The driving thread: work on Python objects, which holds the interpreter lock anyway.
+    CPU = "cpu"
+    #: A pool thread: a blocking client call, or native code that releases the interpreter lock.
+    THREAD = "thread"
+    #: The event loop: an asynchronous client call.
+    LOOP = "loop"
+    #: A worker process: pure-Python work on Arrow columns.
+    PROCESS = "process"
+
+
+@dataclass(frozen=True)
+class StreamStage:
+    """A serial step over the ordered stream; it may regroup items and keep state between them."""
+
+    run: Callable[[Iterator[Any]], Iterator[Any]]
+
+
+@dataclass(frozen=True)
+class MapStage:
+    """A step that treats each item by itself, several at once; results keep the order of the input.
+
+    Attributes:
+        call: The blocking form.
+        acall: The coroutine form, used instead of `call` when the run has an event loop to use.
+        model: True if the call spends its time in a model and not in the framework.
+    """
+
+    call: Callable[[Any], Any]
+    acall: Callable[[Any], Any] | None = None
+    model: bool = False
+
+
+Stage = StreamStage | MapStage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Operator:
+    """One step of a plan.
+
+    Attributes:
+        name: What the operator works with, for example the native class it stands for.
+        reads: Fields that must arrive.
+        adds: Fields that leave in addition (or anew), if `keeps` is true; else all that leaves.
+        keeps: Whether the fields that arrive leave as well.
+        config: Plain values that decide the result; part of the plan's fingerprint.
+        native: Why the native code runs in this step, or None if the fast path does.
+        slots: Calls at once at the most, before the user's own bound.
+        growth: Predicted bytes out for a byte in, for the memory bound.
+        item_bytes: Predicted bytes of one item in flight, where growth does not tell (a request and its reply).
+    """
+
+    kind: ClassVar[str] = "operator"
+    pattern: ClassVar[Pattern] = Pattern.MAP
+
+    name: str
+    reads: pa.Schema = field(default_factory=lambda: pa.schema([]))
+    adds: pa.Schema = field(default_factory=lambda: pa.schema([]))
+    keeps: bool = False
+    config: Mapping[str, Any] = field(default_factory=dict)
+    native: str | None = None
+    slots: int = 1
+    growth: float = 1.0
+    item_bytes: int | None = None
+
+    @property
+    def resource(self) -> Resource:
+        """What the operator's main stage occupies."""
+        return Resource.CPU
+
+    def output(self, incoming: pa.Schema) -> pa.Schema:
+        """The schema that leaves, given the one that arrives."""
+        if not self.keeps:
+            return self.adds
+        fields = {f.name: f for f in incoming} | {f.name: f for f in self.adds}
+        return pa.schema(fields.values())
+
+    def stages(self) -> Sequence[Stage]:
+        """Fresh stages for one run, first to last."""
+        raise TypeError(f"{type(self).__name__} does not say how it runs")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Load(Operator):
+    """Brings the source's items in, in batches that the schedule bounds by rows and bytes.
+
+    Attributes:
+        size_of: Bytes of one item.
+        batch_of: Makes a batch of consecutive items.
+    """
+
+    kind: ClassVar[str] = "load"
+    size_of: Callable[[Any], int]
+    batch_of: Callable[[list[Any]], Batch]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split(Operator):
+    """Cuts documents into chunks.
+
+    Attributes:
+        call: The split of one batch.
+        remote: A picklable function over Arrow columns for worker processes, or None where there is none.
+    """
+
+    kind: ClassVar[str] = "split"
+    call: Callable[[Batch], Batch]
+    remote: RemoteCall | None = None
+
+    def stages(self) -> Sequence[Stage]:
+        """One stage; each batch is split by itself."""
+        return [StreamStage(lambda batches: map(self.call, batches))]
+
+
+@dataclass(frozen=True)
+class RemoteCall:
+    """A step that can run in another process, moving Arrow columns only.
+
+    Attributes:
+        pack: The Arrow columns to send for a batch; raises UnicodeEncodeError where text has no UTF-8 form.
+        function: Picklable; runs in the worker on what `pack` made.
+        unpack: Makes the outgoing batch from the incoming one and what the worker returned.
+    """
+
+    pack: Callable[[Batch], pa.RecordBatch]
+    function: Callable[[pa.RecordBatch], pa.RecordBatch]
+    unpack: Callable[[Batch, pa.RecordBatch], Batch]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embed(Operator):
+    """Adds one vector a row, by the embedder's own grouping of texts into requests."""
+
+    kind: ClassVar[str] = "embed"
+    embedder: Embedder
+    text: str = "text"
+    vector: str = "vector"
+    asynchronous: bool = False
+
+    @property
+    def resource(self) -> Resource:
+        """A thread a request, or the loop for an asynchronous client."""
+        return Resource.LOOP if self.asynchronous else Resource.THREAD
+
+    def stages(self) -> Sequence[Stage]:
+        """Compose requests, send them side by side, assemble the vectors and join them to their rows."""
+        waiting: deque[Batch] = deque()
+        embedder = self.embedder
+
+        def compose(batches: Iterator[Batch]) -> Iterator[Request]:
+            def texts() -> Iterator[Sequence[str]]:
+                for batch in batches:
+                    if batch.num_rows:
+                        waiting.append(batch)
+                        yield batch.native(self.text)
+
+            return embedder.compose(texts())
+
+        def send(request: Request) -> tuple[Request, Any]:
+            return request, embedder.send(request)
+
+        async def asend(request: Request) -> tuple[Request, Any]:
+            return request, await embedder.asend(request)
+
+        def assemble(replies: Iterator[tuple[Request, Any]]) -> Iterator[Batch]:
+            for vectors in embedder.assemble(replies):
+                yield from self._join(waiting, vectors)
+
+        acall = asend if self.asynchronous else None
+        return [StreamStage(compose), MapStage(send, acall, model=True), StreamStage(assemble)]
+
+    def _join(self, waiting: deque[Batch], vectors: Vectors) -> Iterator[Batch]:
+        """Give the next `len(vectors)` waiting rows their vectors, one batch for each waiting batch touched."""
+        start = 0
+        while start < len(vectors):
+            batch = waiting.popleft()
+            rows = min(batch.num_rows, len(vectors) - start)
+            if rows < batch.num_rows:
+                waiting.appendleft(slice_batch(batch, rows, batch.num_rows))
+                batch = slice_batch(batch, 0, rows)
+            matrix = vectors.matrix[start : start + rows]
+            copied = vectors.bytes_copied if start == 0 else 0
+            schema = pa.schema([*batch.schema, vector(self.vector, matrix.shape[1]), EXACT])
+            exact = [vectors.exact.get(row) for row in range(start, start + rows)]
+            columns = {**batch.columns, self.vector: vector_views.to_arrow(matrix), EXACT.name: exact}
+            yield Batch(schema, columns, rows, copied)
+            start += rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upsert(Operator):
+    """Puts rows into a store, in order, one batch at a time."""
+
+    kind: ClassVar[str] = "upsert"
+    pattern: ClassVar[Pattern] = Pattern.GATHER
+    call: Callable[[Batch], Batch]
+    acall: Callable[[Batch], Any] | None = None
+
+    @property
+    def resource(self) -> Resource:
+        """A thread of its own, so that an interrupt never lands between two halves of a write."""
+        return Resource.LOOP if self.acall else Resource.THREAD
+
+    def stages(self) -> Sequence[Stage]:
+        """One stage with one slot."""
+        return [MapStage(self.call, self.acall)]
+
+
+def vectors_of(batch: Batch, name: str = "vector") -> Vectors:
+    """The vectors that `Embed` added to a batch, as a view of its Arrow column."""
+    exact = {row: values for row, values in enumerate(batch.native(EXACT.name)) if values is not None}
+    return Vectors(vector_views.to_numpy(batch.arrow(name)), exact)
+
+
+def slice_batch(batch: Batch, start: int, stop: int) -> Batch:
+    """Rows `start` to `stop` of a batch; Arrow columns share their buffers."""
+    columns = {
+        name: column.slice(start, stop - start) if isinstance(column, pa.Array) else column[start:stop]
+        for name, column in batch.columns.items()
+    }
+    return Batch(batch.schema, columns, stop - start)

@@ -1,0 +1,102 @@
+"""Plans: what will happen to the data, checked before anything does."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from aaflow_plugins.dataplane import schemas
+from aaflow_plugins.operators import Operator
+
+if TYPE_CHECKING:
+    from aaflow_plugins.scheduler import Schedule
+
+
+class PlanError(ValueError):
+    """Two operators that do not fit together."""
+
+
+@dataclass(frozen=True, init=False)
+class Plan:
+    """An immutable chain of operators whose schemas fit, edge by edge.
+
+    Attributes:
+        operators: The operators, first to last.
+        edges: The schema that leaves each operator, in the same order.
+    """
+
+    operators: tuple[Operator, ...]
+    edges: tuple[pa.Schema, ...]
+
+    def __init__(self, operators: Iterable[Operator]) -> None:
+        """Check and freeze.
+
+        Raises:
+            PlanError: If the chain is empty or an operator reads a field that does not arrive, or
+                arrives with another type. The message names both operators and the field.
+        """
+        chain = tuple(operators)
+        if not chain:
+            raise PlanError("a plan needs at least one operator")
+        edges: list[pa.Schema] = []
+        for position, operator in enumerate(chain):
+            incoming = edges[-1] if edges else pa.schema([])
+            _check_edge(chain[position - 1] if position else None, incoming, operator)
+            edges.append(operator.output(incoming))
+        object.__setattr__(self, "operators", chain)
+        object.__setattr__(self, "edges", tuple(edges))
+
+    def fingerprint(self) -> str:
+        """32 hexadecimal digits that depend on the operators, their schemas and configuration, and nothing else.
+
+        The same in every process, and on every run, for the same plan.
+        """
+        content = [
+            {
+                "kind": operator.kind,
+                "name": operator.name,
+                "reads": schemas.describe(operator.reads),
+                "output": schemas.describe(edge),
+                "config": operator.config,
+                "native": operator.native,
+            }
+            for operator, edge in zip(self.operators, self.edges, strict=True)
+        ]
+        canonical = json.dumps(content, sort_keys=True, default=repr, ensure_ascii=True)
+        return hashlib.blake2b(canonical.encode(), digest_size=16).hexdigest()
+
+    def explain(self, schedule: Schedule | None = None) -> str:
+        """The plan as text: operators, schemas, what runs natively and why; with a schedule, how it will run."""
+        lines = [f"plan {self.fingerprint()[:12]}"]
+        for position, (operator, edge) in enumerate(zip(self.operators, self.edges, strict=True)):
+            lines.append(f"{position + 1}. {operator.kind} {operator.name} [{operator.pattern.value}]")
+            lines.append(f"     out: {schemas.describe(edge)}")
+            lines.append(f"     runs: {'natively: ' + operator.native if operator.native else 'fast path'}")
+            if operator.config:
+                settings = ", ".join(f"{key}={value!r}" for key, value in sorted(operator.config.items()))
+                lines.append(f"     config: {settings}")
+            if schedule:
+                lines.append(f"     schedule: {schedule.steps[position].describe()}")
+        if schedule:
+            lines.append(f"in flight at most: {schedule.in_flight_bytes / 2**20:.1f} MiB predicted")
+        return "\n".join(lines)
+
+
+def _check_edge(before: Operator | None, incoming: pa.Schema, operator: Operator) -> None:
+    for want in operator.reads:
+        position = incoming.get_field_index(want.name)
+        source = f"{before.kind} {before.name}" if before else "the start of the plan"
+        edge = f"{source} -> {operator.kind} {operator.name}"
+        if position < 0:
+            raise PlanError(f"{edge}: field {want.name!r} is read but does not arrive")
+        have = incoming.field(position)
+        if not schemas.compatible(have, want):
+            raise PlanError(
+                f"{edge}: field {want.name!r} arrives as {schemas.type_name(have)} "
+                f"but is read as {schemas.type_name(want)}"
+            )

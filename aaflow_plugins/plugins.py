@@ -1,0 +1,84 @@
+"""Finding adapters, engines and fast paths: installed plug-ins are named by entry points and loaded when needed."""
+
+from __future__ import annotations
+
+import threading
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import pluggy
+
+from aaflow_plugins import hookspecs
+
+if TYPE_CHECKING:
+    from aaflow_plugins.executor import Executor
+
+T = TypeVar("T")
+_lock = threading.RLock()
+
+
+@cache
+def plugin_manager() -> pluggy.PluginManager:
+    """The one plug-in manager of the process; nothing is loaded by asking for it."""
+    manager = pluggy.PluginManager(hookspecs.GROUP)
+    manager.add_hookspecs(hookspecs)
+    return manager
+
+
+@cache
+def installed() -> tuple[EntryPoint, ...]:
+    """Entry points of the group `aaflow_plugins`, by name; not loaded."""
+    return tuple(sorted(entry_points(group=hookspecs.GROUP), key=lambda entry: (entry.name, entry.value)))
+
+
+def load(entry: EntryPoint) -> None:
+    """Load one plug-in and register it, once.
+
+    Raises:
+        ImportError: If what the plug-in needs is not installed.
+    """
+    manager = plugin_manager()
+    with _lock:
+        if not manager.has_plugin(entry.value):
+            manager.register(entry.load(), name=entry.value)
+
+
+def load_for(obj: Any) -> pluggy.HookRelay:
+    """Load the plug-ins that serve `obj`, by the packages its class and its bases come from; return the hooks."""
+    owner = obj if isinstance(obj, type) else type(obj)
+    packages = {base.__module__.partition(".")[0] for base in owner.__mro__}
+    for entry in installed():
+        if any(package.startswith(entry.name) for package in packages):
+            load(entry)
+    return plugin_manager().hook
+
+
+def accelerate(obj: T, *, executor: Executor | None = None) -> T:
+    """Return an object of the same native class as `obj` that does the same, sooner.
+
+    Args:
+        obj: A framework's object (a text splitter, embeddings, a vector store or its class, ...). It is not changed.
+        executor: Settings for what runs as a plan; None for the defaults.
+
+    Returns:
+        The accelerated object. Where nothing can be made faster with the same result, `obj` itself.
+
+    Raises:
+        TypeError: If no installed plug-in knows objects of this kind.
+    """
+    hooks = load_for(obj)
+    result = hooks.aaflow_accelerate(obj=obj, executor=executor)
+    if result is None:
+        known = ", ".join(entry.name for entry in installed()) or "none"
+        raise TypeError(
+            f"obj: nothing installed accelerates a {_class_name(obj)} (plug-ins: {known}); "
+            "see `aaflow doctor` for what is missing"
+        )
+    accelerated: T = result
+    return accelerated
+
+
+def _class_name(obj: Any) -> str:
+    owner = obj if isinstance(obj, type) else type(obj)
+    return f"{owner.__module__}.{owner.__qualname__}"
