@@ -2,9 +2,8 @@
 
 An `Embedder` says how texts are grouped into requests, how one request is sent, and how the replies
 become one vector a text again. The executor owns everything else: concurrency, order, memory, errors.
-`vectors_from_rows` and `reject_nan` are what an embedder needs to turn native rows into `Vectors`, or to say clearly
-what is wrong with them. Adapters and plug-ins provide embedders (hook `aaflow_embedder`); the core never imports a model's
-client.
+Adapters and plug-ins provide embedders (hook `aaflow_embedder`); the core never imports a model's client.
+`vectors_from_rows` and `reject_nan` turn native rows into `Vectors`, or say clearly what is wrong with them.
 """
 
 from __future__ import annotations
@@ -42,6 +41,8 @@ class Vectors:
 
     def tolist(self) -> list[list[float]]:
         """The native form: one list of Python floats a text."""
+        if len(self.exact) == len(self.matrix):
+            return [self.exact[row] for row in range(len(self.exact))]
         rows: list[list[float]] = self.matrix.tolist()
         for row, values in self.exact.items():
             rows[row] = values
