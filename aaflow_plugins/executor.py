@@ -239,15 +239,25 @@ class _Run:
         report = self._report.operators[index]
         window: deque[Future[Any]] = deque()
         exhausted = False
+        failure: Exception | None = None
         while True:
             while not exhausted and len(window) < step.window and not _any_failed(window):
-                item = next(stream, _END)
+                try:
+                    item = next(stream, _END)
+                except Exception as error:
+                    # What came before the failing item still goes all the way: where a run stops depends on
+                    # the data, not on how far a later stage happened to be.
+                    if self._cancelled:
+                        raise
+                    failure, item = error, _END
                 if item is _END:
                     exhausted = True
                 else:
                     window.append(submit(item))
                     report.peak_in_flight = max(report.peak_in_flight, len(window))
             if not window:
+                if failure:
+                    raise failure
                 return
             head = window.popleft()
             with self._clock.waiting(index):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import logging
 import multiprocessing
@@ -215,13 +216,13 @@ def test_ctrl_c_ends_the_run_and_leaves_nothing_running(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
         textwrap.dedent("""
-        import threading, time, sys
+        import os, threading, time
         from aaflow_plugins import Executor
         from tests.core.plans import HashEmbedder, word_plan
         started = threading.Event()
         class Slow(HashEmbedder):
             def send(self, request):
-                print("started", flush=True)
+                os.write(1, b"started\\n")
                 time.sleep(0.3)
                 return self._answer(request)
         stored = []
@@ -243,7 +244,7 @@ def test_ctrl_c_ends_the_run_and_leaves_nothing_running(tmp_path: Path) -> None:
     assert process.stdout.readline() == "started\n"
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=10)
-    assert output.splitlines()[-1] == "interrupted []"
+    assert "interrupted []" in output.splitlines()
 
 
 class NotPicklable:
@@ -272,9 +273,7 @@ def remote_plan(function: Any) -> Plan:
     assert isinstance(split, Split)
     assert split.remote
     remote = RemoteCall(split.remote.pack, function, split.remote.unpack)
-    return Plan(
-        [load, Split(name="words", reads=split.reads, adds=split.adds, call=split_batch, remote=remote), *others]
-    )
+    return Plan([load, dataclasses.replace(split, remote=remote), *others])
 
 
 @pytest.mark.parametrize(
