@@ -1,0 +1,195 @@
+"""Many queries on a flat faiss index at once, with the very scores and order of one query at a time.
+
+faiss computes the distances of one query and of many by different routines (which ones depends on its version and
+on the number of vectors and of queries), and the last bits of the scores differ. So the batch only proposes
+candidates: `k + SPARE` a query, each then rescored by the routine that a single search uses. Which routine that is,
+is found out on the very index, by comparing with a single search; where none gives its bits, queries are searched
+one by one. A query whose answer is not certain after rescoring (equal scores, or a cut-off that lies within the
+rounding error) is searched alone too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import numpy.typing as npt
+
+from aaflow_plugins.embedding import Matrix
+
+#: Untyped: faiss adds its numpy-facing methods at import, its type information lags behind.
+faiss: Any = import_module("faiss")
+
+Ids = npt.NDArray[np.int64]
+#: (index, one query `(1, d)`, ids `(c,)`) -> scores `(c,)`.
+Rescore = Callable[[Any, Matrix, Ids], Matrix]
+
+#: Candidates beyond `k`. Wide enough that on real text the cut-off seldom lies within the rounding error.
+SPARE = 12
+
+#: On fewer vectors a single search is so short that rescoring costs what the batch saves.
+MIN_VECTORS = 10_000
+
+#: Fewer queries do not pay for finding out which routine a single search uses.
+MIN_QUERIES = 8
+
+#: Rows compared with a single search before a routine is trusted on an index.
+CHECKED_ROWS = 2048
+
+#: Unit roundoff of float32.
+_UNIT = 2.0**-24
+
+_Conditions = tuple[int, int, int, int]
+_trusted: WeakKeyDictionary[Any, tuple[_Conditions, Rescore | None]] = WeakKeyDictionary()
+
+
+def batch_search_reason(index: Any) -> str | None:
+    """Why many queries on this index are searched one by one; None if they can be batched."""
+    if type(index) not in (faiss.IndexFlatL2, faiss.IndexFlatIP):
+        return f"{type(index).__name__} is not a flat L2 or inner-product index: queries are searched one by one"
+    if index.ntotal < MIN_VECTORS:
+        return f"{index.ntotal} vectors are searched one query at a time as fast as in a batch"
+    return None
+
+
+def search_each(index: Any, queries: Matrix, k: int) -> Iterator[tuple[Matrix, Ids]]:
+    """Yield for each row of `queries` what `index.search(row[None], k)` returns, bit for bit.
+
+    Args:
+        index: Any faiss index.
+        queries: `(q, d)` C-contiguous float32 array.
+        k: Neighbours a query.
+
+    Yields:
+        Scores `(1, k)` float32 and ids `(1, k)` int64.
+
+    Raises:
+        AssertionError: As faiss does for a wrong dimension or `k < 1`.
+    """
+    rescore = _rescorer(index, queries, k)
+    if rescore is None:
+        for row in range(len(queries)):
+            yield index.search(queries[row : row + 1], k)
+        return
+    error = _ErrorBound(index)
+    proposed, candidates = index.search(queries, k + SPARE)
+    for row in range(len(queries)):
+        query = queries[row : row + 1]
+        answer = None
+        if candidates[row, -1] >= 0:
+            scores = rescore(index, query, candidates[row])
+            answer = _certain_top(error, query, scores, candidates[row], float(proposed[row, -1]), k)
+        yield answer or index.search(query, k)
+
+
+def _certain_top(
+    error: _ErrorBound, query: Matrix, scores: Matrix, ids: Ids, cut_off: float, k: int
+) -> tuple[Matrix, Ids] | None:
+    """The top `k` of the rescored candidates, if no other answer of a single search is possible."""
+    order = np.argsort(scores if error.ascending else -scores, kind="stable")[: k + 1]
+    ranked = scores[order]
+    falling = ranked if error.ascending else -ranked
+    # Equal scores come out in the order of faiss's heap, which a ranking doesn't know. NaN fails here too.
+    if not (np.isfinite(ranked).all() and (falling[:-1] < falling[1:]).all()):
+        return None
+    if not error.separates(query, float(ranked[k - 1]), cut_off):
+        return None
+    return ranked[None, :k], ids[order[:k]][None, :]
+
+
+class _ErrorBound:
+    """How far two ways of computing one float32 score can lie apart.
+
+    A sum of `d` products in any order, fused or not, is off by at most `g = d·u/(1 - d·u)` times the sum of the
+    absolute products (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1), so an inner product by
+    `g·|x|·|y|` and a squared distance, by either formula, by `g·(|x| + |y|)²`; some units are added to `d`
+    for the few operations around the sum.
+    """
+
+    def __init__(self, index: Any) -> None:
+        self.ascending = index.metric_type == faiss.METRIC_L2
+        self.growth = 1.01 * (index.d + 8) * _UNIT
+        # Below the normal range the error is no longer relative.
+        self.tiny = (index.d + 8) * 1e-37
+        self.longest = 0.0 if self.ascending else _longest_vector(index)
+
+    def separates(self, query: Matrix, kth: float, cut_off: float) -> bool:
+        """Whether every vector that the batch ranked at `cut_off` or beyond loses to the k-th score."""
+        length = float(np.sqrt(np.square(query, dtype=np.float64).sum()))
+        if not self.ascending:
+            error = self.growth * length * self.longest + self.tiny
+            return bool(kth - 2 * error > cut_off)
+        # Vectors longer than `length + far` are farther than the k-th whatever the rounding; for all others
+        # `error` bounds it.
+        far = 1.01 * float(np.sqrt(kth)) + 0.25 * length
+        error = self.growth * (2 * length + far) ** 2 + self.tiny
+        return bool(error < 1e33 and far * far - error > kth and kth + 2 * error < cut_off)
+
+
+def _longest_vector(index: Any) -> float:
+    squares = np.empty(index.ntotal, dtype=np.float32)
+    faiss.fvec_norms_L2sqr(faiss.swig_ptr(squares), index.get_xb(), index.d, index.ntotal)
+    return 1.001 * float(np.sqrt(squares.max(), dtype=np.float64))
+
+
+def _rescorer(index: Any, queries: Matrix, k: int) -> Rescore | None:
+    """The routine whose scores are those of a single search on this index, if one is known."""
+    if type(k) is not int or k < 1 or batch_search_reason(index) is not None:
+        return None
+    if len(queries) < 2 or queries.shape[1] != index.d or 4 * (k + SPARE) > index.ntotal:
+        return None
+    conditions = (
+        index.ntotal,
+        k,
+        faiss.omp_get_max_threads(),
+        faiss.cvar.distance_compute_blas_threshold,
+    )
+    known = _trusted.get(index)
+    if known is not None and known[0] == conditions:
+        return known[1]
+    if len(queries) < MIN_QUERIES:
+        return None
+    rescore = next((way for way in (_by_subset, _by_product) if _agrees(way, index, queries[:1], k)), None)
+    _trusted[index] = (conditions, rescore)
+    return rescore
+
+
+def _agrees(rescore: Rescore, index: Any, query: Matrix, k: int) -> bool:
+    """Whether `rescore` gives the bits of a single search, on rows from all over the index."""
+    rows = min(index.ntotal, CHECKED_ROWS)
+    scores, ids = index.search(query, rows)
+    if ids[0, -1] < 0:
+        return False
+    step = k + SPARE
+    ways = [rescore(index, query, ids[0, start : start + step]) for start in range(0, rows - step + 1, step)]
+    found: Matrix = np.concatenate(ways)
+    return bool(found.tobytes() == scores[0, : len(found)].tobytes())
+
+
+def _by_subset(index: Any, query: Matrix, ids: Ids) -> Matrix:
+    """One distance after the other: what faiss does for one query on few vectors."""
+    scores = np.empty(len(ids), dtype=np.float32)
+    labels = np.ascontiguousarray(ids)
+    index.compute_distance_subset(1, faiss.swig_ptr(query), len(ids), faiss.swig_ptr(scores), faiss.swig_ptr(labels))
+    return scores
+
+
+def _by_product(index: Any, query: Matrix, ids: Ids) -> Matrix:
+    """A matrix product: what faiss 1.15 does for one query on 10,000 vectors or more."""
+    stored = faiss.rev_swig_ptr(index.get_xb(), index.ntotal * index.d).reshape(index.ntotal, index.d)
+    rows = stored[ids]
+    product = faiss.LinearTransform(index.d, 1, False)
+    faiss.copy_array_to_vector(query[0], product.A)
+    product.is_trained = True
+    scores = np.empty(len(ids), dtype=np.float32)
+    product.apply_noalloc(len(ids), faiss.swig_ptr(rows), faiss.swig_ptr(scores))
+    if index.metric_type == faiss.METRIC_INNER_PRODUCT:
+        return scores
+    row_squares, query_squares = np.empty(len(ids), dtype=np.float32), np.empty(1, dtype=np.float32)
+    faiss.fvec_norms_L2sqr(faiss.swig_ptr(row_squares), faiss.swig_ptr(rows), index.d, len(ids))
+    faiss.fvec_norms_L2sqr(faiss.swig_ptr(query_squares), faiss.swig_ptr(query), index.d, 1)
+    distances: Matrix = np.maximum((query_squares + row_squares) - 2 * scores, np.float32(0))
+    return distances

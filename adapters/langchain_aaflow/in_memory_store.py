@@ -1,0 +1,332 @@
+"""LangChain's InMemoryVectorStore: searches that keep the matrix which the native search rebuilds at each query.
+
+The native store is a public dict of dicts, `store`, each with its vector as a list of floats. A search turns all of
+them into a float64 matrix, which takes far longer than the product with the query. Here the matrix is kept, and
+before each use compared with the lists themselves: anybody may have changed them, in place too, and a list
+tells nobody. The comparison is by identity of every float (a pointer each, no arithmetic), so it sees every change
+there is; only a number replaced by an equal one (`-0.0` for `0.0`) counts as unchanged.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from langchain_core.documents import Document
+from langchain_core.vectorstores import InMemoryVectorStore
+from langchain_core.vectorstores import utils as native_similarity
+
+from aaflow_plugins.collector import paused_collector
+from aaflow_plugins.embedding import Vectors
+from aaflow_plugins.storing import VectorSink
+from langchain_aaflow.random_ids import random_ids
+
+Array = npt.NDArray[np.float64]
+Entry = dict[str, Any]
+Filter = Callable[[Document], bool]
+
+#: Fewer documents are searched natively: there is nothing to save.
+MIN_DOCUMENTS = 32
+
+
+class AcceleratedInMemoryVectorStore(InMemoryVectorStore):
+    """`InMemoryVectorStore` with the same contents, results and errors, searched sooner.
+
+    Replaced is the method in which all native searches end. The kept matrix is no part of the object's state: it
+    is neither pickled nor copied nor shared with the store of which this is a view. It takes 16 bytes a float,
+    beside the native lists' 32.
+    """
+
+    __slots__ = ("_kept",)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__
+
+    def _similarity_search_with_score_by_vector(
+        self,
+        embedding: list[float],
+        k: int = 4,
+        filter: Filter | None = None,
+    ) -> list[tuple[Document, float, list[float]]]:
+        docs = list(self.store.values())
+        if len(docs) < MIN_DOCUMENTS or not arithmetic_is_known():
+            return super()._similarity_search_with_score_by_vector(embedding, k, filter)
+        chosen = None
+        if filter is not None:
+            chosen = [row for row, doc in enumerate(docs) if filter(_document(doc))]
+            if not chosen:
+                return []
+        kept = self._kept_matrix().of([doc.get("vector") for doc in docs])
+        if chosen is not None:
+            docs = [docs[row] for row in chosen]
+            kept = None if kept is None else kept.rows(chosen)
+        similarity = None if kept is None else kept.similarity(embedding)
+        if similarity is None:
+            # Called by itself: a filter must not be asked twice.
+            similarity = native_similarity._cosine_similarity([embedding], [doc["vector"] for doc in docs])[0]
+        return _ranked(docs, similarity, k)
+
+    def similarity_search_with_score_by_vectors(
+        self,
+        embeddings: npt.NDArray[np.floating[Any]] | Sequence[list[float]],
+        k: int = 4,
+        filter: Filter | None = None,
+        **kwargs: Any,
+    ) -> list[list[tuple[Document, float]]]:
+        """Search for many query vectors, comparing the kept matrix with the store once for all of them.
+
+        Args:
+            embeddings: `(q, d)` array, or one sequence of floats a query.
+            k: Documents a query.
+            filter: As in `similarity_search_with_score_by_vector`.
+            **kwargs: As there.
+
+        Returns:
+            For each query exactly what `similarity_search_with_score_by_vector` returns for it.
+
+        Raises:
+            Exception: What that method raises for the first query that it refuses.
+        """
+        docs = list(self.store.values())
+        kept = None
+        if filter is None and len(embeddings) > 1 and len(docs) >= MIN_DOCUMENTS and arithmetic_is_known():
+            matrix, vectors = self._kept_matrix(), [doc.get("vector") for doc in docs]
+            kept = matrix.of(vectors) or matrix.of(vectors)
+        results = []
+        for embedding in embeddings:
+            similarity = None if kept is None else kept.similarity(embedding)
+            if similarity is None:
+                results.append(self.similarity_search_with_score_by_vector(embedding, k, filter=filter, **kwargs))
+            else:
+                results.append([(document, score) for document, score, _ in _ranked(docs, similarity, k)])
+        return results
+
+    def similarity_search_with_score_batch(
+        self, queries: Sequence[str], k: int = 4, **kwargs: Any
+    ) -> list[list[tuple[Document, float]]]:
+        """Search for many queries at once: for each what `similarity_search_with_score` returns for it.
+
+        Queries are embedded one by one and in order, as by single searches, but all before the first is
+        searched.
+        """
+        vectors = [self.embedding.embed_query(query) for query in queries]
+        return self.similarity_search_with_score_by_vectors(vectors, k, **kwargs)
+
+    def similarity_search_batch(self, queries: Sequence[str], k: int = 4, **kwargs: Any) -> list[list[Document]]:
+        """Search for many queries at once: for each what `similarity_search` returns for it."""
+        found = self.similarity_search_with_score_batch(queries, k, **kwargs)
+        return [[document for document, _ in results] for results in found]
+
+    def _kept_matrix(self) -> _KeptMatrix:
+        try:
+            return self._kept
+        except AttributeError:
+            self._kept: _KeptMatrix = _KeptMatrix()
+            return self._kept
+
+
+# Tags and tracing of a retriever show the name of its store's class: that of the native one. Pickle goes by
+# `__qualname__`.
+AcceleratedInMemoryVectorStore.__name__ = InMemoryVectorStore.__name__
+
+
+class InMemorySink(VectorSink):
+    """Takes rows with finished vectors into an InMemoryVectorStore, as its own `add_documents` would.
+
+    The native store keeps lists of floats: the one copy that can't be avoided.
+    """
+
+    def __init__(self, store: InMemoryVectorStore) -> None:
+        self.store = store
+
+    @property
+    def dimension(self) -> int | None:
+        """Always None: the native store takes vectors of any length, and only its searches refuse them."""
+        return None
+
+    def upsert(
+        self,
+        texts: Sequence[str],
+        metadatas: Sequence[Mapping[str, Any]],
+        ids: Sequence[str | None],
+        vectors: Vectors,
+    ) -> list[str]:
+        """Add rows as `add_documents` does with documents of these texts, metadata and ids.
+
+        As there, a dict of metadata is kept itself, not a copy of it, and a row whose id is taken replaces the
+        other in its place.
+        """
+        fresh = iter(random_ids(sum(not given for given in ids)))
+        added = [given or next(fresh) for given in ids]
+        with paused_collector():
+            rows = zip(added, texts, metadatas, vectors.tolist(), strict=True)
+            entries = [_entry(id_, text, metadata, vector) for id_, text, metadata, vector in rows]
+        self.store.store.update(zip(added, entries, strict=True))
+        return added
+
+
+def shared_view(store: InMemoryVectorStore, store_class: type[InMemoryVectorStore]) -> InMemoryVectorStore:
+    """An object of `store_class` with the very attributes of `store`: what one does, the other sees."""
+    if type(store) is store_class:
+        return store
+    view = object.__new__(store_class)
+    view.__dict__ = store.__dict__
+    return view
+
+
+def native_reason(store: InMemoryVectorStore | type[InMemoryVectorStore]) -> str | None:
+    """Why this InMemoryVectorStore or class is left as it is; None if it is accelerated."""
+    store_class = store if isinstance(store, type) else type(store)
+    if store_class not in (InMemoryVectorStore, AcceleratedInMemoryVectorStore):
+        return f"{store_class.__name__} is a subclass of InMemoryVectorStore, whose methods may mean something else"
+    if not isinstance(store, type) and (changed := sorted(_REPLACED & vars(store).keys())):
+        return f"{', '.join(changed)} of this store is replaced"
+    return None
+
+
+#: Methods that the view or the sink stands for.
+_REPLACED = {"add_documents", "_similarity_search_with_score_by_vector"}
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Vectors as a native search would see them, `(n, d)`, and the length of each."""
+
+    matrix: Array
+    lengths: Array
+
+    def rows(self, chosen: list[int]) -> _Rows:
+        return _Rows(self.matrix[chosen], self.lengths[chosen])
+
+    def similarity(self, embedding: Any) -> Array | None:
+        """Cosine similarity of each row with a query, by the native operations; None for what they refuse."""
+        query = np.array([embedding])
+        if query.ndim != 2 or query.dtype.kind != "f" or query.shape[1] != self.matrix.shape[1]:
+            return None
+        if not np.isfinite(query).all():
+            return None
+        length = np.linalg.norm(query, axis=1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            similarity: Array = np.dot(query, self.matrix.T) / np.outer(length, self.lengths)
+        undefined = ~np.isfinite(similarity)
+        if undefined.any():
+            if np.isnan(similarity).all():
+                return None
+            similarity[undefined] = 0.0
+        row: Array = similarity[0]
+        return row
+
+
+class _KeptMatrix:
+    """The matrix of a store's vectors, as long as they stay what they were.
+
+    It is made at the second search, so that one search costs what it costs natively, and it grows with vectors
+    that are added at the end. After any other change one search runs natively, and the next makes it anew.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._searched = False
+        self._refused = -1
+        #: The floats of every vector, the very objects: holding them keeps their identities from being reused.
+        self._floats: list[list[float]] = []
+        self._buffer: Array = np.empty((0, 0))
+        self._lengths: Array = np.empty(0)
+
+    def of(self, vectors: list[Any]) -> _Rows | None:
+        """The rows of exactly these vectors, or None if they have to be taken natively."""
+        if set(map(type, vectors)) != {list}:
+            return None
+        with self._lock:
+            known = len(self._floats)
+            if not self._searched or len(vectors) == self._refused:
+                self._searched = True
+                return None
+            if (vectors[:known] if len(vectors) > known else vectors) != self._floats:
+                self._floats = []
+                return None
+            if len(vectors) > known and not self._append(vectors[known:]):
+                self._floats, self._refused = [], len(vectors)
+                return None
+            return _Rows(self._buffer[: len(vectors)], self._lengths[: len(vectors)])
+
+    def _append(self, vectors: list[list[float]]) -> bool:
+        """Add vectors that any native search would turn into finite float64 rows of one length."""
+        # A row with a Python float first is at least float64, in whatever company a filter leaves it.
+        if not all(vector and type(vector[0]) is float for vector in vectors):
+            return False
+        try:
+            rows = np.array(vectors)
+        except (TypeError, ValueError):
+            return False
+        known, total = len(self._floats), len(self._floats) + len(vectors)
+        if rows.dtype != np.float64 or rows.ndim != 2 or (known and rows.shape[1] != self._buffer.shape[1]):
+            return False
+        lengths = np.linalg.norm(rows, axis=1)
+        if not np.isfinite(lengths).all():
+            return False
+        if not known:
+            self._buffer, self._lengths = rows, lengths
+        else:
+            if total > len(self._buffer):
+                self._grow(known, max(total, 2 * known))
+            self._buffer[known:total], self._lengths[known:total] = rows, lengths
+        with paused_collector():
+            self._floats.extend(map(list, vectors))
+        return True
+
+    def _grow(self, known: int, capacity: int) -> None:
+        buffer, lengths = np.empty((capacity, self._buffer.shape[1])), np.empty(capacity)
+        buffer[:known], lengths[:known] = self._buffer[:known], self._lengths[:known]
+        self._buffer, self._lengths = buffer, lengths
+
+
+def _ranked(docs: list[Entry], similarity: Array, k: int) -> list[tuple[Document, float, list[float]]]:
+    return [(_document(docs[row]), float(similarity[row].item()), docs[row]["vector"]) for row in _top(similarity, k)]
+
+
+def _top(similarity: Array, k: int) -> npt.NDArray[np.intp]:
+    """`similarity.argsort()[::-1][:k]`, without sorting what is not asked for where the answer is the same."""
+    count = len(similarity)
+    if type(k) is int and k > 0 and 4 * (k + 1) < count:
+        best = np.argpartition(similarity, count - k - 1)[count - k - 1 :]
+        best = best[np.argsort(similarity[best])[::-1]]
+        ranked = similarity[best]
+        # Equal scores come out in the order that sorting all of them leaves.
+        if (ranked[:-1] > ranked[1:]).all():
+            return best[:k]
+    return similarity.argsort()[::-1][:k]
+
+
+def _document(entry: Entry) -> Document:
+    return Document(id=entry["id"], page_content=entry["text"], metadata=entry["metadata"])
+
+
+def _entry(id_: str, text: str, metadata: Mapping[str, Any], vector: list[float]) -> Entry:
+    if type(text) is not str or type(metadata) is not dict:
+        document = Document(page_content=text, metadata=metadata)
+        text, metadata = document.page_content, document.metadata
+    return {"id": id_, "vector": vector, "text": text, "metadata": metadata}
+
+
+_arithmetic: bool | None = None
+
+
+def arithmetic_is_known() -> bool:
+    """Whether the installed langchain-core computes similarities as this module does.
+
+    Its function is private and may change; where `simsimd` is installed it computes something else.
+    """
+    global _arithmetic
+    if _arithmetic is None:
+        generator = np.random.default_rng(0)
+        vectors, query = generator.standard_normal((67, 24)), generator.standard_normal(24)
+        vectors[5] = 0.0
+        ours = _Rows(vectors, np.linalg.norm(vectors, axis=1)).similarity(query.tolist())
+        native = native_similarity._cosine_similarity([query.tolist()], vectors.tolist())
+        _arithmetic = ours is not None and ours.tobytes() == np.asarray(native)[0].tobytes()
+    return _arithmetic
