@@ -3,40 +3,53 @@
 from __future__ import annotations
 
 import gc
+import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-_lock = threading.Lock()
-_pauses = 0
-_was_enabled = False
+from types import TracebackType
 
 
-@contextmanager
-def paused_collector() -> Iterator[None]:
-    """Pause the cyclic collector inside the block, in every thread, and always restore it.
+class _Pause:
+    """The pause itself: one object, entered as often as there are pauses."""
 
-    Creating many container objects triggers full collections that walk everything alive; where the new
-    objects form no cycles that work is wasted (1.5-1.8x of LangChain's splitting time). Pauses nest and may
-    overlap between threads: the collector comes back when the last one ends, and stays off if the
-    user had switched it off.
-    """
-    global _pauses, _was_enabled
-    with _lock:
-        if _pauses == 0:
-            _was_enabled = gc.isenabled()
-            gc.disable()
-        _pauses += 1
-    try:
-        yield
-    finally:
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        global _pauses, _was_enabled
+        with _lock:
+            if _pauses == 0:
+                _was_enabled = gc.isenabled()
+                gc.disable()
+            _pauses += 1
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        global _pauses
         with _lock:
             _pauses -= 1
             if _pauses == 0 and _was_enabled:
                 gc.enable()
 
 
+_lock = threading.Lock()
+_pauses = 0
+_was_enabled = False
+_pause = _Pause()
+
+
+def paused_collector() -> _Pause:
+    """Pause the cyclic collector inside a `with` block, in every thread, and always restore it.
+
+    Creating many container objects triggers full collections that walk everything alive; where the new
+    objects form no cycles that work is wasted (1.5-1.8x of LangChain's splitting time). Pauses nest and may
+    overlap between threads: the collector comes back when the last one ends, and stays off if the
+    user had switched it off.
+    """
+    return _pause
+
+
 def _after_fork_in_child() -> None:
+    # The threads that held the other pauses do not exist here, and the lock may be held by one of them.
     global _lock, _pauses
     _lock = threading.Lock()
     if _pauses:
@@ -45,11 +58,5 @@ def _after_fork_in_child() -> None:
             gc.enable()
 
 
-def _register_fork_handler() -> None:
-    import os
-
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=_after_fork_in_child)
-
-
-_register_fork_handler()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,198 @@
+"""Counting tokens as tiktoken does: each text once, and by a faster tokenizer where one is proven to agree.
+
+Nothing here is imported by the core itself, and neither tiktoken nor `splintr-rs` before an `Encoding` is handed over.
+Everything is about *ordinary* text, in which no special token's literal occurs: there all of tiktoken's ways to
+encode agree, whatever their `allowed_special` and `disallowed_special`.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from base64 import b64encode
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import tiktoken
+
+TokenIds = npt.NDArray[np.uint32]
+
+#: Encodings for which `splintr-rs` agrees with tiktoken on every code point, on generated text and on the corpus of
+#: the tests, each with the name of its pattern there.
+_FASTER: Final = {"cl100k_base": "CL100K_BASE_PATTERN", "o200k_base": "O200K_BASE_PATTERN"}
+
+#: Encodings whose patterns never look behind and never join letters across a space, so that the tokens of a text are
+#: those of its two halves wherever it is cut between a letter and a space followed by a letter.
+_CUT_AT_SPACES: Final = frozenset(
+    {"gpt2", "r50k_base", "p50k_base", "p50k_edit", "cl100k_base", "o200k_base", "o200k_harmony"}
+)
+_CUT: Final = re.compile("(?<=[A-Za-z])(?= [A-Za-z])")
+
+#: Characters counted through tiktoken before a faster tokenizer is loaded: loading takes as long as tiktoken takes
+#: for about two million characters (0.2 s).
+_WORTH_LOADING: Final = 1_000_000
+
+#: Characters a token stands for, rounded up: more than this in a text mean more tokens than that, mostly.
+_CHARACTERS_PER_TOKEN: Final = 5
+
+#: What the faster tokenizer must agree on before it is trusted.
+_TRICKY_TEXTS: Final = (
+    "",
+    " ",
+    "   \n\n\n  \t\t x  \n",
+    "\r\n\r\n \r \n\u2028\u2029\u0085\u00a0\u3000\x0b\x0c\x1c\x1d\x1e\x1f\u200b\ufeff",
+    "I'm you're he'LL THEY'VE it'S don't 'd 'D 's'S ''s \u2019s I'\u017f",
+    "0 1 22 333 4444 55555 1234567890 1,234.56 \u0661\u0662\u0663\u0664 \u00bd\u2167\u3007",
+    "na\u00efve caf\u00e9 cafe\u0301 \u00df\u1e9e \u0130\u0131 \ufb01 \u01c5\u01c8 \u1f88",
+    "\u4e2d\u6587\u5206\u8bcd\u3002\u65e5\u672c\u8a9e\u306e\u30c6\u30ad\u30b9\u30c8\u3001",
+    "\ud55c\uad6d\uc5b4 \u0e20\u0e32\u0e29\u0e32\u0e44\u0e17\u0e22 \u0939\u093f\u0928\u094d\u0926\u0940",
+    "\u0627\u0644\u0639\u0631\u0628\u064a\u0629 \u05e2\u05d1\u05e8\u05d9\u05ea",
+    "\U0001f600\U0001f468\u200d\U0001f469\u200d\U0001f467\U0001f1e9\U0001f1ea\u2764\ufe0f",
+    "\U0001d49c\U00020000\U0010ffff\ufffd",
+    "<|endoftext|><|im_start|><|system|><|think|><|fim_prefix|>",
+    "".join(map(chr, range(1, 256))),
+    "a" * 500 + " " * 500 + "=" * 300 + "\n" * 300 + "ab" * 300 + "\u4e2d" * 100 + "0" * 100,
+    "HTTPServer getElementById snake_case_name kebab-case x=y+z; foo(bar[0], *a, **k) -> {'a': 1}//\\/",
+    "trailing spaces   \n    def f():\n\t\treturn None  # done\n\n\n",
+    "https://example.org/a/b?c=d&e=%20f#g user@example.org C:\\path\\file.txt",
+)
+
+
+class OrdinaryTokens:
+    """The tokens of ordinary text under one tiktoken encoding.
+
+    Attributes:
+        encoding: The tiktoken `Encoding`.
+        engine: What counts at present, for `explain()`.
+    """
+
+    def __init__(self, encoding: tiktoken.Encoding) -> None:
+        self.encoding = encoding
+        self.engine = "tiktoken"
+        self._specials = tuple(encoding.special_tokens_set)
+        self._mark = "<|" if all("<|" in literal for literal in self._specials) else ""
+        known = _is_registered(encoding)
+        self._cuts = known and encoding.name in _CUT_AT_SPACES
+        self._pattern = _FASTER.get(encoding.name) if known else None
+        self._flat: Callable[[str], bytes] | None = None
+        self._seen = 0
+        self._byte_lengths: npt.NDArray[np.int64] | None = None
+
+    def is_ordinary(self, text: str) -> bool:
+        """Whether no special token's literal occurs in a text."""
+        return (bool(self._mark) and self._mark not in text) or not any(literal in text for literal in self._specials)
+
+    def counts(self, texts: Sequence[str], enough: int = sys.maxsize) -> list[int]:
+        """The number of tokens of each ordinary text.
+
+        Args:
+            texts: Any number of texts.
+            enough: A count may be short of the truth, but not under `enough`, where the truth is at least `enough`.
+        """
+        if self._pattern is not None:
+            self._weigh(texts)
+        if self._cuts and enough < sys.maxsize:
+            long = (enough + 8) * _CHARACTERS_PER_TOKEN
+            if len(max(texts, key=len, default="")) > long + long // 4:
+                return [
+                    self._count_up_to(text, enough, long) if len(text) > long + long // 4 else self._count(text)
+                    for text in texts
+                ]
+        flat = self._flat
+        if flat is None:
+            encode = self.encoding.encode_ordinary
+            return [len(encode(text)) for text in texts]
+        try:
+            return [len(flat(text)) >> 2 for text in texts]
+        except UnicodeEncodeError:
+            return [self._count(text) for text in texts]
+
+    def encode(self, text: str) -> TokenIds:
+        """The token ids of one ordinary text, read-only."""
+        if self._pattern is not None:
+            self._weigh((text,))
+        if self._flat is not None:
+            try:
+                return np.frombuffer(self._flat(text), dtype="<u4")
+            except UnicodeEncodeError:
+                pass
+        return np.array(self.encoding.encode_ordinary(text), dtype=np.uint32)
+
+    @property
+    def byte_lengths(self) -> npt.NDArray[np.int64]:
+        """For each token id the number of bytes it stands for; 0 for an id that is none."""
+        if self._byte_lengths is None:
+            ranks = self.encoding._mergeable_ranks
+            lengths = np.zeros(self.encoding.max_token_value + 1, dtype=np.int64)
+            lengths[list(ranks.values())] = list(map(len, ranks))
+            self._byte_lengths = lengths
+        return self._byte_lengths
+
+    def load_faster(self) -> bool:
+        """Use the faster tokenizer from now on, if there is one and it agrees; say whether it is in use."""
+        pattern, self._pattern = self._pattern, None
+        if pattern is not None:
+            faster = _verified(self.encoding, pattern)
+            if faster is not None:
+                self._flat, self.engine = faster
+        return self._flat is not None
+
+    def _weigh(self, texts: Sequence[str]) -> None:
+        self._seen += sum(map(len, texts))
+        if self._seen >= _WORTH_LOADING:
+            self.load_faster()
+
+    def _count(self, text: str) -> int:
+        if self._flat is not None:
+            try:
+                return len(self._flat(text)) >> 2
+            except UnicodeEncodeError:  # A lone surrogate: tiktoken replaces it.
+                pass
+        return len(self.encoding.encode_ordinary(text))
+
+    def _count_up_to(self, text: str, enough: int, characters: int) -> int:
+        cut = _CUT.search(text, characters)
+        if cut is not None:
+            count = self._count(text[: cut.start()])
+            if count >= enough:
+                return count
+        return self._count(text)
+
+
+@lru_cache(maxsize=16)
+def ordinary_tokens(encoding: tiktoken.Encoding) -> OrdinaryTokens:
+    """The one `OrdinaryTokens` of an encoding in this process."""
+    return OrdinaryTokens(encoding)
+
+
+def _is_registered(encoding: tiktoken.Encoding) -> bool:
+    """Whether an encoding is the one tiktoken gives out under its name, and not somebody's variant of it."""
+    from tiktoken import registry
+
+    return registry.ENCODINGS.get(encoding.name) is encoding
+
+
+def _verified(encoding: tiktoken.Encoding, pattern: str) -> tuple[Callable[[str], bytes], str] | None:
+    """The encoding's ranks in `splintr-rs`, if that is installed and gives the same tokens.
+
+    Built from the encoding's own ranks and without special tokens: those that come with splintr's own copies are
+    more than tiktoken's.
+    """
+    try:
+        import splintr
+
+        ranks = b"\n".join(b64encode(token) + b" %d" % rank for token, rank in encoding._mergeable_ranks.items())
+        tokenizer: Any = splintr.Tokenizer.from_bytes(ranks, getattr(splintr, pattern), {})
+        flat: Callable[[str], bytes] = tokenizer.encode_flat
+        for text in (*_TRICKY_TEXTS, *" ".join(_TRICKY_TEXTS).split("\n")):
+            if np.frombuffer(flat(text), dtype="<u4").tolist() != encoding.encode_ordinary(text):
+                return None
+    except (ImportError, AttributeError, ValueError, TypeError):
+        # Not installed, or of a version with another interface: tiktoken it is.
+        return None
+    return flat, f"splintr-rs {splintr.__version__}"
