@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import itertools
 import threading
 import time
 from collections import deque
@@ -26,6 +27,7 @@ from aaflow_plugins.worker import RemoteStage, unpicklable
 
 T = TypeVar("T")
 _END: Any = object()
+_runs = itertools.count(1)
 
 
 class Executor:
@@ -166,6 +168,7 @@ class _Run:
             in_flight_bytes=steps.in_flight_bytes,
         )
         self._clock = _Clock(self._report)
+        self._thread_names = f"aaflow-{next(_runs)}-"
         self._pools: list[ThreadPoolExecutor] = []
         self._closers: list[Callable[[], None]] = []
         self._in_flight: set[Future[Any]] = set()
@@ -277,7 +280,8 @@ class _Run:
 
             return lambda item: self._on_loop(on_loop(item))
 
-        pool = ThreadPoolExecutor(step.slots, thread_name_prefix=f"aaflow-{self._plan.operators[index].kind}")
+        kind = self._plan.operators[index].kind
+        pool = ThreadPoolExecutor(step.slots, thread_name_prefix=f"{self._thread_names}{kind}")
         self._pools.append(pool)
 
         def in_thread(item: Any) -> Any:
@@ -325,6 +329,10 @@ class _Run:
             future.cancel()
         for pool in self._pools:
             pool.shutdown(wait=True, cancel_futures=True)
+        # An interrupt in the middle of a submit can leave a thread that its pool does not know of.
+        for thread in threading.enumerate():
+            if thread.name.startswith(self._thread_names):
+                thread.join()
         for close in self._closers:
             close()
 
