@@ -130,9 +130,13 @@ def vectors_from_rows(rows: Any, source: str, first: int = 0) -> Vectors:
                 f"{source} returned vectors of different lengths: {widths[0]} floats for text {first}, "
                 f"{width} for text {first + row}"
             )
+    if not widths:
+        return Vectors(np.empty((0, 0), dtype=np.float32))
     try:
         with np.errstate(over="ignore"):  # what does not fit stays in `exact`
-            matrix = np.array(rows, dtype=np.float32).reshape(len(widths), widths[0] if widths else 0)
+            matrix = np.array(rows, dtype=np.float32)
+        if matrix.ndim != 2:
+            raise ValueError("its elements are sequences")
     except (TypeError, ValueError) as error:
         text = first + next((row for row, values in enumerate(rows) if not _is_vector(values)), 0)
         raise ValueError(f"{source} returned no vector of numbers for text {text}: {error}") from error

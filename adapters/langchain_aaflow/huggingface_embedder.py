@@ -8,6 +8,7 @@ text's vector depends in its last bits on the texts it is padded with.
 from __future__ import annotations
 
 import copy
+import inspect
 from types import FunctionType
 from typing import Any
 
@@ -31,7 +32,8 @@ class HuggingFaceEmbedder(NativeEmbedder):
     def send(self, request: Request) -> Any:
         """Encode all texts; raises what the native call raises."""
         through = copy.copy(self.embeddings)
-        _set_model(through, _Model(_model(through)))
+        name = "_client" if hasattr(through, "_client") else "client"  # langchain_huggingface, langchain_community
+        setattr(through, name, _Model(getattr(through, name)))
         return through.embed_documents(request.payload)
 
     async def asend(self, request: Request) -> Any:
@@ -83,17 +85,6 @@ def _hand_through(result: Any) -> Any:
     return _Array(result) if hasattr(result, "tolist") else result
 
 
-def _model(embeddings: Any) -> Any:
-    return embeddings._client if "_client" in (embeddings.__pydantic_private__ or {}) else embeddings.client
-
-
-def _set_model(embeddings: Any, model: _Model) -> None:
-    if "_client" in (embeddings.__pydantic_private__ or {}):
-        embeddings._client = model
-    else:
-        embeddings.client = model
-
-
 def native_reason(embeddings: Embeddings, known: type) -> str | None:
     """Why this object's calls are left to the native code; None if the fast path is exact for it.
 
@@ -101,8 +92,6 @@ def native_reason(embeddings: Embeddings, known: type) -> str | None:
         embeddings: The object.
         known: The native class it is of, or inherits from.
     """
-    import inspect
-
     owner = type(embeddings)
     for name in ("embed_documents", "aembed_documents", "_embed"):
         method, native = inspect.getattr_static(owner, name, None), inspect.getattr_static(known, name, None)
