@@ -191,6 +191,15 @@ class FaissSink(VectorSink):
         """Floats a vector must have; None while there is no index yet."""
         return None if self._store is None else getattr(self._store.index, "d", None)
 
+    def refusal(self, ids: Sequence[str | None]) -> str | None:
+        """FAISS takes an id only once, but finds that out when the vectors are in the index already."""
+        given = [id_ for id_ in ids if id_ is not None]
+        if len(set(given)) < len(given):
+            return f"duplicate ids, {next(id_ for id_ in given if given.count(id_) > 1)!r} for one"
+        held = getattr(self._store.docstore, "_dict", {}) if self._store is not None else {}
+        taken = [id_ for id_ in given if id_ in held]
+        return f"already in the store: {taken[:3]}" if taken else None
+
     def upsert(
         self,
         texts: Sequence[str],

@@ -207,9 +207,11 @@ class _Rows:
         query = np.array([embedding])
         if query.ndim != 2 or query.dtype.kind != "f" or query.shape[1] != self.matrix.shape[1]:
             return None
-        if not np.isfinite(query).all():
+        with np.errstate(all="ignore"):
+            length = np.linalg.norm(query, axis=1)
+        # The native operations warn of what isn't finite.
+        if not np.isfinite(length).all():
             return None
-        length = np.linalg.norm(query, axis=1)
         with np.errstate(divide="ignore", invalid="ignore"):
             similarity: Array = np.dot(query, self.matrix.T) / np.outer(length, self.lengths)
         undefined = ~np.isfinite(similarity)
@@ -266,7 +268,8 @@ class _KeptMatrix:
         known, total = len(self._floats), len(self._floats) + len(vectors)
         if rows.dtype != np.float64 or rows.ndim != 2 or (known and rows.shape[1] != self._buffer.shape[1]):
             return False
-        lengths = np.linalg.norm(rows, axis=1)
+        with np.errstate(all="ignore"):
+            lengths = np.linalg.norm(rows, axis=1)
         if not np.isfinite(lengths).all():
             return False
         if not known:

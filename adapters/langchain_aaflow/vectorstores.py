@@ -8,6 +8,7 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any, TypeVar
 
+from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import InMemoryVectorStore, VectorStore
 
 from aaflow_plugins.storing import VectorSink
@@ -55,6 +56,17 @@ def sink_for(store: VectorStore) -> VectorSink | None:
         return None
     module, _ = known
     sink: VectorSink = (module.InMemorySink if isinstance(store, InMemoryVectorStore) else module.FaissSink)(store)
+    return sink
+
+
+def sink_for_class(store_class: type[VectorStore], embedding: Embeddings) -> VectorSink | None:
+    """A sink whose `store` is made as `store_class.from_documents` would make it; None without a fast path."""
+    known = _module_of(store_class)
+    if known is None or native_reason(store_class) is not None:
+        return None
+    if issubclass(store_class, InMemoryVectorStore):
+        return sink_for(store_class(embedding))
+    sink: VectorSink = known[0].FaissSink.for_class(store_class, embedding)
     return sink
 
 
