@@ -12,7 +12,8 @@ from aaflow_plugins.plugins import accelerate
 if TYPE_CHECKING:
     from aaflow_plugins.executor import Executor
     from aaflow_plugins.plan import Plan, PlanError
-    from aaflow_plugins.report import Progress, Report
+    from aaflow_plugins.progress import Progress
+    from aaflow_plugins.report import Report
 
 __all__ = ["Executor", "Plan", "PlanError", "Progress", "Report", "accelerate", "hookimpl"]
 
@@ -20,7 +21,7 @@ _HOMES = {
     "Executor": "executor",
     "Plan": "plan",
     "PlanError": "plan",
-    "Progress": "report",
+    "Progress": "progress",
     "Report": "report",
 }
 

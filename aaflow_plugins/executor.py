@@ -21,7 +21,8 @@ from typing import Any, TypeVar
 from aaflow_plugins.background import background_loop
 from aaflow_plugins.operators import Load, MapStage, Operator, Resource, Split, Stage, StreamStage
 from aaflow_plugins.plan import Plan
-from aaflow_plugins.report import OperatorReport, Progress, Report, Span, covered_seconds
+from aaflow_plugins.progress import Progress, ProgressCallback
+from aaflow_plugins.report import OperatorReport, Report, Span, covered_seconds
 from aaflow_plugins.scheduler import Resources, Schedule, Sizes, Step, batches, schedule
 from aaflow_plugins.worker import RemoteStage, unpicklable
 
@@ -47,7 +48,7 @@ class Executor:
         batch_size: int | None = None,
         processes: int = 0,
         memory_limit: int = Resources.memory_limit,
-        progress: Callable[[Progress], None] | None = None,
+        progress: ProgressCallback | None = None,
     ) -> None:
         """Set up; nothing is started.
 
@@ -89,6 +90,7 @@ class Executor:
         *,
         sizes: Sizes | None = None,
         total: int | None = None,
+        progress: ProgressCallback | None = None,
     ) -> T:
         """Run `plan` over `source` and give `consume` the iterator of outgoing batches.
 
@@ -100,12 +102,13 @@ class Executor:
             consume: Called in this thread with the batches in input order; its result is returned.
             sizes: What is known of the source.
             total: Items in the source, for progress; None if not known.
+            progress: Called instead of the executor's own callback.
 
         Raises:
             BaseException: What an operator or the source raised, as it was raised, earliest item first. Work that
                 is under way is awaited, work that has not begun is dropped, and nothing is left running.
         """
-        return _Run(self, plan, self.schedule(plan, sizes), total, None).drive(source, consume)
+        return _Run(self, plan, self.schedule(plan, sizes), total, progress, None).drive(source, consume)
 
     async def arun(
         self,
@@ -115,6 +118,7 @@ class Executor:
         *,
         sizes: Sizes | None = None,
         total: int | None = None,
+        progress: ProgressCallback | None = None,
     ) -> T:
         """Like `run`, with asynchronous stages and sources on the running loop, which is never blocked.
 
@@ -122,7 +126,7 @@ class Executor:
         Cancelling the awaiting task cancels the calls in flight and returns once nothing is left running.
         """
         loop = asyncio.get_running_loop()
-        run = _Run(self, plan, self.schedule(plan, sizes), total, loop)
+        run = _Run(self, plan, self.schedule(plan, sizes), total, progress, loop)
         if isinstance(source, AsyncIterable):
             source = run.bridge(source)
         result: Future[T] = Future()
@@ -155,12 +159,14 @@ class _Run:
         plan: Plan,
         steps: Schedule,
         total: int | None,
+        progress: ProgressCallback | None,
         loop: asyncio.AbstractEventLoop | None,
     ) -> None:
         self._executor = executor
         self._plan = plan
         self._schedule = steps
         self._total = total
+        self._progress = progress or executor.progress
         self._loop = loop
         self._report = Report(
             [OperatorReport(op.kind, op.name, op.native) for op in plan.operators],
@@ -292,7 +298,7 @@ class _Run:
 
     def _counted(self, stream: Iterator[Any], index: int) -> Iterator[Any]:
         report = self._report.operators[index]
-        kind, progress = report.kind, self._executor.progress
+        kind, progress = report.kind, self._progress
         for batch in stream:
             if self._cancelled:
                 raise CancelledError

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from aaflow_plugins.dataplane import vectors as vector_views
 from aaflow_plugins.dataplane.batch import Batch
-from aaflow_plugins.dataplane.schemas import native, vector
+from aaflow_plugins.dataplane.schemas import native, text, vector
 from aaflow_plugins.embedding import Embedder, Request, Vectors
 
 #: Beside a vector column: the native list of floats of each row that float32 does not carry exactly, else None.
@@ -135,15 +135,19 @@ class Split(Operator):
 
     Attributes:
         call: The split of one batch.
+        whole: Whether `call` needs everything at once: a barrier, for splits that look beyond a batch.
         remote: A picklable function over Arrow columns for worker processes, or None where there is none.
     """
 
     kind: ClassVar[str] = "split"
     call: Callable[[Batch], Batch]
+    whole: bool = False
     remote: RemoteCall | None = None
 
     def stages(self) -> Sequence[Stage]:
-        """One stage; each batch is split by itself."""
+        """One stage; each batch is split by itself, or all together."""
+        if self.whole:
+            return [StreamStage(lambda batches: map(self.call, _joined(batches)))]
         return [StreamStage(lambda batches: map(self.call, batches))]
 
 
@@ -164,18 +168,28 @@ class RemoteCall:
 
 @dataclass(frozen=True, kw_only=True)
 class Embed(Operator):
-    """Adds one vector a row, by the embedder's own grouping of texts into requests."""
+    """Adds one vector a row, by the embedder's own grouping of texts into requests.
+
+    Attributes:
+        embedder: How texts become vectors.
+        dimension: Floats a vector, where that is known beforehand.
+        asynchronous: Whether requests go through the embedder's asynchronous client.
+    """
 
     kind: ClassVar[str] = "embed"
+    reads: pa.Schema = field(default_factory=lambda: pa.schema([text("text")]))
     embedder: Embedder
-    text: str = "text"
-    vector: str = "vector"
+    dimension: int | None = None
     asynchronous: bool = False
 
     @property
     def resource(self) -> Resource:
         """A thread a request, or the loop for an asynchronous client."""
         return Resource.LOOP if self.asynchronous else Resource.THREAD
+
+    def output(self, incoming: pa.Schema) -> pa.Schema:
+        """What arrives, with a vector a row."""
+        return pa.schema([*incoming, vector("vector", self.dimension), EXACT])
 
     def stages(self) -> Sequence[Stage]:
         """Compose requests, send them side by side, assemble the vectors and join them to their rows."""
@@ -187,7 +201,7 @@ class Embed(Operator):
                 for batch in batches:
                     if batch.num_rows:
                         waiting.append(batch)
-                        yield batch.native(self.text)
+                        yield batch.native("text")
 
             return embedder.compose(texts())
 
@@ -215,9 +229,9 @@ class Embed(Operator):
                 batch = slice_batch(batch, 0, rows)
             matrix = vectors.matrix[start : start + rows]
             copied = vectors.bytes_copied if start == 0 else 0
-            schema = pa.schema([*batch.schema, vector(self.vector, matrix.shape[1]), EXACT])
+            schema = pa.schema([*batch.schema, vector("vector", matrix.shape[1]), EXACT])
             exact = [vectors.exact.get(row) for row in range(start, start + rows)]
-            columns = {**batch.columns, self.vector: vector_views.to_arrow(matrix), EXACT.name: exact}
+            columns = {**batch.columns, "vector": vector_views.to_arrow(matrix), EXACT.name: exact}
             yield Batch(schema, columns, rows, copied)
             start += rows
 
@@ -241,10 +255,10 @@ class Upsert(Operator):
         return [MapStage(self.call, self.acall)]
 
 
-def vectors_of(batch: Batch, name: str = "vector") -> Vectors:
+def vectors_of(batch: Batch) -> Vectors:
     """The vectors that `Embed` added to a batch, as a view of its Arrow column."""
     exact = {row: values for row, values in enumerate(batch.native(EXACT.name)) if values is not None}
-    return Vectors(vector_views.to_numpy(batch.arrow(name)), exact)
+    return Vectors(vector_views.to_numpy(batch.arrow("vector")), exact)
 
 
 def slice_batch(batch: Batch, start: int, stop: int) -> Batch:
@@ -254,3 +268,11 @@ def slice_batch(batch: Batch, start: int, stop: int) -> Batch:
         for name, column in batch.columns.items()
     }
     return Batch(batch.schema, columns, stop - start)
+
+
+def _joined(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """All batches as one; nothing if there are none."""
+    parts = list(batches)
+    if parts:
+        columns = {name: [value for part in parts for value in part.native(name)] for name in parts[0].schema.names}
+        yield Batch(parts[0].schema, columns, sum(part.num_rows for part in parts))

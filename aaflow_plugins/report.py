@@ -12,21 +12,6 @@ from rich.table import Table
 
 
 @dataclass(frozen=True)
-class Progress:
-    """One step forward, as given to the progress callback.
-
-    Attributes:
-        operator: Kind of the operator that handed a batch on.
-        rows: Rows it has handed on so far.
-        total: Rows expected, or None where that is not known.
-    """
-
-    operator: str
-    rows: int
-    total: int | None
-
-
-@dataclass(frozen=True)
 class Span:
     """Work without interruption, for the timeline; times in seconds since the run began."""
 

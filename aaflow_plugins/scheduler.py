@@ -157,7 +157,7 @@ def batches(items: Iterable[T], size_of: Callable[[T], int], rows: int, size: in
 
 
 def _placement(operator: Operator, resources: Resources) -> tuple[Resource, int]:
-    if isinstance(operator, Split) and operator.remote and resources.processes:
+    if isinstance(operator, Split) and operator.remote and not operator.whole and resources.processes:
         return Resource.PROCESS, resources.processes
     if isinstance(operator, Embed):
         return operator.resource, resources.max_concurrency or operator.slots

@@ -14,12 +14,22 @@ class VectorSink(ABC):
 
     Provided by an adapter or a plug-in (hook `aaflow_sink`) for a store that it knows exactly. Stores without
     a sink are filled through their own native call.
+
+    Attributes:
+        takes_buffer: True if vectors enter as one buffer; False if the native store wants lists of floats, a copy
+            that the report counts.
     """
+
+    takes_buffer: bool = True
 
     @property
     @abstractmethod
     def dimension(self) -> int | None:
         """Floats a vector must have; None while the store is empty and takes any."""
+
+    def refusal(self, ids: Sequence[str | None]) -> str | None:
+        """Why the store would refuse rows with these ids, or None if it takes them. Nothing is changed."""
+        return None
 
     @abstractmethod
     def upsert(

@@ -110,7 +110,7 @@ def embedder_for(
     """
     if max_concurrency is not None and max_concurrency < 1:
         raise ValueError(f"max_concurrency must be at least 1 (or None), not {max_concurrency}")
-    embedder, reason = _fast_path(embeddings)
+    embedder, reason = fast_path(embeddings)
     if embedder is None:
         embedder = NativeEmbedder(embeddings, batch_size, reason)
     if max_concurrency is not None:
@@ -120,10 +120,11 @@ def embedder_for(
 
 def native_reason(embeddings: Embeddings) -> str | None:
     """Why `embeddings` has no fast path; None if it has one."""
-    return _fast_path(embeddings)[1]
+    return fast_path(embeddings)[1]
 
 
-def _fast_path(embeddings: Embeddings) -> tuple[Embedder | None, str | None]:
+def fast_path(embeddings: Embeddings) -> tuple[Embedder | None, str | None]:
+    """The embedder of a known class, or why there is none."""
     # A known class is imported already when an object of it is handed over: looking at names imports nothing.
     for base in type(embeddings).__mro__:
         module = base.__module__

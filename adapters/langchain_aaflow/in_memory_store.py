@@ -140,6 +140,8 @@ class InMemorySink(VectorSink):
     The native store keeps lists of floats: the one copy that can't be avoided.
     """
 
+    takes_buffer = False
+
     def __init__(self, store: InMemoryVectorStore) -> None:
         self.store = store
 

@@ -109,9 +109,7 @@ def word_plan(
             Split(name="words", reads=TEXT, adds=TEXT, call=split, remote=remote),
             Embed(
                 name="hash",
-                reads=TEXT,
-                adds=pa.schema([schemas.vector("vector", 3)]),
-                keeps=True,
+                dimension=3,
                 embedder=embedder,
                 asynchronous=asynchronous,
                 slots=slots or embedder.max_concurrency,

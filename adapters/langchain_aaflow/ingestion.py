@@ -1,0 +1,237 @@
+"""Ingestion: documents in, the filled native vector store out; splitting, embedding and storing overlap.
+
+`ingest(source, splitter=s, embedding=e, vectorstore=v)` leaves in the store what
+`v.add_documents(s.split_documents(list(source)))` leaves there (for a class: what `v.from_documents(chunks, e)` makes),
+row by row, vector by vector. Ids of the store's own making are random, as they are natively.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Generic, TypeVar
+
+from langchain_core.document_loaders import BaseLoader
+from langchain_core.documents import Document
+from langchain_core.embeddings import Embeddings
+from langchain_core.vectorstores import VectorStore
+
+from aaflow_plugins.dataplane.batch import Batch
+from aaflow_plugins.executor import Executor
+from aaflow_plugins.operators import Operator
+from aaflow_plugins.plan import Plan
+from aaflow_plugins.progress import ProgressCallback, progress_bar
+from aaflow_plugins.scheduler import Sizes
+from langchain_aaflow import plans
+from langchain_aaflow.targets import Target
+
+S = TypeVar("S", bound=VectorStore)
+Source = Iterable[Document] | AsyncIterable[Document] | BaseLoader
+Ids = Sequence[str] | Callable[[Document], str]
+
+#: Characters below which a plan costs more than it saves; such a source takes the native calls.
+TINY_SOURCE = 20_000
+
+
+def ingest(
+    source: Iterable[Document] | BaseLoader,
+    *,
+    splitter: Any,
+    embedding: Embeddings | None = None,
+    vectorstore: S | type[S],
+    ids: Ids | None = None,
+    executor: Executor | None = None,
+    progress: bool | ProgressCallback = False,
+) -> S:
+    """Split, embed and store documents, each step beginning before the one before it has ended.
+
+    Args:
+        source: Documents, a loader, or an iterator, which is read once and lazily.
+        splitter: Any LangChain text splitter, or None to store the documents as they are. The chunks of a
+            `MarkdownHeaderTextSplitter` carry their document's metadata, with the headers added.
+        embedding: The embeddings. May be left out where `vectorstore` is a store that has its own.
+        vectorstore: The store to fill, or a class whose `from_documents` would make one.
+        ids: One id a chunk, in order, or a function from a chunk to its id. None: as natively.
+        executor: Concurrency, batch sizes and memory; its `report` tells afterwards what happened.
+        progress: True for a progress bar on standard error, or a callback.
+
+    Returns:
+        The store: `vectorstore` itself, or a new one of exactly that class.
+
+    Raises:
+        TypeError: If an argument, or something in `source`, is of the wrong kind.
+        ValueError: If `source` is empty where a new store has to be made, if ids are too few, too many or
+            taken, or if a vector has NaN or a dimension the store does not take. The batch concerned is
+            not stored; what was stored before it stays, once.
+        Exception: What the loader, splitter, embeddings or store raise, as they raise it.
+    """
+    job = _Job(source, splitter, embedding, vectorstore, ids, executor, asynchronous=False)
+    if isinstance(source, AsyncIterable):
+        raise TypeError("source is asynchronous: use `await aingest(...)`")
+    with job.progress(progress) as callback:
+        if job.tiny:
+            return job.run_natively()
+        plan = job.plan()
+        documents = job.documents()
+        assert isinstance(documents, Iterable)
+        job.executor.run(plan, documents, _exhaust, sizes=job.sizes, total=job.total, progress=callback)
+    return job.target.finished()
+
+
+async def aingest(
+    source: Source,
+    *,
+    splitter: Any,
+    embedding: Embeddings | None = None,
+    vectorstore: S | type[S],
+    ids: Ids | None = None,
+    executor: Executor | None = None,
+    progress: bool | ProgressCallback = False,
+) -> S:
+    """Like `ingest`, without blocking the running loop, and with the embeddings' own asynchronous client.
+
+    `source` may also be asynchronous. Cancelling the task cancels the calls in flight; what is stored stays, once.
+    """
+    job = _Job(source, splitter, embedding, vectorstore, ids, executor, asynchronous=True)
+    with job.progress(progress) as callback:
+        if job.tiny:
+            return await job.arun_natively()
+        plan = job.plan()
+        await job.executor.arun(plan, job.documents(), _exhaust, sizes=job.sizes, total=job.total, progress=callback)
+    return job.target.finished()
+
+
+class _Job(Generic[S]):
+    """One ingestion: its arguments, checked, and the plan made from them."""
+
+    def __init__(
+        self,
+        source: Any,
+        splitter: Any,
+        embedding: Embeddings | None,
+        vectorstore: S | type[S],
+        ids: Ids | None,
+        executor: Executor | None,
+        *,
+        asynchronous: bool,
+    ) -> None:
+        if executor is not None and not isinstance(executor, Executor):
+            raise TypeError(f"executor must be an aaflow_plugins.Executor or None, not a {type(executor).__name__}")
+        plans.check_splitter(splitter)
+        _check_source(source)
+        _check_ids(ids)
+        self._source, self._splitter, self._ids = source, splitter, ids
+        self._asynchronous = asynchronous
+        self.executor = executor or Executor()
+        self.target: Target[S] = Target(vectorstore, embedding, asynchronous=asynchronous)
+        self._listed = list(source) if isinstance(source, list | tuple) else None
+        for position, document in enumerate(self._listed or ()):
+            plans.check_document(document, position)
+
+    @property
+    def total(self) -> int | None:
+        return None if self._listed is None else len(self._listed)
+
+    @property
+    def sizes(self) -> Sizes | None:
+        return None if self._listed is None else Sizes(tuple(map(plans.size_of, self._listed)))
+
+    @property
+    def tiny(self) -> bool:
+        """Whether the native calls are at least as fast, or the only ones that do the same."""
+        if not self._listed:
+            return False
+        mixed_ids = self._splitter is None and len({document.id is None for document in self._listed}) > 1
+        return mixed_ids or sum(map(plans.size_of, self._listed)) < TINY_SOURCE
+
+    def plan(self) -> Plan:
+        """The plan. Split first, as a whole, where the number of chunks must be known or the store embeds."""
+        counted = isinstance(self._ids, Sequence)
+        one_call = not self.target.takes_vectors and self._listed is not None
+        operators: list[Operator] = [
+            plans.load(),
+            plans.split(self._splitter, whole=counted or one_call, ids=self._ids),
+        ]
+        if self.target.takes_vectors:
+            embedding = self.target.embedding
+            operators.append(plans.embed(embedding, self._batch_size(), asynchronous=self._asynchronous))
+        operators.append(self.target.upsert(given_ids=self._ids is not None))
+        return Plan(operators)
+
+    def documents(self) -> Iterable[Document] | AsyncIterable[Document]:
+        """The source's documents; a listed source's have been checked."""
+        if self._listed is not None:
+            return self._listed
+        source = self._source
+        if isinstance(source, BaseLoader):
+            lazy = type(source).alazy_load is not BaseLoader.alazy_load
+            source = source.alazy_load() if self._asynchronous and lazy else source.lazy_load()
+        return _achecked(source) if isinstance(source, AsyncIterable) else _checked(source)
+
+    def progress(self, progress: bool | ProgressCallback) -> AbstractContextManager[ProgressCallback | None]:
+        if progress is True:
+            return progress_bar("ingest")
+        return nullcontext(progress or None)
+
+    def run_natively(self) -> S:
+        chunks, ids = self._native_chunks()
+        return self.target.add_natively(chunks, ids)
+
+    async def arun_natively(self) -> S:
+        chunks, ids = self._native_chunks()
+        return await self.target.aadd_natively(chunks, ids)
+
+    def _native_chunks(self) -> tuple[list[Document], list[str] | None]:
+        chunks = plans.split_documents(self._splitter, self._listed or [])
+        return chunks, plans.ids_of(chunks, self._ids)
+
+    def _batch_size(self) -> int | None:
+        """Texts a call for embeddings that are not known: natively all of a list; of an iterator, what fits."""
+        if self.executor.batch_size is not None or self._listed is not None:
+            return self.executor.batch_size
+        return plans.STREAMED_TEXTS_A_CALL
+
+
+def _exhaust(batches: Iterator[Batch]) -> None:
+    deque(batches, maxlen=0)
+
+
+def _checked(source: Iterable[Any]) -> Iterator[Document]:
+    for position, document in enumerate(source):
+        plans.check_document(document, position)
+        yield document
+
+
+async def _achecked(source: AsyncIterable[Any]) -> AsyncIterator[Document]:
+    position = 0
+    async for document in source:
+        plans.check_document(document, position)
+        position += 1
+        yield document
+
+
+def _check_source(source: Any) -> None:
+    if isinstance(source, str | bytes | Document | dict) or not isinstance(
+        source, BaseLoader | Iterable | AsyncIterable
+    ):
+        raise TypeError(
+            f"source must be documents, a loader or an iterator of documents, not a {type(source).__name__}"
+            + (": put it in a list" if isinstance(source, Document) else "")
+        )
+    if inspect.isclass(source):
+        raise TypeError(f"source is the class {source.__name__}: give an object of it")
+
+
+def _check_ids(ids: Any) -> None:
+    if ids is None or callable(ids):
+        return
+    if isinstance(ids, str | bytes) or not isinstance(ids, Sequence):
+        raise TypeError(f"ids must be a sequence of strings or a function of a chunk, not a {type(ids).__name__}")
+    for position, id_ in enumerate(ids):
+        if not isinstance(id_, str):
+            raise TypeError(f"ids[{position}] is a {type(id_).__name__}, not a string")
+
+
+__all__ = ["aingest", "ingest"]

@@ -1,0 +1,61 @@
+"""The adapter as pluggy sees it."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Any
+
+from langchain_core.documents import BaseDocumentTransformer
+from langchain_core.embeddings import Embeddings
+from langchain_core.vectorstores import VectorStore
+from langchain_text_splitters import MarkdownHeaderTextSplitter
+
+from aaflow_plugins.embedding import Embedder
+from aaflow_plugins.executor import Executor
+from aaflow_plugins.hookspecs import hookimpl
+from aaflow_plugins.storing import VectorSink
+from langchain_aaflow import embedders, vectorstores
+from langchain_aaflow.embeddings import accelerate_embeddings
+from langchain_aaflow.splitters import accelerate_splitter
+
+
+@hookimpl
+def aaflow_accelerate(obj: Any, executor: Executor | None) -> Any:
+    """Accelerate a splitter, embeddings, a vector store or its class."""
+    if isinstance(obj, BaseDocumentTransformer | MarkdownHeaderTextSplitter):
+        return accelerate_splitter(obj)
+    if isinstance(obj, Embeddings):
+        return accelerate_embeddings(obj, executor)
+    if isinstance(obj, VectorStore) or (isinstance(obj, type) and issubclass(obj, VectorStore)):
+        return vectorstores.accelerate_store(obj)
+    return None
+
+
+@hookimpl
+def aaflow_embedder(embeddings: Any) -> Embedder | None:
+    """The fast path of a known embeddings class."""
+    return embedders.fast_path(embeddings)[0] if isinstance(embeddings, Embeddings) else None
+
+
+@hookimpl
+def aaflow_sink(store: Any) -> VectorSink | None:
+    """The zero-copy way into a known vector store."""
+    return vectorstores.sink_for(store) if isinstance(store, VectorStore) else None
+
+
+@hookimpl
+def aaflow_capabilities() -> list[tuple[str, str, str]]:
+    """What this adapter can do with what is installed."""
+    return [
+        ("splitters", "langchain_text_splitters", "ready"),
+        ("tokens", "splintr-rs", _state("splintr", "pip install 'aaflow-plugins[tokens]'")),
+        ("tokens", "tiktoken", _state("tiktoken", "pip install tiktoken")),
+        ("embeddings", "OpenAIEmbeddings", _state("langchain_openai", "pip install langchain-openai")),
+        ("embeddings", "HuggingFaceEmbeddings", _state("sentence_transformers", "pip install langchain-huggingface")),
+        ("stores", "InMemoryVectorStore", "ready"),
+        ("stores", "FAISS", _state("faiss", "pip install 'aaflow-plugins[faiss]'")),
+    ]
+
+
+def _state(module: str, remedy: str) -> str:
+    return "ready" if find_spec(module) else f"not installed: {remedy}"
