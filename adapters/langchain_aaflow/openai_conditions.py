@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from types import FunctionType
 from typing import Any
 
 import langchain_openai.embeddings.azure as azure_module
@@ -11,8 +10,10 @@ import langchain_openai.embeddings.base as native_module
 import openai.resources.embeddings as client_module
 from langchain_openai import AzureOpenAIEmbeddings, OpenAIEmbeddings
 
+from langchain_aaflow.native_code import is_from
 from langchain_aaflow.openai_embedder import OpenAIEmbedder, asks_for_empty
 from langchain_aaflow.openai_replies import native_rows
+from langchain_aaflow.openai_requests import native_input
 
 #: Methods of the native classes that the fast path stands in for, or whose results it relies on.
 _REPLACED = (
@@ -44,7 +45,7 @@ def native_reason(embeddings: OpenAIEmbeddings) -> str | None:
         (embeddings.client, client_module.Embeddings),
         (embeddings.async_client, client_module.AsyncEmbeddings),
     ):
-        if type(client) is not known or "create" in vars(client) or not _is_from(known.create, client_module):
+        if type(client) is not known or "create" in vars(client) or not is_from(known.create, client_module):
             return "its client is not the openai package's own"
         if getattr(client._client, "_strict_response_validation", True):
             return "its client validates replies strictly"
@@ -57,14 +58,9 @@ def _is_native_method(owner: type, name: str) -> bool:
             member = vars(base)[name]
             function = member.fget if isinstance(member, property) else member
             return base in (OpenAIEmbeddings, AzureOpenAIEmbeddings) and (
-                _is_from(function, native_module) or _is_from(function, azure_module)
+                is_from(function, native_module) or is_from(function, azure_module)
             )
     return False
-
-
-def _is_from(function: Any, module: Any) -> bool:
-    """True for a plain function of `module`; instrumentation that wraps it keeps its name but not its code."""
-    return isinstance(function, FunctionType) and function.__code__.co_filename == module.__file__
 
 
 _verified: dict[tuple[str, bool], str | None] = {}
@@ -104,7 +100,7 @@ def _compare(embeddings: OpenAIEmbeddings) -> str | None:
     requests = list(embedder.compose([texts]))
     ours = _Recorder()
     replies = {
-        id(request): native_rows(ours.create(input=request.payload.items))
+        id(request): native_rows(ours.create(input=native_input(request.payload.items)))
         for request in sorted(requests, key=asks_for_empty)
     }
     parts = embedder.joined((request, replies[id(request)]) for request in requests)

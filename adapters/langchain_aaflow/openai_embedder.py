@@ -20,10 +20,12 @@ import tiktoken
 from langchain_openai import OpenAIEmbeddings
 
 from aaflow_plugins.embedding import Embedder, Request, Vectors, reject_nan, vectors_from_rows
+from aaflow_plugins.tokenizers import TokenIds, ordinary_tokens
 from langchain_aaflow.openai_replies import decode, native_rows
+from langchain_aaflow.openai_requests import apost, post
 
 #: What a request holds for a text: its token ids, the pieces of a long one, or the text itself.
-Piece = list[int] | str
+Piece = list[int] | TokenIds | str
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ class OpenAIEmbedder(Embedder):
                 else:
                     tokens = encode(text)
                     if len(tokens) <= window:
-                        pieces = [tokens] if tokens else []
+                        pieces = [tokens] if len(tokens) else []
                     else:
                         pieces = [tokens[start : start + window] for start in range(0, len(tokens), window)]
                 for piece in pieces:
@@ -115,9 +117,9 @@ class OpenAIEmbedder(Embedder):
         Raises:
             openai.OpenAIError: As the native call does.
         """
-        arguments = self._arguments(request)
-        response = self.embeddings.client.with_raw_response.create(**arguments)
-        vectors = decode(response, "encoding_format" in arguments)
+        parameters = self._parameters()
+        response = post(self.embeddings.client, request.payload.items, parameters)
+        vectors = decode(response, "encoding_format" in parameters)
         return self._native_reply(response.parse()) if vectors is None else vectors
 
     async def asend(self, request: Request) -> Any:
@@ -126,9 +128,9 @@ class OpenAIEmbedder(Embedder):
         Raises:
             openai.OpenAIError: As the native call does.
         """
-        arguments = self._arguments(request)
-        response = await self.embeddings.async_client.with_raw_response.create(**arguments)
-        vectors = decode(response, "encoding_format" in arguments)
+        parameters = self._parameters()
+        response = await apost(self.embeddings.async_client, request.payload.items, parameters)
+        vectors = decode(response, "encoding_format" in parameters)
         if vectors is not None:
             return vectors
         parsed = response.parse()
@@ -141,8 +143,8 @@ class OpenAIEmbedder(Embedder):
         except ValueError:
             return rows  # what is wrong is said by `assemble`, which knows the texts
 
-    def _arguments(self, request: Request) -> dict[str, Any]:
-        return {"input": request.payload.items, **self.embeddings._invocation_params, **self.parameters}
+    def _parameters(self) -> dict[str, Any]:
+        return {**self.embeddings._invocation_params, **self.parameters}
 
     # -- replies to vectors ------------------------------------------------------------------------------
 
@@ -264,8 +266,8 @@ class _Group:
         self._of_text = 0
 
     def request(self) -> Request:
-        # Eight bytes an id in a list, and about six as JSON; a text's characters count as ids do.
-        return Request(_Call(self.items, self.pieces), len(self.items), 14 * self.size)
+        # Four bytes an id, and about six as JSON; a text's characters count as ids do.
+        return Request(_Call(self.items, self.pieces), len(self.items), 10 * self.size)
 
 
 @dataclass
@@ -306,7 +308,7 @@ def asks_for_empty(request: Request) -> bool:
     return isinstance(request.payload.items, str)
 
 
-def _encoder(embeddings: OpenAIEmbeddings) -> Callable[[str], list[int]]:
+def _encoder(embeddings: OpenAIEmbeddings) -> Callable[[str], list[int] | TokenIds]:
     """The native token ids of a text."""
     try:
         encoding = tiktoken.encoding_for_model(embeddings.tiktoken_model_name or embeddings.model)
@@ -317,15 +319,17 @@ def _encoder(embeddings: OpenAIEmbeddings) -> Callable[[str], list[int]]:
         for name in ("allowed_special", "disallowed_special")
         if (value := getattr(embeddings, name)) is not None
     }
-    encode: Callable[[str], list[int]] = encoding.encode_ordinary
-    if special:
+    ordinary = ordinary_tokens(encoding)
+    replace_newlines = embeddings.model.endswith("001")
 
-        def encode(text: str) -> list[int]:
-            return encoding.encode(text, **special)
+    def encode(text: str) -> list[int] | TokenIds:
+        if replace_newlines:
+            text = text.replace("\n", " ")
+        if ordinary.is_ordinary(text):
+            return ordinary.encode(text)
+        return encoding.encode(text, **special) if special else encoding.encode_ordinary(text)
 
-    if not embeddings.model.endswith("001"):
-        return encode
-    return lambda text: encode(text.replace("\n", " "))
+    return encode
 
 
 def _token_limit() -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from binascii import a2b_base64
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,8 @@ except ImportError:
 try:
     import pybase64
 
-    decode_base64: Callable[[str], bytes] = pybase64.b64decode
+    # What is not strictly base64 it decodes to other bytes than the standard library: that is refused, and left alone.
+    decode_base64: Callable[[str], bytes] = partial(pybase64.b64decode, validate=True)
 except ImportError:
     decode_base64 = a2b_base64
 
