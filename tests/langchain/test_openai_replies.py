@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import openai
+import openai._base_client as base_client
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -17,10 +18,8 @@ from langchain_aaflow.openai_replies import decode, decode_base64, native_rows
 
 from aaflow_plugins.embedding import Vectors
 
-try:
-    import httpx2 as httpx
-except ImportError:  # openai 1 and 2
-    import httpx  # type: ignore[no-redef]
+# The HTTP library that the installed openai release is built on.
+httpx: Any = getattr(base_client, "httpx2", None) or base_client.httpx
 
 floats = st.floats(width=32, allow_nan=False, allow_infinity=False)
 vectors = st.lists(floats, min_size=3, max_size=3)
