@@ -8,13 +8,17 @@ of the group `aaflow_plugins`. The entry point's name is the prefix of the top-l
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pluggy
 
 if TYPE_CHECKING:
+    from aaflow_plugins.comparison import Comparison
+    from aaflow_plugins.demonstration import Demo
     from aaflow_plugins.embedding import Embedder
     from aaflow_plugins.executor import Executor
+    from aaflow_plugins.plan import Plan
     from aaflow_plugins.storing import VectorSink
 
 #: The entry-point group and pluggy project name.
@@ -42,3 +46,18 @@ def aaflow_sink(store: Any) -> VectorSink | None:
 @hookspec
 def aaflow_capabilities() -> list[tuple[str, str, str]]:  # type: ignore[empty-body]
     """Rows for `aaflow doctor`: (kind, name, state), state being 'ready' or what is missing and the remedy."""
+
+
+@hookspec(firstresult=True)
+def aaflow_plan(obj: Any) -> Plan | None:
+    """Return the plan that these native objects (one, several, or a mapping by part) would run as."""
+
+
+@hookspec(firstresult=True)
+def aaflow_comparison(make: Callable[[], Any], documents: Sequence[tuple[str, str]]) -> Comparison | None:
+    """Compare native and accelerated for the objects that `make` gives, over `(source, text)` documents."""
+
+
+@hookspec(firstresult=True)
+def aaflow_demo(documents: Sequence[tuple[str, str]]) -> Demo | None:
+    """Return this framework's demo over `(source, text)` documents."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import Any
 
@@ -10,13 +11,17 @@ from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import VectorStore
 from langchain_text_splitters import MarkdownHeaderTextSplitter
 
+from aaflow_plugins.comparison import Comparison
+from aaflow_plugins.demonstration import Demo
 from aaflow_plugins.embedding import Embedder
 from aaflow_plugins.executor import Executor
 from aaflow_plugins.hookspecs import hookimpl
+from aaflow_plugins.plan import Plan
 from aaflow_plugins.storing import VectorSink
-from langchain_aaflow import embedders, vectorstores
+from langchain_aaflow import comparing, embedders, vectorstores
 from langchain_aaflow.embeddings import accelerate_embeddings
 from langchain_aaflow.splitters import accelerate_splitter
+from langchain_aaflow.wordllama import WordLlamaEmbedder, WordLlamaEmbeddings
 
 
 @hookimpl
@@ -34,6 +39,8 @@ def aaflow_accelerate(obj: Any, executor: Executor | None) -> Any:
 @hookimpl
 def aaflow_embedder(embeddings: Any) -> Embedder | None:
     """The fast path of a known embeddings class."""
+    if type(embeddings) is WordLlamaEmbeddings:
+        return WordLlamaEmbedder()
     return embedders.fast_path(embeddings)[0] if isinstance(embeddings, Embeddings) else None
 
 
@@ -41,6 +48,27 @@ def aaflow_embedder(embeddings: Any) -> Embedder | None:
 def aaflow_sink(store: Any) -> VectorSink | None:
     """The zero-copy way into a known vector store."""
     return vectorstores.sink_for(store) if isinstance(store, VectorStore) else None
+
+
+@hookimpl
+def aaflow_plan(obj: Any) -> Plan | None:
+    """The plan of an ingestion with these objects."""
+    pipeline = comparing.pipeline_of(obj)
+    return pipeline.plan() if pipeline else None
+
+
+@hookimpl
+def aaflow_comparison(make: Callable[[], Any], documents: Sequence[tuple[str, str]]) -> Comparison | None:
+    """Native against accelerated."""
+    return comparing.comparison(make, documents)
+
+
+@hookimpl
+def aaflow_demo(documents: Sequence[tuple[str, str]]) -> Demo | None:
+    """Text files into FAISS."""
+    from langchain_aaflow.demo import demo
+
+    return demo(documents)
 
 
 @hookimpl

@@ -1,0 +1,235 @@
+"""The command `aaflow`: demo, compare, explain, doctor."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from aaflow_plugins import corpus, plugins
+from aaflow_plugins.comparison import Comparison, Outcome, compare, summary
+
+app = typer.Typer(
+    help="Runs LangChain and LlamaIndex pipelines faster with identical results.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console()
+progress_console = Console(stderr=True)
+
+#: Characters the demo takes from the installed Python's library; about 20 s of native work on one core.
+DEMO_CHARACTERS = 6_000_000
+
+ObjectArgument = Annotated[str, typer.Argument(help="What to look at, as module:object; a function is called.")]
+DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+class UserError(Exception):
+    """Something the user can mend; shown as one line."""
+
+
+@app.command()
+def demo(
+    corpus_folder: Annotated[
+        Path | None, typer.Option("--corpus", help="Folder of text files. Default: the installed Python's library.")
+    ] = None,
+    framework: Annotated[str, typer.Option(help="Which adapter's demo to run.")] = "langchain",
+    repeats: Annotated[int, typer.Option(help="Runs of each contender, in turns.")] = 3,
+    debug: DebugOption = False,
+) -> None:
+    """Send real text through a framework natively and accelerated; compare results and times; ask a question."""
+    with _errors(debug):
+        texts = _read(corpus_folder)
+        _load_framework(framework)
+        shown = plugins.plugin_manager().hook.aaflow_demo(documents=_documents(texts))
+        if shown is None:
+            raise UserError(f"the plug-in {framework!r} has no demo")
+        outcomes = [_measured(part, repeats) for part in shown.parts]
+        console.print(summary(outcomes))
+        last = outcomes[-1].accelerated.last
+        assert last
+        if last.report:
+            console.print(last.report.table())
+        question = "How do I read a file line by line?"
+        source, passage = shown.answer(last.result, question)
+        console.print(f"[bold]{question}[/bold]\nThe nearest passage is in {source}:", highlight=False, soft_wrap=True)
+        console.print(passage.strip()[:400], highlight=False, markup=False)
+        _exit_if_different(outcomes)
+
+
+@app.command(name="compare")
+def compare_command(
+    target: ObjectArgument,
+    documents: Annotated[Path, typer.Option("--documents", help="Folder of text files to run it on.")],
+    repeats: Annotated[int, typer.Option(help="Runs of each contender, in turns.")] = 3,
+    debug: DebugOption = False,
+) -> None:
+    """Run your own objects (a splitter, embeddings, a vector store; one or several) natively and accelerated."""
+    with _errors(debug):
+        make = _maker(target)
+        texts = _read(documents)
+        hooks = _hooks_for(make())
+        compared = hooks.aaflow_comparison(make=make, documents=_documents(texts))
+        if compared is None:
+            raise UserError(f"{target}: nothing here to compare: name a splitter, embeddings or a vector store")
+        outcome = _measured(compared, repeats)
+        console.print(outcome.table())
+        for note in compared.notes:
+            console.print(f"note: {note}", highlight=False)
+        _exit_if_different([outcome])
+
+
+@app.command()
+def explain(target: ObjectArgument, debug: DebugOption = False) -> None:
+    """Show the plan your objects would run as: operators, schemas, schedule, and what runs natively and why."""
+    from aaflow_plugins.executor import Executor
+
+    with _errors(debug):
+        obj = _maker(target)()
+        plan = _hooks_for(obj).aaflow_plan(obj=obj)
+        if plan is None:
+            raise UserError(f"{target}: nothing here to plan: name a splitter, embeddings or a vector store")
+        console.print(plan.explain(Executor().schedule(plan)), highlight=False, markup=False, soft_wrap=True)
+
+
+@app.command()
+def doctor(debug: DebugOption = False) -> None:
+    """Show versions found, plug-ins and fast paths, what is missing, and the command that installs it."""
+    with _errors(debug):
+        versions = Table(title="versions")
+        versions.add_column("package")
+        versions.add_column("version")
+        versions.add_row("python", sys.version.split()[0])
+        for package in _PACKAGES:
+            versions.add_row(package, _version(package))
+        console.print(versions)
+        paths = Table(title="plug-ins and fast paths")
+        for column in ("plug-in", "kind", "name", "state"):
+            paths.add_column(column)
+        for entry in plugins.installed():
+            try:
+                plugins.load(entry)
+            except ImportError as error:
+                remedy = f"pip install 'aaflow-plugins[{entry.name}]'"
+                paths.add_row(entry.name, "adapter", entry.value, f"not usable: {error}; {remedy}")
+                continue
+            paths.add_row(entry.name, "adapter", entry.value, "ready")
+            manager = plugins.plugin_manager()
+            others = [plugin for plugin in manager.get_plugins() if manager.get_name(plugin) != entry.value]
+            for rows in manager.subset_hook_caller("aaflow_capabilities", others)():
+                for kind, name, state in rows:
+                    paths.add_row("", kind, name, state)
+        paths.add_row("core", "engine", "local", "ready")
+        console.print(paths)
+
+
+def main() -> None:
+    """Entry point of the command `aaflow`."""
+    app()
+
+
+_PACKAGES = (
+    "aaflow-plugins", "pyarrow", "numpy", "langchain-core", "langchain-text-splitters", "langchain-community",
+    "langchain-openai", "llama-index-core", "faiss-cpu", "tiktoken", "splintr-rs", "wordllama",
+)  # fmt: skip
+
+
+class _errors:
+    """Turn errors into one clear line and exit status 1; with --debug show them in full."""
+
+    def __init__(self, debug: bool) -> None:
+        self._debug = debug
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if error is None or self._debug or not isinstance(error, Exception) or isinstance(error, typer.Exit):
+            return
+        text = str(error).strip().splitlines()
+        name = "" if isinstance(error, UserError | ValueError | TypeError) else f"{type(error).__name__}: "
+        progress_console.print(f"error: {name}{text[0] if text else ''} (--debug shows more)", markup=False)
+        raise typer.Exit(1) from error
+
+
+def _read(folder: Path | None) -> corpus.Corpus:
+    texts = corpus.read_python_library(DEMO_CHARACTERS) if folder is None else corpus.read_folder(folder)
+    console.print(f"{len(texts.texts):,} files, {texts.characters / 1e6:.1f} million characters")
+    for path, reason in texts.skipped[:5]:
+        console.print(f"skipped {path}: {reason}", highlight=False)
+    if len(texts.skipped) > 5:
+        console.print(f"skipped {len(texts.skipped) - 5} more")
+    return texts
+
+
+def _documents(texts: corpus.Corpus) -> list[tuple[str, str]]:
+    return [(str(text.path), text.content) for text in texts.texts]
+
+
+def _measured(comparison: Comparison, repeats: int) -> Outcome:
+    with progress_console.status(comparison.title) as status:
+        return compare(comparison, repeats, lambda line: status.update(f"{comparison.title}: {line}"))
+
+
+def _exit_if_different(outcomes: Sequence[Outcome]) -> None:
+    if any(outcome.difference for outcome in outcomes):
+        raise typer.Exit(2)
+
+
+def _maker(target: str) -> Callable[[], Any]:
+    """A function that gives the object(s) named by `module:object`."""
+    module_name, _, path = target.partition(":")
+    if not module_name or not path:
+        raise UserError(f"{target!r}: name it as module:object")
+    sys.path.insert(0, os.getcwd())
+    try:
+        found: Any = import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise UserError(f"{target}: {error} (looked in this folder and in the installed packages)") from error
+    for name in path.split("."):
+        if not hasattr(found, name):
+            raise UserError(f"{target}: {getattr(found, '__name__', found)!r} has no {name!r}")
+        found = getattr(found, name)
+    if callable(found) and not isinstance(found, type) and hasattr(found, "__code__"):
+        function: Callable[[], Any] = found
+        return function
+    return lambda: found
+
+
+def _hooks_for(obj: Any) -> Any:
+    parts = obj.values() if isinstance(obj, dict) else obj if isinstance(obj, list | tuple) else [obj]
+    hooks = plugins.plugin_manager().hook
+    for part in parts:
+        hooks = plugins.load_for(part)
+    return hooks
+
+
+def _load_framework(framework: str) -> None:
+    for entry in plugins.installed():
+        if entry.name == framework:
+            try:
+                return plugins.load(entry)
+            except ImportError as error:
+                raise UserError(f"{error}: pip install 'aaflow-plugins[demo]'") from error
+    names = ", ".join(entry.name for entry in plugins.installed()) or "none"
+    raise UserError(f"--framework {framework}: no such plug-in (installed: {names})")
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+if __name__ == "__main__":
+    main()
