@@ -92,7 +92,7 @@ def _certain_top(
     order = np.argsort(scores if error.ascending else -scores, kind="stable")[: k + 1]
     ranked = scores[order]
     falling = ranked if error.ascending else -ranked
-    # Equal scores come out in the order of faiss's heap, which a ranking doesn't know. NaN fails here too.
+    # Equal scores come out in the order of faiss's heap, which a ranking doesn't know.
     if not (np.isfinite(ranked).all() and (falling[:-1] < falling[1:]).all()):
         return None
     if not error.separates(query, float(ranked[k - 1]), cut_off):

@@ -304,11 +304,13 @@ def _unvalidated(
 ) -> list[Document]:
     documents = []
     new = object.__new__
+    # A copy iterates, and so pickles, in the order of the native set; a set of the same names may not.
+    fields_set = Document(id="", page_content="", metadata={}).model_fields_set
     for id_, text, metadata in zip(ids, texts, metadatas, strict=True):
         document = new(Document)
         fields = {"id": id_, "metadata": metadata.copy(), "page_content": text, "type": "Document"}
         _put_fields(document, fields)
-        _put_fields_set(document, {"id", "page_content", "metadata"})
+        _put_fields_set(document, fields_set.copy())
         _put_extra(document, None)
         _put_private(document, None)
         documents.append(document)

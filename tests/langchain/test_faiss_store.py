@@ -385,17 +385,17 @@ def test_sink_copies_no_vector() -> None:
 @pytest.mark.parametrize("normalize", [False, True])
 def test_sink_takes_a_read_only_arrow_buffer_and_leaves_it_as_it_is(normalize: bool) -> None:
     matrix = np.random.default_rng(0).standard_normal((50, DIM)).astype(np.float32)
-    column = pa.FixedSizeListArray.from_arrays(pa.array(matrix.ravel()), DIM)
+    before = matrix.tobytes()
+    column = pa.FixedSizeListArray.from_arrays(pa.array(matrix.ravel().tolist(), pa.float32()), DIM)
     view = column.values.to_numpy(zero_copy_only=True).reshape(50, DIM)
     assert not view.flags.writeable
     native, filled = empty(FAISS, normalize_L2=normalize), empty(FAISS, normalize_L2=normalize)
     texts, ids = [f"text {row}" for row in range(50)], [str(row) for row in range(50)]
     native.add_embeddings(zip(texts, matrix.tolist(), strict=True), [{}] * 50, ids)
-    for vectors in (view[:20], matrix[20:]):
-        rows = slice(0, 20) if vectors is not matrix and len(vectors) == 20 else slice(20, 50)
+    for vectors, rows in ((view[:20], slice(0, 20)), (matrix[20:], slice(20, 50))):
         FaissSink(filled).upsert(texts[rows], [{}] * len(vectors), ids[rows], Vectors(vectors))
     assert contents(filled) == contents(native)
-    assert view.tobytes() == matrix.tobytes() == np.array(column.values.tolist(), np.float32).tobytes()
+    assert view.tobytes() == matrix.tobytes() == before
 
 
 @pytest.mark.parametrize("store_class", [FAISS, AcceleratedFAISS])
@@ -626,6 +626,47 @@ def test_most_queries_are_answered_from_the_batch(monkeypatch: pytest.MonkeyPatc
         assert_batch_is_single(store_of(points, metric), queries, k=4)
     assert len(certain) == 48
     assert np.mean(certain) > 0.9
+
+
+@pytest.mark.parametrize("metric", ["l2", "ip"])
+def test_rounding_errors_stay_within_the_bound(metric: str) -> None:
+    """What decides whether a cut-off is certain: no score of either routine is off by more than the bound."""
+    for dim in (8, 384, 1536):
+        points, queries = spread(3000, dim)
+        points *= np.random.default_rng(2).uniform(0.1, 3, (3000, 1)).astype(np.float32)
+        index = store_of(points, metric).index
+        bound = faiss_search._ErrorBound(index)
+        ids = np.arange(3000)
+        products = points.astype(np.float64) @ queries.astype(np.float64).T
+        lengths = np.linalg.norm(points.astype(np.float64), axis=1)
+        for row, query in enumerate(queries[:5].astype(np.float64)):
+            true = products[:, row] if metric == "ip" else np.square(points.astype(np.float64) - query).sum(axis=1)
+            reach = bound.growth * (
+                lengths * np.linalg.norm(query) if metric == "ip" else (lengths + np.linalg.norm(query)) ** 2
+            )
+            for way in (faiss_search._by_subset, faiss_search._by_product):
+                assert (np.abs(way(index, queries[row : row + 1], ids) - true) <= reach + bound.tiny).all()
+
+
+@pytest.mark.parametrize("metric", ["l2", "ip"])
+def test_a_cut_off_within_the_rounding_error_is_not_certain(metric: str) -> None:
+    points, queries = spread(3000, 64)
+    error = faiss_search._ErrorBound(store_of(points, metric).index)
+    scores = np.array([0.5, 0.6, 0.7, 0.8], np.float32)
+    kth, better = (0.6, 1) if metric == "l2" else (0.7, -1)
+    ids = np.arange(4)
+
+    def top(cut_off: float, ranked: Any = scores) -> Any:
+        return faiss_search._certain_top(error, queries[:1], ranked, ids, cut_off, 2)
+
+    found = top(kth + 0.1 * better)
+    assert found[1].tolist() == ([[0, 1]] if metric == "l2" else [[3, 2]])
+    assert found[0].tolist() == [[scores[row] for row in found[1][0]]]
+    assert top(kth + 1e-6 * better) is None
+    assert top(kth - 0.1 * better) is None
+    assert top(kth + 0.1 * better, np.array([0.5, 0.6, 0.6, 0.7], np.float32)) is None
+    assert top(kth + 0.1 * better, np.full(4, np.nan, np.float32)) is None
+    assert top(float("nan")) is None
 
 
 @pytest.mark.parametrize("metric", ["l2", "ip"])

@@ -304,6 +304,12 @@ def _whole_numbers_in_every_third(store: Any) -> None:
         entry["vector"] = [round(10 * value) for value in entry["vector"]]
 
 
+def _whole_numbers_beyond_int64_products(store: Any) -> None:
+    """A filter that leaves only these makes the native search multiply integers, with overflow."""
+    for row, entry in enumerate(list(store.store.values())[::3]):
+        entry["vector"] = [3_000_000_000 + 7 * row + column for column in range(DIM)]
+
+
 def _nan(store: Any) -> None:
     store.store["7"]["vector"][0] = float("nan")
 
@@ -363,6 +369,7 @@ CHANGES = [
     _tuple_for_a_list,
     _whole_numbers,
     _whole_numbers_in_every_third,
+    _whole_numbers_beyond_int64_products,
     _nan,
     _infinity,
     _huge,
