@@ -304,10 +304,10 @@ def _whole_numbers_in_every_third(store: Any) -> None:
         entry["vector"] = [round(10 * value) for value in entry["vector"]]
 
 
-def _whole_numbers_beyond_int64_products(store: Any) -> None:
-    """A filter that leaves only these makes the native search multiply integers, with overflow."""
-    for row, entry in enumerate(list(store.store.values())[::3]):
-        entry["vector"] = [3_000_000_000 + 7 * row + column for column in range(DIM)]
+def _single_precision_in_every_third(store: Any) -> None:
+    """A filter that leaves only these makes the native search compute in float32."""
+    for entry in list(store.store.values())[::3]:
+        entry["vector"] = list(np.array(entry["vector"], np.float32))
 
 
 def _nan(store: Any) -> None:
@@ -369,7 +369,7 @@ CHANGES = [
     _tuple_for_a_list,
     _whole_numbers,
     _whole_numbers_in_every_third,
-    _whole_numbers_beyond_int64_products,
+    _single_precision_in_every_third,
     _nan,
     _infinity,
     _huge,
