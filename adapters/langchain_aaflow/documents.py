@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from langchain_core.documents import Document
@@ -33,22 +33,20 @@ def _form_is_known() -> bool:
 _FORM_IS_KNOWN: Final = _form_is_known()
 
 
-def documents(texts: Iterable[str], metadatas: Iterable[dict[Any, Any]]) -> list[Document]:
+def documents(texts: Sequence[str], metadatas: Sequence[dict[Any, Any]]) -> list[Document]:
     """Make Documents as `Document(page_content=..., metadata=...)` does, without its checks.
 
     Equal to the native ones in every respect: fields set, repr, pickle, JSON.
 
     Args:
         texts: Contents, exactly of type `str`.
-        metadatas: Metadata, exactly of type `dict`. The Documents keep these very dicts.
+        metadatas: As many dicts, exactly of type `dict`. The Documents keep these very dicts.
     """
     if not _FORM_IS_KNOWN:
-        return [
-            Document(page_content=text, metadata=metadata) for text, metadata in zip(texts, metadatas, strict=False)
-        ]
+        return [Document(page_content=text, metadata=own) for text, own in zip(texts, metadatas, strict=True)]
     new = Document.__new__
     made = []
-    for text, metadata in zip(texts, metadatas, strict=False):
+    for text, metadata in zip(texts, metadatas, strict=True):
         document = new(Document)
         _set_dict(document, {"id": None, "metadata": metadata, "page_content": text, "type": "Document"})
         _set_fields_set(document, {"page_content", "metadata"})

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABCMeta
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar, Final, cast
@@ -117,6 +117,8 @@ class _CreatesDocuments(Accelerated, TextSplitter):
         if isinstance(self, _SplitsText):
             split = type(self)._configure(self)
             if not isinstance(split, str):
+                if type(texts) is list and len(texts) == 1 and type(texts[0]) is str and len(texts[0]) < _LITTLE_TEXT:
+                    return self._split_into_documents(texts, metadatas_, split)
                 with paused_collector():
                     return self._split_into_documents(texts, metadatas_, split)
         made: list[Document] = []
@@ -125,7 +127,7 @@ class _CreatesDocuments(Accelerated, TextSplitter):
             chunks = list(self.split_text(text))
             if chunks:
                 with paused_collector():
-                    made += self._documents(text, chunks, None, metadatas_[index])
+                    made += self._checked_documents(text, chunks, metadatas_[index])
         return made
 
     def _split_into_documents(self, texts: Sequence[str], metadatas: Sequence[Any], split: Split) -> list[Document]:
@@ -134,16 +136,26 @@ class _CreatesDocuments(Accelerated, TextSplitter):
         for index, text in enumerate(texts):
             chunks = split(text, want_ends) if type(text) is str else None
             if chunks is None:
-                chunk_texts, ends = self.split_text(text), None
-            else:
-                chunk_texts, ends = chunks.texts, chunks.ends
-            if chunk_texts:
-                made += self._documents(text, chunk_texts, ends, metadatas[index])
+                native_chunks = self.split_text(text)
+                if native_chunks:
+                    made += self._checked_documents(text, native_chunks, metadatas[index])
+            elif chunks.texts:
+                metadata = metadatas[index]
+                if type(metadata) is dict:
+                    made += self._documents(text, chunks.texts, chunks.ends, metadata)
+                else:
+                    made += self._validated_documents(text, chunks.texts, metadata)
         return made
 
-    def _documents(self, text: str, chunks: list[str], ends: list[int] | None, metadata: Any) -> list[Document]:
-        if type(metadata) is not dict or not _ONLY_STR.issuperset(map(type, chunks)):
-            return list(self._validated_documents(text, chunks, metadata))
+    def _checked_documents(self, text: str, chunks: list[str], metadata: Any) -> Iterable[Document]:
+        """Documents of chunks that some other code made."""
+        if type(metadata) is dict and all(type(chunk) is str for chunk in chunks):
+            return self._documents(text, chunks, None, metadata)
+        return self._validated_documents(text, chunks, metadata)
+
+    def _documents(
+        self, text: str, chunks: list[str], ends: list[int] | None, metadata: dict[Any, Any]
+    ) -> list[Document]:
         copied = metadata_copier(metadata)
         metadatas = [copied() for _ in chunks]
         if self._add_start_index:
@@ -160,6 +172,7 @@ class _CreatesDocuments(Accelerated, TextSplitter):
         return documents(chunks, metadatas)
 
     def _validated_documents(self, text: str, chunks: list[str], metadata: Any) -> Iterator[Document]:
+        """Documents made as native makes them, for what it may refuse."""
         index = previous = 0
         for chunk in chunks:
             own = copy.deepcopy(metadata)
@@ -175,14 +188,18 @@ class _SplitsMarkdown(Accelerated, MarkdownHeaderTextSplitter):
 
     def split_text(self, text: str) -> list[Document]:
         """Split a Markdown text into Documents, as the native method does."""
-        if type(text) is not str or header_split(self) is not None:
+        if type(text) is not str or len(text) < _TINY_MARKDOWN or header_split(self) is not None:
             return super().split_text(text)
         sections = sections_by_header(self, text)
         with paused_collector():
             return documents([content for content, _ in sections], [dict(under) for _, under in sections])
 
 
-_ONLY_STR: Final = frozenset({str})
+#: Characters below which a single text makes too few Documents for a pause of the collector to pay.
+_LITTLE_TEXT: Final = 5_000
+
+#: Characters below which checking the configuration takes longer than native takes to split.
+_TINY_MARKDOWN: Final = 100
 
 
 @dataclass(frozen=True)

@@ -217,6 +217,9 @@ def split_once(text: str, separator: Separator, keep: Keep, between: str, limits
         chunks: Takes the chunks.
     """
     size, overlap = limits.size, limits.overlap
+    if len(text) <= size and separator.search is None and separator.text not in text:
+        _add(text, 0, len(text), limits, chunks, 0)
+        return
     merged, cuts, gap = cut(text, separator, keep, between)
     base = 0 if merged is text or merged == text else -1
     count = len(cuts) - 1

@@ -46,11 +46,19 @@ def structure(function: Callable[..., Any]) -> str:
 
     The same on every supported version of Python.
     """
+    source = _source(function)
+    return _digest(source) if source else ""
+
+
+def _source(function: Callable[..., Any]) -> str:
     try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
-    except (OSError, TypeError, SyntaxError):
+        return textwrap.dedent(inspect.getsource(function))
+    except (OSError, TypeError):
         return ""
-    return hashlib.sha256("\n".join(_walk(tree)).encode()).hexdigest()[:16]
+
+
+def _digest(source: str) -> str:
+    return hashlib.sha256("\n".join(_walk(ast.parse(source))).encode()).hexdigest()[:16]
 
 
 #: What doesn't change what a function does, or what some versions of Python don't record.

@@ -163,12 +163,13 @@ def split_every_tokens(text: str, tokens: OrdinaryTokens, size: int, overlap: in
         UnicodeEncodeError: If the text holds a lone surrogate, which tiktoken replaces.
     """
     data = text.encode()
-    lengths = tokens.byte_lengths[tokens.encode(text)]
-    count = len(lengths)
-    if not count:
-        return []
+    ids = tokens.encode(text)
+    count = len(ids)
+    if count <= size:
+        return [text] if count else []
+    lengths = tokens.byte_lengths[ids]
     ends = np.cumsum(lengths)
-    starts = np.arange(0, max(count - overlap, 1), size - overlap)
+    starts = np.arange(0, count - overlap, size - overlap)
     stops = np.minimum(starts + size, count)
     return [
         data[start:stop].decode("utf-8", "replace")

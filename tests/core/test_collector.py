@@ -1,0 +1,104 @@
+"""Pausing the cyclic collector always ends with it as it was."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+import warnings
+
+import pytest
+
+from aaflow_plugins.collector import paused_collector
+
+
+def test_paused_inside_and_restored() -> None:
+    """The collector is off inside the block and on again after it, after an error too."""
+    with paused_collector():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    with pytest.raises(KeyError), paused_collector():
+        raise KeyError
+    assert gc.isenabled()
+
+
+def test_stays_off_if_it_was_off() -> None:
+    """A collector that the user has switched off is not switched on."""
+    gc.disable()
+    try:
+        with paused_collector():
+            assert not gc.isenabled()
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+
+
+def test_nested() -> None:
+    """The outermost pause decides."""
+    with paused_collector():
+        with paused_collector():
+            pass
+        assert not gc.isenabled()
+    assert gc.isenabled()
+
+
+def test_overlapping_threads() -> None:
+    """The collector comes back when the last of overlapping pauses ends, in whichever thread."""
+    inside, leave = threading.Event(), threading.Event()
+
+    def other() -> None:
+        with paused_collector():
+            inside.set()
+            leave.wait(10)
+
+    thread = threading.Thread(target=other)
+    with paused_collector():
+        thread.start()
+        assert inside.wait(10)
+    assert not gc.isenabled()
+    leave.set()
+    thread.join(10)
+    assert gc.isenabled()
+
+
+def test_many_threads() -> None:
+    """Any number of pauses at once leaves the collector running."""
+
+    def pause() -> None:
+        for _ in range(300):
+            with paused_collector():
+                assert not gc.isenabled()
+
+    threads = [threading.Thread(target=pause) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert gc.isenabled()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
+def test_fork_inside_a_pause_of_another_thread() -> None:
+    """A forked child has a running collector, whatever the parent's threads were doing."""
+    inside, leave = threading.Event(), threading.Event()
+
+    def other() -> None:
+        with paused_collector():
+            inside.set()
+            leave.wait(10)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    assert inside.wait(10)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Forking with threads: the very case.
+        child = os.fork()
+    if child == 0:
+        before = gc.isenabled()
+        with paused_collector():
+            during = gc.isenabled()
+        os._exit(0 if before and not during and gc.isenabled() else 1)
+    _, status = os.waitpid(child, 0)
+    leave.set()
+    thread.join(10)
+    assert os.waitstatus_to_exitcode(status) == 0
