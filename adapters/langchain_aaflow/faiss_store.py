@@ -298,19 +298,20 @@ _put_fields_set = BaseModel.__dict__["__pydantic_fields_set__"].__set__
 _put_extra = BaseModel.__dict__["__pydantic_extra__"].__set__
 _put_private = BaseModel.__dict__["__pydantic_private__"].__set__
 
+#: Copied for each document: a copy iterates, and so pickles, in the native set's order; an equal set may not.
+_FIELDS_SET = Document(id="", page_content="", metadata={}).model_fields_set
+
 
 def _unvalidated(
     ids: Iterable[str | None], texts: Iterable[str], metadatas: Iterable[dict[str, Any]]
 ) -> list[Document]:
     documents = []
     new = object.__new__
-    # A copy iterates, and so pickles, in the order of the native set; a set of the same names may not.
-    fields_set = Document(id="", page_content="", metadata={}).model_fields_set
     for id_, text, metadata in zip(ids, texts, metadatas, strict=True):
         document = new(Document)
         fields = {"id": id_, "metadata": metadata.copy(), "page_content": text, "type": "Document"}
         _put_fields(document, fields)
-        _put_fields_set(document, fields_set.copy())
+        _put_fields_set(document, _FIELDS_SET.copy())
         _put_extra(document, None)
         _put_private(document, None)
         documents.append(document)

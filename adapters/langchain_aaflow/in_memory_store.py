@@ -3,8 +3,9 @@
 The native store is a public dict of dicts, `store`, each with its vector as a list of floats. A search turns all of
 them into a float64 matrix, which takes far longer than the product with the query. Here the matrix is kept, and
 before each use compared with the lists themselves: anybody may have changed them, in place too, and a list
-tells nobody. The comparison is by identity of every float (a pointer each, no arithmetic), so it sees every change
-there is; only a number replaced by an equal one (`-0.0` for `0.0`) counts as unchanged.
+tells nobody. They have to be the very lists, each beginning with a Python float, and hold the very floats (a pointer
+each to compare, no arithmetic). Python compares what is not identical by `==`, so one change stays unseen: a float
+that is not the first, replaced in the same list by a number of another type which says that it equals it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import is_, itemgetter
 from typing import Any
 
 import numpy as np
@@ -236,7 +238,9 @@ class _KeptMatrix:
         self._lock = threading.Lock()
         self._searched = False
         self._refused = -1
-        #: The floats of every vector, the very objects: holding them keeps their identities from being reused.
+        #: The vectors as the store holds them, and copies with the very floats: holding both keeps their identities
+        #: from being reused.
+        self._lists: list[list[float]] = []
         self._floats: list[list[float]] = []
         self._buffer: Array = np.empty((0, 0))
         self._lengths: Array = np.empty(0)
@@ -250,21 +254,36 @@ class _KeptMatrix:
             if not self._searched or len(vectors) == self._refused:
                 self._searched = True
                 return None
-            if (vectors[:known] if len(vectors) > known else vectors) != self._floats:
-                self._floats = []
+            if not self._unchanged(vectors[:known] if len(vectors) > known else vectors):
+                self._lists, self._floats = [], []
                 return None
             if len(vectors) > known and not self._append(vectors[known:]):
-                self._floats, self._refused = [], len(vectors)
+                self._lists, self._floats, self._refused = [], [], len(vectors)
                 return None
             return _Rows(self._buffer[: len(vectors)], self._lengths[: len(vectors)])
 
+    def _unchanged(self, vectors: list[list[float]]) -> bool:
+        try:
+            return (
+                len(vectors) == len(self._lists)
+                and all(map(is_, vectors, self._lists))
+                and vectors == self._floats
+                and set(map(type, map(itemgetter(0), vectors))) <= {float}
+            )
+        except Exception:
+            # What somebody put in place of a float can't be compared.
+            return False
+
     def _append(self, vectors: list[list[float]]) -> bool:
         """Add vectors that any native search would turn into finite float64 rows of one length."""
+        # Whatever another thread changes meanwhile, matrix and copies agree.
+        with paused_collector():
+            floats = list(map(list, vectors))
         # A row with a Python float first is at least float64, in whatever company a filter leaves it.
-        if not all(vector and type(vector[0]) is float for vector in vectors):
+        if not all(row and type(row[0]) is float for row in floats):
             return False
         try:
-            rows = np.array(vectors)
+            rows = np.array(floats)
         except (TypeError, ValueError):
             return False
         known, total = len(self._floats), len(self._floats) + len(vectors)
@@ -280,8 +299,8 @@ class _KeptMatrix:
             if total > len(self._buffer):
                 self._grow(known, max(total, 2 * known))
             self._buffer[known:total], self._lengths[known:total] = rows, lengths
-        with paused_collector():
-            self._floats.extend(map(list, vectors))
+        self._floats.extend(floats)
+        self._lists.extend(vectors)
         return True
 
     def _grow(self, known: int, capacity: int) -> None:

@@ -310,6 +310,15 @@ def _single_precision_in_every_third(store: Any) -> None:
         entry["vector"] = list(np.array(entry["vector"], np.float32))
 
 
+def _single_precision_in_place(store: Any) -> None:
+    for entry in store.store.values():
+        entry["vector"][:] = list(np.array(entry["vector"], np.float32))
+
+
+def _array_for_a_float(store: Any) -> None:
+    store.store["7"]["vector"][3] = np.arange(3.0)
+
+
 def _nan(store: Any) -> None:
     store.store["7"]["vector"][0] = float("nan")
 
@@ -370,6 +379,8 @@ CHANGES = [
     _whole_numbers,
     _whole_numbers_in_every_third,
     _single_precision_in_every_third,
+    _single_precision_in_place,
+    _array_for_a_float,
     _nan,
     _infinity,
     _huge,
