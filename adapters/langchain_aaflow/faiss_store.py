@@ -29,8 +29,8 @@ from aaflow_plugins.storing import VectorSink
 from langchain_aaflow.faiss_search import batch_search_reason, search_each
 from langchain_aaflow.random_ids import random_ids
 
-#: The versions of langchain-community whose store was compared with this module line by line.
-KNOWN_VERSIONS = ("0.4.",)
+#: The releases of langchain-community, by major and minor version, whose store was compared with this module.
+KNOWN_RELEASES = {("0", "4")}
 
 _version = version("langchain-community")
 _docstore_add = InMemoryDocstore.add
@@ -250,7 +250,7 @@ def native_reason(store: FAISS | type[FAISS]) -> str | None:
     store_class = store if isinstance(store, type) else type(store)
     if store_class not in (FAISS, AcceleratedFAISS):
         return f"{store_class.__name__} is a subclass of FAISS, whose methods may mean something else"
-    if not _version.startswith(KNOWN_VERSIONS):
+    if tuple(_version.split(".")[:2]) not in KNOWN_RELEASES:
         return f"langchain-community {_version} is not a version whose FAISS store is known"
     if not isinstance(store, type) and (changed := sorted(_ADDING & vars(store).keys())):
         return f"{', '.join(changed)} of this store is replaced"
