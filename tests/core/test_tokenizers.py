@@ -19,8 +19,8 @@ tiktoken = pytest.importorskip("tiktoken")
 ENCODINGS = ["cl100k_base", "o200k_base"]
 FRAGMENTS = st.sampled_from([
     "a", "Z", "the", " ", "  ", "\n", "\r\n", "\t", "'s", "'LL", " I'\u017f", "1", "234", ".", "--", "=" * 9, "\u00e9",
-    "\u0301", "\u4e2d", "\u3000", "\U0001f600", "\u200d", "\u0660", "\u00bd", "\x1c", "\x85", "\u2028", "\u212a", "word", " x",
-    "Camel", "/", "\ud800", "<|",
+    "\u0301", "\u4e2d", "\u3000", "\U0001f600", "\u200d", "\u0660", "\u00bd", "\x1c", "\x85", "\u2028", "\u212a", "word",
+    " x", "Camel", "/", "\ud800", "<|",
 ])  # fmt: skip
 texts = st.one_of(st.lists(FRAGMENTS, max_size=40).map("".join), st.text(max_size=40))
 
@@ -56,8 +56,10 @@ def test_generated_text(name: str, faster: bool) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ENCODINGS)
 def test_every_character(name: str) -> None:
-    """The faster tokenizer classes characters as tiktoken does (all that have names, some of the rest), next to letters, digits, spaces and itself;
-    the one it does not is left to tiktoken."""
+    """The faster tokenizer classes characters as tiktoken does, next to letters, digits, spaces and themselves.
+
+    All of the first two planes and some of the rest; the one that it classes otherwise is left to tiktoken.
+    """
     tokens = made(name, faster=True)
     encode = tokens.encoding.encode_ordinary
     for start in (*range(0, 0x20000, 16), *range(0x20000, 0x110000, 16 * 61)):
