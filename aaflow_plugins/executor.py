@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterable, Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from aaflow_plugins.background import background_loop
@@ -275,26 +276,28 @@ class _Run:
 
     def _submitter(self, stage: MapStage, step: Step, index: int) -> Callable[[Any], Future[Any]]:
         clock = self._clock
+        numbers = itertools.count()
+        failed = _EarliestFailure()
         if stage.acall is not None:
             acall = stage.acall
             slots = asyncio.Semaphore(step.slots)
 
-            async def on_loop(item: Any) -> Any:
+            async def on_loop(number: int, item: Any) -> Any:
                 async with slots:
-                    with clock.call(index, stage.model):
+                    with failed.watch(number), clock.call(index, stage.model):
                         return await acall(item)
 
-            return lambda item: self._on_loop(on_loop(item))
+            return lambda item: self._on_loop(on_loop(next(numbers), item))
 
         kind = self._plan.operators[index].kind
         pool = ThreadPoolExecutor(step.slots, thread_name_prefix=f"{self._thread_names}{kind}")
         self._pools.append(pool)
 
-        def in_thread(item: Any) -> Any:
-            with clock.call(index, stage.model):
+        def in_thread(number: int, item: Any) -> Any:
+            with failed.watch(number), clock.call(index, stage.model):
                 return stage.call(item)
 
-        return lambda item: self._track(pool.submit(contextvars.copy_context().run, in_thread, item))
+        return lambda item: self._track(pool.submit(contextvars.copy_context().run, in_thread, next(numbers), item))
 
     def _counted(self, stream: Iterator[Any], index: int) -> Iterator[Any]:
         report = self._report.operators[index]
@@ -346,6 +349,23 @@ class _Run:
 def _any_failed(window: deque[Future[Any]]) -> bool:
     """True once a call in the window has failed: what comes after it would be thrown away."""
     return any(f.done() and (f.cancelled() or f.exception() is not None) for f in window)
+
+
+class _EarliestFailure:
+    """Keeps calls from beginning after an earlier item's call has failed: their results would be thrown away."""
+
+    def __init__(self) -> None:
+        self._number = float("inf")
+
+    @contextmanager
+    def watch(self, number: int) -> Iterator[None]:
+        if number > self._number:
+            raise CancelledError
+        try:
+            yield
+        except BaseException:
+            self._number = min(self._number, number)
+            raise
 
 
 class _Clock:

@@ -122,11 +122,13 @@ class Load(Operator):
     Attributes:
         size_of: Bytes of one item.
         batch_of: Makes a batch of consecutive items.
+        rows: Items a batch; None leaves it to the schedule.
     """
 
     kind: ClassVar[str] = "load"
     size_of: Callable[[Any], int]
     batch_of: Callable[[list[Any]], Batch]
+    rows: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,6 +236,29 @@ class Embed(Operator):
             columns = {**batch.columns, "vector": vector_views.to_arrow(matrix), EXACT.name: exact}
             yield Batch(schema, columns, rows, copied)
             start += rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call(Operator):
+    """Calls a model with each batch, several at once.
+
+    Attributes:
+        call: The blocking call.
+        acall: The coroutine form, or None where there is no asynchronous client.
+    """
+
+    kind: ClassVar[str] = "call"
+    call: Callable[[Batch], Batch]
+    acall: Callable[[Batch], Any] | None = None
+
+    @property
+    def resource(self) -> Resource:
+        """A thread a call, or the loop for an asynchronous client."""
+        return Resource.LOOP if self.acall else Resource.THREAD
+
+    def stages(self) -> Sequence[Stage]:
+        """One stage."""
+        return [MapStage(self.call, self.acall, model=True)]
 
 
 @dataclass(frozen=True, kw_only=True)

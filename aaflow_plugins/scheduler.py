@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import TypeVar
 
-from aaflow_plugins.operators import Embed, Operator, Resource, Split
+from aaflow_plugins.operators import Call, Embed, Load, Operator, Resource, Split
 from aaflow_plugins.plan import Plan
 
 T = TypeVar("T")
@@ -133,12 +133,14 @@ def schedule(plan: Plan, sizes: Sizes, resources: Resources) -> Schedule:
     more = sum(step.in_flight_bytes for step in wishes) - least
     share = min(1.0, max(0.0, (resources.memory_limit - least) / more)) if more else 1.0
     steps = tuple(_shrink(step, share) for step in wishes)
+    first = plan.operators[0]
+    rows = first.rows if isinstance(first, Load) and first.rows else resources.batch_rows
     boundaries = None
     if sizes.item_bytes is not None:
-        cuts = batches(sizes.item_bytes, int, resources.batch_rows, resources.batch_bytes)
+        cuts = batches(sizes.item_bytes, int, rows, resources.batch_bytes)
         ends = list(accumulate(len(batch) for batch in cuts))
         boundaries = tuple(zip([0, *ends], ends, strict=False))
-    return Schedule(steps, resources.batch_rows, resources.batch_bytes, boundaries)
+    return Schedule(steps, rows, resources.batch_bytes, boundaries)
 
 
 def batches(items: Iterable[T], size_of: Callable[[T], int], rows: int, size: int) -> Iterator[list[T]]:
@@ -159,7 +161,7 @@ def batches(items: Iterable[T], size_of: Callable[[T], int], rows: int, size: in
 def _placement(operator: Operator, resources: Resources) -> tuple[Resource, int]:
     if isinstance(operator, Split) and operator.remote and not operator.whole and resources.processes:
         return Resource.PROCESS, resources.processes
-    if isinstance(operator, Embed):
+    if isinstance(operator, Embed | Call):
         return operator.resource, resources.max_concurrency or operator.slots
     return operator.resource, operator.slots
 

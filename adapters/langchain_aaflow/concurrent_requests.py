@@ -1,125 +1,101 @@
-"""Sending requests that are all known beforehand, several at a time, with the replies in order.
-
-For calls that return everything at once; what streams goes through the executor.
-"""
+"""Sending an embedder's requests that are all known beforehand, several at a time, as a plan of its own."""
 
 from __future__ import annotations
 
-import asyncio
-import contextvars
-import math
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Final
 
+import pyarrow as pa
+
+from aaflow_plugins.dataplane import schemas
+from aaflow_plugins.dataplane.batch import Batch
 from aaflow_plugins.embedding import Embedder, Request
+from aaflow_plugins.executor import Executor
+from aaflow_plugins.operators import Call, Load
+from aaflow_plugins.plan import Plan
+from aaflow_plugins.progress import Progress, ProgressCallback
+from langchain_aaflow.plans import REQUEST_BYTES
+
+_REQUESTS: Final = pa.schema([schemas.native("request", "Request")])
+_REPLIES: Final = pa.schema([schemas.native("reply", "reply")])
 
 
-def send_all(
-    embedder: Embedder, requests: Sequence[Request], max_concurrency: int, progress: bool = False
-) -> list[Any]:
-    """Send with up to `max_concurrency` threads; one request is sent in the calling thread.
+def send_all(embedder: Embedder, requests: Sequence[Request], executor: Executor, progress: bool = False) -> list[Any]:
+    """Send requests from threads; a single request is sent in the calling thread.
 
     Args:
         embedder: What the requests belong to.
         requests: The requests, in the order of the replies.
-        max_concurrency: Requests in flight, at least 1.
+        executor: Bounds the requests in flight; the embedder's own bound without one of its own.
         progress: Show a bar on standard error, where tqdm is installed.
 
     Raises:
-        BaseException: What the earliest failing request raised. No request begins after a failure before it.
+        BaseException: What the earliest failing request raised.
     """
-    outcome = _Outcome()
-    with _Bar(len(requests), progress) as done:
-
-        def send(number: int) -> Any:
-            if outcome.failed_before(number):
-                return None
-            try:
-                reply = embedder.send(requests[number])
-            except BaseException:
-                outcome.fail(number)
-                raise
-            done()
-            return reply
-
-        if len(requests) < 2 or max_concurrency == 1:
-            return [send(number) for number in range(len(requests))]
-        pool = ThreadPoolExecutor(min(max_concurrency, len(requests)), thread_name_prefix="aaflow-embed")
-        try:
-            context = contextvars.copy_context
-            futures = [pool.submit(context().run, send, number) for number in range(len(requests))]
-            return [future.result() for future in futures]
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    with _bar(len(requests), progress) as step:
+        if len(requests) < 2:
+            return [embedder.send(request) for request in requests]
+        return executor.run(_plan(embedder), requests, _replies, progress=step)
 
 
 async def asend_all(
-    embedder: Embedder, requests: Sequence[Request], max_concurrency: int, progress: bool = False
+    embedder: Embedder, requests: Sequence[Request], executor: Executor, progress: bool = False
 ) -> list[Any]:
-    """Like `send_all`, with the asynchronous client on the running loop.
+    """Like `send_all`, with the asynchronous client on the running loop. Cancellation cancels what is in flight."""
+    with _bar(len(requests), progress) as step:
+        if len(requests) < 2:
+            return [await embedder.asend(request) for request in requests]
+        return await executor.arun(_plan(embedder, asynchronous=True), requests, _replies, progress=step)
 
-    Raises:
-        BaseException: What the earliest failing request raised. No request begins after a failure before it.
-            Cancellation cancels the requests in flight.
-    """
-    outcome = _Outcome()
-    slots = asyncio.Semaphore(max_concurrency)
-    with _Bar(len(requests), progress) as done:
 
-        async def send(number: int) -> Any:
-            async with slots:
-                if outcome.failed_before(number):
-                    return None
-                try:
-                    reply = await embedder.asend(requests[number])
-                except BaseException:
-                    outcome.fail(number)
-                    raise
-            done()
-            return reply
+def _plan(embedder: Embedder, *, asynchronous: bool = False) -> Plan:
+    def call(batch: Batch) -> Batch:
+        (request,) = batch.native("request")
+        return Batch(_REPLIES, {"reply": [embedder.send(request)]}, 1)
 
-        tasks = [asyncio.create_task(send(number)) for number in range(len(requests))]
+    async def acall(batch: Batch) -> Batch:
+        (request,) = batch.native("request")
+        return Batch(_REPLIES, {"reply": [await embedder.asend(request)]}, 1)
+
+    load = Load(
+        name="requests",
+        adds=_REQUESTS,
+        size_of=lambda request: request.size,
+        batch_of=lambda requests: Batch(_REQUESTS, {"request": requests}, len(requests)),
+        rows=1,
+    )
+    send = Call(
+        name=embedder.describe(),
+        reads=_REQUESTS,
+        adds=_REPLIES,
+        call=call,
+        acall=acall if asynchronous else None,
+        slots=embedder.max_concurrency,
+        item_bytes=REQUEST_BYTES,
+    )
+    return Plan([load, send])
+
+
+def _replies(batches: Iterator[Batch]) -> list[Any]:
+    return [reply for batch in batches for reply in batch.native("reply")]
+
+
+def _bar(total: int, shown: bool) -> AbstractContextManager[ProgressCallback | None]:
+    if shown:
         try:
-            return [await task for task in tasks]
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            from tqdm.auto import tqdm  # type: ignore[import-untyped]
+        except ImportError:
+            return nullcontext()  # as the native call does
+        return _tqdm(tqdm(total=total))
+    return nullcontext()
 
 
-class _Outcome:
-    """The earliest failure so far: what comes after it would be thrown away."""
+@contextmanager
+def _tqdm(bar: Any) -> Iterator[ProgressCallback]:
+    def step(progress: Progress) -> None:
+        if progress.operator == Call.kind:
+            bar.update()
 
-    def __init__(self) -> None:
-        self._failed: float = math.inf
-
-    def fail(self, number: int) -> None:
-        self._failed = min(self._failed, number)
-
-    def failed_before(self, number: int) -> bool:
-        return number > self._failed
-
-
-class _Bar:
-    """A progress bar, or nothing."""
-
-    def __init__(self, total: int, shown: bool) -> None:
-        self._bar: Any = None
-        if shown:
-            try:
-                from tqdm.auto import tqdm  # type: ignore[import-untyped]
-            except ImportError:
-                return  # as the native call does
-            self._bar = tqdm(total=total)
-
-    def __enter__(self) -> Callable[[], None]:
-        return self._bar.update if self._bar is not None else _nothing
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-
-def _nothing() -> None:
-    pass
+    with bar:
+        yield step

@@ -36,7 +36,7 @@ class _Accelerated(_Native):
         # The native call asks for the vector of the empty text last.
         order = sorted(requests, key=asks_for_empty)
         replies = dict(
-            zip(map(id, order), send_all(embedder, order, self._concurrency, self.show_progress_bar), strict=True)
+            zip(map(id, order), send_all(embedder, order, self._runner, self.show_progress_bar), strict=True)
         )
         return embedder.rows([(request, replies[id(request)]) for request in requests], texts)
 
@@ -49,7 +49,7 @@ class _Accelerated(_Native):
             return await super().aembed_documents(texts, chunk_size=chunk_size, **kwargs)
         requests = await run_in_executor(None, list, embedder.compose([texts]))
         order = sorted(requests, key=asks_for_empty)
-        answers = await asend_all(embedder, order, self._concurrency, self.show_progress_bar)
+        answers = await asend_all(embedder, order, self._runner, self.show_progress_bar)
         replies = dict(zip(map(id, order), answers, strict=True))
         pairs = [(request, replies[id(request)]) for request in requests]
         return await run_in_executor(None, embedder.rows, pairs, texts)
@@ -61,9 +61,8 @@ class _Accelerated(_Native):
         return OpenAIEmbedder(self, chunk_size, kwargs)
 
     @property
-    def _concurrency(self) -> int:
-        limit = self._executor.resources.max_concurrency if self._executor else None
-        return limit or OpenAIEmbedder.max_concurrency
+    def _runner(self) -> Executor:
+        return self._executor or Executor()
 
 
 class AcceleratedOpenAIEmbeddings(_Accelerated, OpenAIEmbeddings):

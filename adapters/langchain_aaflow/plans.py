@@ -30,7 +30,7 @@ CHUNKS: Final = pa.schema([DOCUMENT, schemas.text("text"), ID])
 STREAMED_TEXTS_A_CALL: Final = 1000
 
 #: What a request and its reply weigh, for the memory bound: 1,000 vectors of 1,536 floats, as base64 and decoded.
-_REQUEST_BYTES: Final = 1000 * 1536 * 4 * 7 // 3
+REQUEST_BYTES: Final = 1000 * 1536 * 4 * 7 // 3
 
 
 def size_of(document: Document) -> int:
@@ -154,7 +154,7 @@ def embed(embedding: Embeddings, batch_size: int | None = None, *, asynchronous:
         embedder=embedder,
         asynchronous=asynchronous and embedder.has_async,
         slots=embedder.max_concurrency,
-        item_bytes=_REQUEST_BYTES,
+        item_bytes=REQUEST_BYTES,
     )
 
 

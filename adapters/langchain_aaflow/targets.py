@@ -112,19 +112,23 @@ class Target(Generic[S]):
 
     def add_natively(self, chunks: list[Document], ids: list[str] | None) -> S:
         """Add chunks through the native calls."""
-        options: dict[str, Any] = {} if ids is None else {"ids": ids}
-        if self._store is not None:
+        options = self._options(chunks, ids)
+        if not chunks:
+            pass  # a store may refuse to add nothing, and nothing is to be added
+        elif self._store is not None:
             self._store.add_documents(chunks, **options)
-        elif chunks and self._class and self.embedding:
+        elif self._class and self.embedding:
             self._store = self._class.from_documents(chunks, self.embedding, **options)
         return self.finished()
 
     async def aadd_natively(self, chunks: list[Document], ids: list[str] | None) -> S:
         """Add chunks through the native asynchronous calls."""
-        options: dict[str, Any] = {} if ids is None else {"ids": ids}
-        if self._store is not None:
+        options = self._options(chunks, ids)
+        if not chunks:
+            pass
+        elif self._store is not None:
             await self._store.aadd_documents(chunks, **options)
-        elif chunks and self._class and self.embedding:
+        elif self._class and self.embedding:
             self._store = await self._class.afrom_documents(chunks, self.embedding, **options)
         return self.finished()
 
@@ -138,12 +142,20 @@ class Target(Generic[S]):
                 f"embedding: {type(self.embedding).__name__} gives vectors of {width} floats, "
                 f"but {self.name} holds vectors of {sink.dimension}"
             )
-        if refusal := sink.refusal(ids):
-            raise ValueError(f"ids: {refusal}")
+        self._check_ids(ids)
         documents: Sequence[Document] = batch.native("document")
         texts = [document.page_content for document in documents]
         sink.upsert(texts, [document.metadata for document in documents], ids, vectors)
         return replace(batch, bytes_copied=0 if sink.takes_buffer else vectors.matrix.nbytes)
+
+    def _options(self, chunks: Sequence[Document], ids: list[str] | None) -> dict[str, Any]:
+        self._check_ids([chunk.id for chunk in chunks] if ids is None else ids)
+        return {} if ids is None else {"ids": ids}
+
+    def _check_ids(self, ids: Sequence[str | None]) -> None:
+        # Some stores find out only when half of the work is done.
+        if self._sink is not None and (refusal := self._sink.refusal(ids)):
+            raise ValueError(f"ids: {refusal}")
 
 
 def _ids(batch: Batch, given: bool) -> list[str] | None:

@@ -121,6 +121,14 @@ def test_the_first_error_comes_out_as_it_was_raised_and_earlier_rows_are_stored_
     assert max(embedder.sent) < 10 + 2 * 4 + 1, "calls go on after the error"
 
 
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_with_one_call_at_a_time_none_begins_after_a_failure(asynchronous: bool) -> None:
+    embedder = HashEmbedder(1, fail_at=10)
+    with pytest.raises(ConnectionError):
+        Executor().run(word_plan(embedder, [], asynchronous=asynchronous), iter(TEXTS), drain)
+    assert embedder.sent == list(range(11))
+
+
 def test_an_error_in_the_source_comes_out_after_what_was_read_before_it() -> None:
     def source() -> Iterator[str]:
         yield from TEXTS[:10]
