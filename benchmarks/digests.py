@@ -1,0 +1,49 @@
+"""Checksums of results: two contenders did the same exactly if these are equal."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+if TYPE_CHECKING:
+    from langchain_core.documents import Document
+
+
+def of_documents(documents: Iterable[Document]) -> str:
+    """Texts, ids, metadata (types, nesting and order of keys included), and the order of the documents."""
+    digest = hashlib.sha256()
+    for document in documents:
+        digest.update(_encoded(document.id, document.page_content, document.metadata))
+    return digest.hexdigest()
+
+
+def of_faiss_store(store: Any) -> str:
+    """Rows in the order of the index: text, metadata, and the bytes of the float32 vector.
+
+    Ids are random; of them count and kind are compared.
+    """
+    digest = hashlib.sha256()
+    rows = store.index.ntotal
+    ids = [store.index_to_docstore_id[row] for row in range(rows)]
+    digest.update(_encoded(type(store).__name__, len(set(ids)), {UUID(id_).version for id_ in ids}))
+    for id_ in ids:
+        document = store.docstore.search(id_)
+        digest.update(_encoded(document.id == id_, document.page_content, document.metadata))
+    digest.update(_encoded(type(store.index).__name__, store.index.d, store.index.metric_type))
+    for start in range(0, rows, 10_000):
+        digest.update(store.index.reconstruct_n(start, min(10_000, rows - start)).tobytes())
+    return digest.hexdigest()
+
+
+def of_rows(rows: Sequence[Sequence[float]]) -> str:
+    """Rows of numbers: types, values to the last bit, order."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(_encoded(type(row).__name__, [float.hex(value) for value in row]))
+    return digest.hexdigest()
+
+
+def _encoded(*values: Any) -> bytes:
+    return repr(values).encode("utf-8", "surrogatepass")

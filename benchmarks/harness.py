@@ -1,0 +1,270 @@
+"""The protocol that every benchmark follows: fresh processes, rotated order, equal results or none.
+
+A `Benchmark` names cases and contenders. For each case and repeat every contender gets a process of its own, in an
+order that rotates by one from repeat to repeat; only the call itself is timed there (`measure.Work` says what that
+is). The digests of all results of a case must be equal, or there is no result at all.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from benchmarks.corpus import Corpora
+from benchmarks.machine import machine, versions
+from benchmarks.measure import Work, rotated
+from benchmarks.results import CaseResult, ContenderResult, Measurement, Metric, Results, Role
+
+ROOT = Path(__file__).resolve().parent.parent
+
+#: Repeats unless told otherwise.
+REPEATS, QUICK_REPEATS = 5, 2
+
+
+class BenchmarkError(Exception):
+    """A contender failed."""
+
+
+class ResultsDifferError(BenchmarkError):
+    """Two contenders, or two runs of one, did not give the same result: no time of theirs means anything."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One way to do the work.
+
+    Attributes:
+        name: As it stands in the table.
+        role: Whose way it is.
+        prepare: Called in the contender's own process with the case's parameters.
+    """
+
+    name: str
+    role: Role
+    prepare: Callable[[Mapping[str, Any]], Work]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One piece of work.
+
+    Attributes:
+        name: As it stands in the table.
+        parameters: JSON that every contender's `prepare` gets.
+        contenders: Names of those that take part; the first native one is the framework's default.
+        megabytes: Megabytes of text, if a rate is to be shown.
+    """
+
+    name: str
+    parameters: Mapping[str, Any]
+    contenders: tuple[str, ...]
+    megabytes: float | None = None
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large a run is.
+
+    Attributes:
+        quick: A smoke test: small inputs.
+        corpora: Where the cases' texts come from.
+    """
+
+    quick: bool
+    corpora: Corpora
+
+
+def _no_service(_: Case) -> AbstractContextManager[Mapping[str, Any]]:
+    return nullcontext({})
+
+
+def _no_notes(_case: CaseResult, _results: Sequence[CaseResult]) -> list[str]:
+    return []
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Cases, and who competes in them.
+
+    Attributes:
+        name: On the command line and in file names.
+        home: `module:attribute` where a contender's process finds this object.
+        title: One line for people.
+        protocol: What is timed, what is prepared before, and what the warm-up is.
+        metric: What comparisons go by.
+        contenders: All contenders of all cases.
+        cases: The cases of a scale.
+        service: Runs what a case's contenders share (a server) and gives further parameters for all of them.
+        notes: Lines to stand below a case's table.
+        together: Whether all contenders share one process and are called in turn, `parameters["iterations"]` times:
+            for calls too short to be measured one by one.
+    """
+
+    name: str
+    home: str
+    title: str
+    protocol: str
+    metric: Metric
+    contenders: tuple[Contender, ...]
+    cases: Callable[[Scale], list[Case]]
+    service: Callable[[Case], AbstractContextManager[Mapping[str, Any]]] = field(default=_no_service)
+    notes: Callable[[CaseResult, Sequence[CaseResult]], list[str]] = field(default=_no_notes)
+    together: bool = False
+
+    def contender(self, name: str) -> Contender:
+        """The contender of a name.
+
+        Raises:
+            KeyError: If there is none.
+        """
+        return {contender.name: contender for contender in self.contenders}[name]
+
+
+def load_benchmark(home: str) -> Benchmark:
+    """The benchmark at `module:attribute`."""
+    module, _, attribute = home.partition(":")
+    benchmark: Benchmark = getattr(importlib.import_module(module), attribute)
+    return benchmark
+
+
+def run_benchmark(
+    benchmark: Benchmark,
+    *,
+    quick: bool = False,
+    repeats: int | None = None,
+    folder: Path | None = None,
+    only: str = "",
+    report: Callable[[str], object] = lambda _: None,
+) -> Results:
+    """Measure every case, `repeats` processes a contender.
+
+    Args:
+        benchmark: What to run.
+        quick: A smoke test.
+        repeats: Processes a contender and case. None: 5, or 2 if quick.
+        folder: Text to work on; None takes what the installed Python's library carries.
+        only: Run only cases whose name contains this.
+        report: Called with one line a measurement.
+
+    Raises:
+        BenchmarkError: If a contender fails; with its last words.
+        ResultsDifferError: If results of one case are not all equal.
+        ValueError: If no case is left, or the folder holds no text.
+    """
+    repeats = repeats or (QUICK_REPEATS if quick else REPEATS)
+    surroundings = machine()
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as scratch:
+        cases = benchmark.cases(Scale(quick, Corpora(Path(scratch), folder)))
+        chosen = [case for case in cases if only in case.name]
+        if not chosen:
+            raise ValueError(f"no case of {benchmark.name} has {only!r} in its name: {[case.name for case in cases]}")
+        done = [_run_case(benchmark, case, repeats, Path(scratch), report) for case in chosen]
+    return Results(
+        benchmark=benchmark.name,
+        title=benchmark.title,
+        protocol=benchmark.protocol,
+        metric=benchmark.metric,
+        quick=quick,
+        partial=len(chosen) < len(cases),
+        repeats=repeats,
+        machine=surroundings,
+        versions=versions(),
+        cases=tuple(done),
+    )
+
+
+def _run_case(
+    benchmark: Benchmark, case: Case, repeats: int, scratch: Path, report: Callable[[str], object]
+) -> CaseResult:
+    runs: dict[str, list[Measurement]] = {name: [] for name in case.contenders}
+    agreed: _Agreement = _Agreement(case.name)
+    with benchmark.service(case) as shared:
+        parameters = {**case.parameters, **shared}
+        for repeat in range(repeats):
+            order = rotated(case.contenders, repeat)
+            for group in [order] if benchmark.together else [[name] for name in order]:
+                measured = _in_fresh_process(benchmark, case.name, group, parameters, scratch)
+                for name, run in zip(group, measured, strict=True):
+                    agreed.check(name, repeat, run.digest, part=benchmark.contender(name).role == "part")
+                    runs[name].append(run)
+                    report(f"{case.name} · {name} · {repeat + 1}/{repeats} · {run.wall:.6g} s, CPU {run.cpu:.6g} s")
+    return CaseResult(
+        name=case.name,
+        parameters=_portable(case.parameters),
+        megabytes=case.megabytes,
+        digest=agreed.digest,
+        contenders=tuple(
+            ContenderResult(name, benchmark.contender(name).role, tuple(runs[name])) for name in case.contenders
+        ),
+    )
+
+
+class _Agreement:
+    """What the results of one case have to be."""
+
+    def __init__(self, case: str) -> None:
+        self._case = case
+        self._first = ""
+        self.digest = ""
+
+    def check(self, name: str, repeat: int, digest: str | None, *, part: bool) -> None:
+        run = f"{name!r} (repeat {repeat + 1})"
+        if part:
+            return
+        if not digest:
+            raise BenchmarkError(f"{self._case}: {run} gave no digest of its result")
+        if not self.digest:
+            self.digest, self._first = digest, run
+        elif digest != self.digest:
+            raise ResultsDifferError(f"{self._case}: the result of {run} is not that of {self._first}")
+
+
+def _in_fresh_process(
+    benchmark: Benchmark, case: str, contenders: Sequence[str], parameters: Mapping[str, Any], scratch: Path
+) -> list[Measurement]:
+    reply = scratch / "measurements.json"
+    reply.unlink(missing_ok=True)
+    task = {"benchmark": benchmark.home, "contenders": list(contenders), "parameters": dict(parameters)}
+    child = subprocess.run(
+        [sys.executable, "-m", "benchmarks.run_one", str(reply)],
+        input=json.dumps(task),
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=_environment(),
+        check=False,
+    )
+    if child.returncode or not reply.exists():
+        last_words = "\n".join(child.stderr.strip().splitlines()[-15:])
+        names = ", ".join(contenders)
+        raise BenchmarkError(f"{case}: {names} failed with exit status {child.returncode}\n{last_words}")
+    return [Measurement(**run) for run in json.loads(reply.read_text(encoding="utf-8"))]
+
+
+def _environment() -> dict[str, str]:
+    """The same for all: nothing traced, nothing fetched."""
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("LANGSMITH_", "LANGCHAIN_"))
+    }
+    package = find_spec("llama_index")
+    for root in package.submodule_search_locations or () if package else ():
+        # LlamaIndex carries tiktoken's cl100k_base and gpt2.
+        cache = Path(root) / "core" / "_static" / "tiktoken_cache"
+        if cache.is_dir():
+            environment.setdefault("TIKTOKEN_CACHE_DIR", str(cache))
+    return environment
+
+
+def _portable(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters without the paths of this run's scratch files."""
+    return {name: value for name, value in parameters.items() if name != "corpus"}
