@@ -1,0 +1,106 @@
+"""The command line, as a user calls it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+OBJECTS = """
+from langchain_core.embeddings import DeterministicFakeEmbedding
+from langchain_core.vectorstores import InMemoryVectorStore
+from langchain_text_splitters import RecursiveCharacterTextSplitter
+
+splitter = RecursiveCharacterTextSplitter(chunk_size=200, chunk_overlap=20)
+number = 3
+
+def pipeline():
+    return {"splitter": splitter, "embedding": DeterministicFakeEmbedding(size=4), "vectorstore": InMemoryVectorStore}
+
+def broken():
+    raise RuntimeError("the user's own")
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, real_texts: list[str]) -> Path:
+    (tmp_path / "mine.py").write_text(OBJECTS)
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    for number, text in enumerate(real_texts[:60]):
+        (texts / f"{number}.txt").write_text(text, encoding="utf-8")
+    (texts / "broken.txt").write_bytes(b"\xff\xfe\x81")
+    (texts / "picture.png").write_bytes(b"\x89PNG")
+    return tmp_path
+
+
+def aaflow(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "COLUMNS": "160", "PYTHONWARNINGS": "ignore"}
+    command = [sys.executable, "-m", "aaflow_plugins.cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment)
+
+
+def test_compare_runs_the_users_own_objects_on_their_files(folder: Path) -> None:
+    run = aaflow(folder, "compare", "mine:pipeline", "--documents", "texts", "--repeats", "2")
+    assert run.returncode == 0, run.stderr
+    assert "60 files" in run.stdout
+    assert "broken.txt: not valid UTF-8" in run.stdout
+    assert "identical results" in run.stdout
+    assert "DeterministicFakeEmbedding is not known" in run.stdout
+
+
+def test_explain_shows_the_plan(folder: Path) -> None:
+    run = aaflow(folder, "explain", "mine:pipeline")
+    assert run.returncode == 0, run.stderr
+    for expected in (
+        "load documents",
+        "split RecursiveCharacterTextSplitter",
+        "upsert InMemoryVectorStore",
+        "runs: natively",
+    ):
+        assert expected in run.stdout
+
+
+def test_doctor_names_versions_and_fast_paths(folder: Path) -> None:
+    run = aaflow(folder, "doctor")
+    assert run.returncode == 0, run.stderr
+    for expected in ("pyarrow", "langchain_aaflow.plugin", "InMemoryVectorStore", "local"):
+        assert expected in run.stdout
+
+
+def test_demo_on_a_folder_of_the_users(folder: Path) -> None:
+    run = aaflow(folder, "demo", "--corpus", "texts", "--repeats", "1")
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.count("identical results") == 3
+    assert "The nearest passage is in" in run.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["compare", "mine:missing", "--documents", "texts"], "'mine' has no 'missing'"),
+        (["compare", "mine", "--documents", "texts"], "name it as module:object"),
+        (["compare", "nothing:here", "--documents", "texts"], "No module named 'nothing'"),
+        (["compare", "mine:pipeline", "--documents", "nowhere"], "nowhere is not a folder"),
+        (["compare", "mine:number", "--documents", "texts"], "nothing here to compare"),
+        (["compare", "mine:broken", "--documents", "texts"], "RuntimeError: the user's own"),
+        (["compare", "mine:splitter", "--documents", "texts", "--repeats", "0"], "repeats must be at least 1"),
+        (["explain", "mine:number"], "nothing here to plan"),
+        (["demo", "--framework", "other"], "no such plug-in (installed: langchain"),
+    ],
+)
+def test_errors_are_one_clear_line(folder: Path, arguments: list[str], message: str) -> None:
+    run = aaflow(folder, *arguments)
+    assert run.returncode == 1
+    assert message in " ".join(run.stderr.split())
+    assert "Traceback" not in run.stderr
+
+
+def test_debug_shows_the_traceback(folder: Path) -> None:
+    run = aaflow(folder, "compare", "mine:broken", "--documents", "texts", "--debug")
+    assert run.returncode == 1
+    assert "Traceback" in run.stderr
+    assert "the user's own" in run.stderr
