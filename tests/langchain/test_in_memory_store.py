@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import copy
 import pickle
+import subprocess
+import sys
 import uuid
 import warnings
 from collections.abc import Callable
@@ -551,3 +553,13 @@ def test_arithmetic_is_compared_with_the_installed_one(monkeypatch: pytest.Monke
     native = in_memory_store.native_similarity._cosine_similarity
     monkeypatch.setattr(in_memory_store.native_similarity, "_cosine_similarity", lambda x, y: native(x, y) + 1e-16)
     assert not in_memory_store.arithmetic_is_known()
+
+
+def test_faiss_and_its_package_are_imported_only_for_a_faiss_store() -> None:
+    code = (
+        "import sys; from langchain_core.vectorstores import InMemoryVectorStore as S;"
+        "from langchain_aaflow.vectorstores import accelerate_store, native_reason;"
+        "assert accelerate_store(S) is not S; assert native_reason(7);"
+        "assert not {'faiss', 'langchain_community'} & sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
