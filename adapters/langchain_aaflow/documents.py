@@ -18,22 +18,14 @@ _set_extra = BaseModel.__dict__["__pydantic_extra__"].__set__
 _set_private = BaseModel.__dict__["__pydantic_private__"].__set__
 
 
-def _form_is_known() -> bool:
-    """Whether the installed Document is made of exactly what `documents` puts in."""
-    native = Document(page_content="text", metadata={"key": "value"})
-    return (
-        list(native.__dict__.items())
-        == [("id", None), ("metadata", {"key": "value"}), ("page_content", "text"), ("type", "Document")]
-        and native.__pydantic_fields_set__ == {"page_content", "metadata"}
-        and native.__pydantic_extra__ is None
-        and native.__pydantic_private__ is None
-    )
+#: Copied for each Document: a copy iterates, and so pickles, in the native set's order; an equal set may not.
+_FIELDS_SET: Final = Document(page_content="", metadata={}).model_fields_set
+_FIELDS_SET_WITH_ID: Final = Document(id="", page_content="", metadata={}).model_fields_set
 
 
-_FORM_IS_KNOWN: Final = _form_is_known()
-
-
-def documents(texts: Sequence[str], metadatas: Sequence[dict[Any, Any]]) -> list[Document]:
+def documents(
+    texts: Sequence[str], metadatas: Sequence[dict[Any, Any]], ids: Sequence[str | None] | None = None
+) -> list[Document]:
     """Make Documents as `Document(page_content=..., metadata=...)` does, without its checks.
 
     Equal to the native ones in every respect: fields set, repr, pickle, JSON.
@@ -41,19 +33,43 @@ def documents(texts: Sequence[str], metadatas: Sequence[dict[Any, Any]]) -> list
     Args:
         texts: Contents, exactly of type `str`.
         metadatas: As many dicts, exactly of type `dict`. The Documents keep these very dicts.
+        ids: As many ids, strings or None, as in `Document(id=..., ...)`; without them none is set.
     """
     if not _FORM_IS_KNOWN:
-        return [Document(page_content=text, metadata=own) for text, own in zip(texts, metadatas, strict=True)]
+        given = [{} for _ in texts] if ids is None else [{"id": id_} for id_ in ids]
+        rows = zip(texts, metadatas, given, strict=True)
+        return [Document(page_content=text, metadata=own, **id_) for text, own, id_ in rows]
+    return _unvalidated(texts, metadatas, ids)
+
+
+def _unvalidated(
+    texts: Sequence[str], metadatas: Sequence[dict[Any, Any]], ids: Sequence[str | None] | None
+) -> list[Document]:
     new = Document.__new__
+    fields_set = (_FIELDS_SET if ids is None else _FIELDS_SET_WITH_ID).copy
     made = []
-    for text, metadata in zip(texts, metadatas, strict=True):
+    for text, metadata, id_ in zip(texts, metadatas, [None] * len(texts) if ids is None else ids, strict=True):
         document = new(Document)
-        _set_dict(document, {"id": None, "metadata": metadata, "page_content": text, "type": "Document"})
-        _set_fields_set(document, {"page_content", "metadata"})
+        _set_dict(document, {"id": id_, "metadata": metadata, "page_content": text, "type": "Document"})
+        _set_fields_set(document, fields_set())
         _set_extra(document, None)
         _set_private(document, None)
         made.append(document)
     return made
+
+
+def _form_is_known() -> bool:
+    """Whether a Document built without validation is, here, the one that the constructor builds."""
+    native = [Document(page_content="b", metadata={"c": [1]}), Document(id="a", page_content="b", metadata={"c": [1]})]
+    built = _unvalidated(["b"], [{"c": [1]}], None) + _unvalidated(["b"], [{"c": [1]}], ["a"])
+    return all(
+        list(one.__dict__.items()) == list(other.__dict__.items())
+        and one.__reduce_ex__(4)[2] == other.__reduce_ex__(4)[2]
+        for one, other in zip(native, built, strict=True)
+    )
+
+
+_FORM_IS_KNOWN: Final = _form_is_known()
 
 
 def metadata_copier(metadata: dict[Any, Any]) -> Callable[[], dict[Any, Any]]:

@@ -21,11 +21,11 @@ from langchain_community.docstore.in_memory import InMemoryDocstore
 from langchain_community.vectorstores.faiss import FAISS, dependable_faiss_import
 from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
-from pydantic import BaseModel
 
 from aaflow_plugins.collector import paused_collector
 from aaflow_plugins.embedding import Matrix, Vectors
 from aaflow_plugins.storing import VectorSink
+from langchain_aaflow.documents import documents
 from langchain_aaflow.faiss_search import batch_search_reason, search_each
 from langchain_aaflow.random_ids import random_ids
 
@@ -64,7 +64,7 @@ class AcceleratedFAISS(FAISS):
             return added
         module = dependable_faiss_import()
         ids = ids or random_ids(len(texts))
-        documents = _documents(ids, texts, metadatas)
+        rows = _documents(ids, texts, metadatas)
         vectors = _matrix(embeddings, self.index)
         if self._normalize_L2:
             if vectors is embeddings or not vectors.flags.writeable:
@@ -72,9 +72,9 @@ class AcceleratedFAISS(FAISS):
             module.normalize_L2(vectors)
         self.index.add(vectors)
         # As in the native method the vectors are in the index by now, should the docstore refuse the ids.
-        _add_to_docstore(self.docstore, dict(zip(ids, documents, strict=True)))
-        rows = enumerate(ids, len(self.index_to_docstore_id))
-        self.index_to_docstore_id.update(rows if type(self.index_to_docstore_id) is dict else dict(rows))
+        _add_to_docstore(self.docstore, dict(zip(ids, rows, strict=True)))
+        numbered = enumerate(ids, len(self.index_to_docstore_id))
+        self.index_to_docstore_id.update(numbered if type(self.index_to_docstore_id) is dict else dict(numbered))
         return ids
 
     def similarity_search_with_score_by_vectors(
@@ -282,53 +282,15 @@ def _documents(ids: Sequence[str], texts: Sequence[str], metadatas: Sequence[dic
     Values of exactly the declared types pass validation unchanged, but for the metadata, of which a document holds a
     shallow copy; so for them validation is left out.
     """
-    rows: Iterable[dict[str, Any]] = metadatas or ({} for _ in texts)
-    plain = _exactly(texts, str) and (not metadatas or _exactly(metadatas, dict))
-    if not (plain and _layout_is_known):
+    if not _exactly(texts, str) or (metadatas and not _exactly(metadatas, dict)):
+        rows: Iterable[dict[str, Any]] = metadatas or ({} for _ in texts)
         return [
             Document(id=id_, page_content=text, metadata=metadata)
             for id_, text, metadata in zip(ids, texts, rows, strict=True)
         ]
     with paused_collector():
-        return _unvalidated(ids, texts, rows)
-
-
-_put_fields = BaseModel.__dict__["__dict__"].__set__
-_put_fields_set = BaseModel.__dict__["__pydantic_fields_set__"].__set__
-_put_extra = BaseModel.__dict__["__pydantic_extra__"].__set__
-_put_private = BaseModel.__dict__["__pydantic_private__"].__set__
-
-#: Copied for each document: a copy iterates, and so pickles, in the native set's order; an equal set may not.
-_FIELDS_SET = Document(id="", page_content="", metadata={}).model_fields_set
-
-
-def _unvalidated(
-    ids: Iterable[str | None], texts: Iterable[str], metadatas: Iterable[dict[str, Any]]
-) -> list[Document]:
-    documents = []
-    new = object.__new__
-    for id_, text, metadata in zip(ids, texts, metadatas, strict=True):
-        document = new(Document)
-        fields = {"id": id_, "metadata": metadata.copy(), "page_content": text, "type": "Document"}
-        _put_fields(document, fields)
-        _put_fields_set(document, _FIELDS_SET.copy())
-        _put_extra(document, None)
-        _put_private(document, None)
-        documents.append(document)
-    return documents
-
-
-def _probe_layout() -> bool:
-    """Whether a document built without validation is the one that the constructor builds."""
-    native = Document(id="a", page_content="b", metadata={"c": [1]})
-    built = _unvalidated(["a"], ["b"], [{"c": [1]}])[0]
-    return (
-        list(native.__dict__.items()) == list(built.__dict__.items())
-        and native.__reduce_ex__(4)[2] == built.__reduce_ex__(4)[2]
-    )
-
-
-_layout_is_known = _probe_layout()
+        own = [metadata.copy() for metadata in metadatas] if metadatas else [{} for _ in texts]
+        return documents(texts, own, ids)
 
 
 def _matrix(embeddings: Any, index: Any) -> Matrix:
