@@ -104,9 +104,8 @@ def twenty_lines(documents: list[Document], splitter: TextSplitter, embeddings: 
 
 def ours(documents: list[Document], splitter: TextSplitter, embeddings: Embeddings, size: int) -> FAISS:
     """One call; requests, their sizes and their number in flight are the embeddings' own."""
-    from langchain_community.vectorstores import FAISS
-
     from langchain_aaflow import ingest
+    from langchain_community.vectorstores import FAISS
 
     return ingest(documents, splitter=splitter, embedding=embeddings, vectorstore=FAISS)
 
@@ -193,10 +192,11 @@ LOCAL = Benchmark(
 
 def _embeddings(parameters: Mapping[str, Any]) -> Any:
     from langchain_openai import OpenAIEmbeddings
+    from pydantic import SecretStr
 
     return OpenAIEmbeddings(
         base_url=f"{parameters['url']}/v1",
-        api_key="none",
+        api_key=SecretStr("none"),
         model="text-embedding-3-small",
         chunk_size=parameters["texts_a_request"],
     )

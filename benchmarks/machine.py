@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ _DISTRIBUTIONS = (
     "openai",
     "orjson",
     "pyarrow",
+    "pybase64",
     "pydantic",
     "splintr-rs",
     "tiktoken",
@@ -43,14 +45,24 @@ def machine() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Python and every distribution that takes part; `-` for one that is not installed."""
-    found = {"python": platform.python_version()}
+    """Python, the commit, and every distribution that takes part; `-` for what is not there."""
+    found = {"python": platform.python_version(), "commit": _commit()}
     for name in _DISTRIBUTIONS:
         try:
             found[name] = version(name)
         except PackageNotFoundError:
             found[name] = "-"
     return found
+
+
+def _commit() -> str:
+    """The checkout's commit, marked if files differ from it."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=10"]
+    try:
+        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    except OSError:
+        return "-"
+    return done.stdout.strip() or "-"
 
 
 def _processor() -> str:

@@ -72,8 +72,11 @@ def _by_headers() -> Any:
 
 def _embeds(documents: list[Document], parameters: Mapping[str, Any], accelerated: bool) -> Work:
     from langchain_openai import OpenAIEmbeddings
+    from pydantic import SecretStr
 
-    native = OpenAIEmbeddings(base_url=f"{parameters['url']}/v1", api_key="none", model="text-embedding-3-small")
+    native = OpenAIEmbeddings(
+        base_url=f"{parameters['url']}/v1", api_key=SecretStr("none"), model="text-embedding-3-small"
+    )
     embeddings = _accelerated(native, accelerated)
     texts = [document.page_content for document in documents]
     return Work(run=lambda _: embeddings.embed_documents(texts), digest=of_rows)
@@ -129,9 +132,8 @@ def _searches_memory(documents: list[Document], _: Mapping[str, Any], accelerate
 
 
 def _ingests(documents: list[Document], _: Mapping[str, Any], accelerated: bool) -> Work:
-    from langchain_community.vectorstores import FAISS
-
     from langchain_aaflow.wordllama import WordLlamaEmbeddings
+    from langchain_community.vectorstores import FAISS
 
     splitter, embeddings = _by_characters(), WordLlamaEmbeddings()
     if not accelerated:

@@ -186,8 +186,8 @@ BENCHMARK = Benchmark(
     home="benchmarks.upsert:BENCHMARK",
     title="Vectors into LangChain's FAISS store",
     protocol=(
-        "Timed: adding pieces of real text of 200 characters, two metadata values each, with random float32 vectors, to "
-        "an empty flat index. Before that: texts, vectors (as lists of floats or as an array), the store, and a "
+        "Timed: adding pieces of real text of 200 characters, two metadata values each, with random float32 vectors, "
+        "to an empty flat index. Before that: texts, vectors (as lists of floats or as an array), the store, and a "
         "warm-up of ten rows into another one."
     ),
     metric="cpu",
