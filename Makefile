@@ -1,0 +1,70 @@
+# Every target does its own set-up: Python 3.11 or newer and make are all a fresh machine needs.
+#   make demo    real text through LangChain, natively and accelerated: same results, and the times
+#   make test    all tests
+#   make help    the rest
+
+PYTHON ?= python3
+# Passed on: `make demo ARGS="--corpus ~/notes"`, `make test ARGS="-k faiss"`, `make bench ARGS="splitting --quick"`.
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# pip asks nothing, and PYTHONPATH puts nothing between the tests and what is installed.
+export PIP_NO_INPUT := 1
+unexport PYTHONPATH
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-fast test-wheel test-oldest test-pythons test-upstream test-all lint format bench clean
+
+help:  ## show this list
+	@sed -n 's/^\([a-z][a-z-]*\):[^#]*## \(.*\)/make \1|\2/p' Makefile | while IFS='|' read -r target text; do \
+	  printf '%-20s %s\n' "$$target" "$$text"; done
+
+demo: $(INSTALLED)  ## real text through LangChain, natively and accelerated: same results, and the times
+	@$(BIN)/aaflow demo $(ARGS)
+
+test: $(INSTALLED)  ## all tests but the upstream suites
+	@$(BIN)/python -m pytest $(ARGS)
+
+test-fast: $(INSTALLED)  ## the tests that are not marked slow
+	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+lint: $(INSTALLED)  ## ruff, mypy --strict on the core, and the contracts between packages
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: $(INSTALLED)  ## let ruff put the code in order
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+test-wheel: $(INSTALLED)  ## build wheel and sdist, and test the wheel in a fresh environment, without the source tree
+	@$(BIN)/python scripts/wheel.py $(ARGS)
+
+test-oldest: $(INSTALLED)  ## the tests with the oldest versions of everything that pyproject.toml admits
+	@$(BIN)/python scripts/oldest.py $(ARGS)
+
+test-pythons: $(INSTALLED)  ## the core's and the splitters' tests on the other supported Pythons found here
+	@$(BIN)/python scripts/pythons.py $(ARGS)
+
+test-upstream: $(INSTALLED)  ## langchain-text-splitters' own test suite, with every splitter accelerated
+	@$(BIN)/python scripts/upstream_text_splitters.py $(ARGS)
+
+test-all: test lint test-wheel test-oldest test-pythons test-upstream  ## all of the above
+
+bench: $(INSTALLED)  ## the benchmarks (half an hour; ARGS="--quick" for a look)
+	@$(BIN)/python -m benchmarks all $(ARGS)
+
+clean:  ## remove environments, builds and caches
+	rm -rf .venv .venv-* dist build .upstream .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+
+$(INSTALLED): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is %d.%d; try: make PYTHON=python3.12" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
+	@echo "Setting up $(VENV): done once, a minute or two"
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@

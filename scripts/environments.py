@@ -1,0 +1,37 @@
+"""Fresh virtual environments, made with pip as a user makes them."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def fresh(name: str, *requirements: str, interpreter: str = sys.executable) -> Path:
+    """Make the environment `name` in the project's folder anew, install into it, and return its Python."""
+    folder = ROOT / name
+    print(f"Setting up {name}", flush=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    subprocess.run([interpreter, "-m", "venv", folder], check=True)
+    python = folder / "bin" / "python"
+    subprocess.run([python, "-m", "pip", "install", "--quiet", *requirements], cwd=ROOT, check=True)
+    return python
+
+
+def interpreter(minor: int) -> str | None:
+    """A Python 3.`minor` of this machine that can make environments: on the PATH, or of pyenv's."""
+    named = shutil.which(f"python3.{minor}")
+    pyenv = sorted(Path.home().glob(f".pyenv/versions/3.{minor}.*/bin/python"))
+    for found in (named, *map(str, reversed(pyenv))):
+        # What pyenv puts on the PATH only says how to choose a version, unless one is chosen.
+        if found and subprocess.run([found, "-c", "import ensurepip, venv"], capture_output=True).returncode == 0:
+            return found
+    return None
+
+
+def run_tests(python: Path, *arguments: str, folder: Path = ROOT) -> int:
+    """Run pytest in `folder` and return its exit status."""
+    return subprocess.run([python, "-m", "pytest", *arguments], cwd=folder).returncode

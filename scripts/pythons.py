@@ -1,0 +1,32 @@
+"""Run the tests of the core, the splitters and the house on the other supported Pythons that this machine has.
+
+Those are the tests that depend on the interpreter: threads, event loops, and native functions known by their code.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from environments import ROOT, fresh, interpreter, run_tests
+
+_SUPPORTED = range(11, 14)
+
+
+def main(arguments: list[str]) -> int:
+    """Return the first exit status that is not 0."""
+    status = 0
+    tests = ["tests/core", "tests/house", *(str(path) for path in sorted(ROOT.glob("tests/langchain/test_split*.py")))]
+    for minor in _SUPPORTED:
+        if minor == sys.version_info.minor:
+            continue
+        chosen = interpreter(minor)
+        if chosen is None:
+            print(f"Skipped: there is no working Python 3.{minor} here")
+            continue
+        python = fresh(f".venv-3.{minor}", "--editable", ".[test]", interpreter=chosen)
+        status = status or run_tests(python, "-m", "not slow", *(arguments or tests))
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
