@@ -6,6 +6,8 @@ import copy
 import gc
 import json
 import pickle
+from collections import OrderedDict
+from functools import partial
 from typing import Any
 
 import pytest
@@ -338,14 +340,26 @@ def test_unknown_document_form(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     "metadatas",
-    [[None], [3], ["text"], [[("a", 1)]], [], [{}], [{"a": lambda: 1}], [{"a": gc}], [{1: 2, None: 3, (4,): [5]}]],
+    [
+        [None],
+        [3],
+        ["text"],
+        [[("a", 1)]],
+        [],
+        [{}],
+        [{"a": lambda: 1}],
+        [{"a": gc}],
+        [{1: 2, None: 3, (4,): [5]}],
+        [OrderedDict(a=[1])],
+    ],
 )
 def test_metadata_that_is_no_plain_dict(metadatas: Any) -> None:
     """What native refuses or turns into something else is refused and turned likewise."""
-    splitter = RecursiveCharacterTextSplitter(chunk_size=60, chunk_overlap=10)
-    accelerated = accelerate_splitter(splitter)
-    native = outcome(lambda: splitter.create_documents([TEXT], metadatas))
-    assert outcome(lambda: accelerated.create_documents([TEXT], metadatas)) == native
+    for add_start_index in (False, True):
+        splitter = RecursiveCharacterTextSplitter(chunk_size=60, chunk_overlap=10, add_start_index=add_start_index)
+        accelerated = accelerate_splitter(splitter)
+        native = outcome(partial(splitter.create_documents, [TEXT], metadatas))
+        assert outcome(partial(accelerated.create_documents, [TEXT], metadatas)) == native
 
 
 def test_too_few_metadatas() -> None:

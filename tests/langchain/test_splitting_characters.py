@@ -74,6 +74,28 @@ def test_recursive(
     )
 
 
+@settings(max_examples=600, deadline=None, derandomize=True)
+@given(
+    st.lists(st.integers(1, 7), min_size=1, max_size=14),
+    st.sampled_from(["-", "--", "+-", " ", "  "]),
+    st.integers(2, 12).flatmap(lambda size: st.tuples(st.just(size), st.integers(0, size))),
+    keeps,
+    st.sampled_from([[], [" ", ""], [" "]]),
+)
+@example([1, 3, 3, 1, 2], "-", (4, 4), True, [])
+def test_limits_met_exactly(
+    widths: list[int], separator: str, limits: tuple[int, int], keep: Any, rest: list[str]
+) -> None:
+    """Pieces, chunks and overlaps just as long as they may be, or one character more or less, come out as natively."""
+    text = separator.join((chr(97 + index) * width)[:-1] + " " for index, width in enumerate(widths))
+    size, overlap = limits
+    for strip in (True, False):
+        common = {"chunk_size": size, "chunk_overlap": overlap, "keep_separator": keep, "strip_whitespace": strip}
+        recursive = RecursiveCharacterTextSplitter(separators=[separator, *rest], **common)
+        assert_same(recursive, [text, text.replace(" ", "x")])
+        assert_same(CharacterTextSplitter(separator=separator, **common), [text, text.replace(" ", "x")])
+
+
 @settings(max_examples=400, deadline=None, derandomize=True)
 @given(
     st.lists(st.sampled_from(["\n", "\n", "\n\n", "a", "bc ", "\n" * 40]), max_size=80).map("".join),
