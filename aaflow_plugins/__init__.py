@@ -10,12 +10,13 @@ from aaflow_plugins.hookspecs import hookimpl
 from aaflow_plugins.plugins import accelerate
 
 if TYPE_CHECKING:
+    __version__: str
     from aaflow_plugins.executor import Executor
     from aaflow_plugins.plan import Plan, PlanError
     from aaflow_plugins.progress import Progress
     from aaflow_plugins.report import Report
 
-__all__ = ["Executor", "Plan", "PlanError", "Progress", "Report", "accelerate", "hookimpl"]
+__all__ = ["Executor", "Plan", "PlanError", "Progress", "Report", "__version__", "accelerate", "hookimpl"]
 
 _HOMES = {
     "Executor": "executor",
@@ -32,4 +33,8 @@ def __getattr__(name: str) -> Any:
         from importlib import import_module
 
         return getattr(import_module(f"aaflow_plugins.{_HOMES[name]}"), name)
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("aaflow-plugins")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,7 +6,6 @@ outcomes and how much of the suite took the fast path, and exits non-zero if a s
     python scripts/upstream_text_splitters.py
 """
 
-# ruff: noqa: T201 - printing is what this script is for.
 from __future__ import annotations
 
 import importlib.metadata
