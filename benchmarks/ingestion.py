@@ -104,8 +104,9 @@ def twenty_lines(documents: list[Document], splitter: TextSplitter, embeddings: 
 
 def ours(documents: list[Document], splitter: TextSplitter, embeddings: Embeddings, size: int) -> FAISS:
     """One call; requests, their sizes and their number in flight are the embeddings' own."""
-    from langchain_aaflow import ingest
     from langchain_community.vectorstores import FAISS
+
+    from langchain_aaflow import ingest
 
     return ingest(documents, splitter=splitter, embedding=embeddings, vectorstore=FAISS)
 

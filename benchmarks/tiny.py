@@ -132,8 +132,9 @@ def _searches_memory(documents: list[Document], _: Mapping[str, Any], accelerate
 
 
 def _ingests(documents: list[Document], _: Mapping[str, Any], accelerated: bool) -> Work:
-    from langchain_aaflow.wordllama import WordLlamaEmbeddings
     from langchain_community.vectorstores import FAISS
+
+    from langchain_aaflow.wordllama import WordLlamaEmbeddings
 
     splitter, embeddings = _by_characters(), WordLlamaEmbeddings()
     if not accelerated:

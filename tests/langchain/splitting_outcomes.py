@@ -11,8 +11,9 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from langchain_aaflow.splitters import accelerate_splitter
 from langchain_core.documents import Document
+
+from langchain_aaflow.splitters import accelerate_splitter
 
 
 def outcome(call: Callable[[], Any]) -> tuple[Any, ...]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from langchain_aaflow.comparing import comparison, difference, pipeline_of
-from langchain_aaflow.wordllama import WordLlamaEmbeddings
 from langchain_community.vectorstores import FAISS
 from langchain_core.documents import Document
 from langchain_core.embeddings import DeterministicFakeEmbedding
@@ -14,6 +12,8 @@ from langchain_core.vectorstores import InMemoryVectorStore
 from langchain_text_splitters import RecursiveCharacterTextSplitter
 
 from aaflow_plugins.comparison import Comparison, Run, compare
+from langchain_aaflow.comparing import comparison, difference, pipeline_of
+from langchain_aaflow.wordllama import WordLlamaEmbeddings
 
 EMBEDDING = DeterministicFakeEmbedding(size=8)
 

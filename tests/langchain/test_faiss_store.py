@@ -22,16 +22,16 @@ from langchain_core.vectorstores import VectorStore
 faiss = pytest.importorskip("faiss")
 pytest.importorskip("langchain_community")
 
-from langchain_aaflow import faiss_search  # noqa: E402
-from langchain_aaflow.faiss_store import AcceleratedFAISS, FaissSink  # noqa: E402
-from langchain_aaflow.random_ids import random_ids  # noqa: E402
-from langchain_aaflow.vectorstores import accelerate_store, native_reason, sink_for  # noqa: E402
 from langchain_community.docstore.base import AddableMixin, Docstore  # noqa: E402
 from langchain_community.docstore.in_memory import InMemoryDocstore  # noqa: E402
 from langchain_community.vectorstores import FAISS  # noqa: E402
 from langchain_community.vectorstores.utils import DistanceStrategy  # noqa: E402
 
 from aaflow_plugins.embedding import Vectors  # noqa: E402
+from langchain_aaflow import faiss_search  # noqa: E402
+from langchain_aaflow.faiss_store import AcceleratedFAISS, FaissSink  # noqa: E402
+from langchain_aaflow.random_ids import random_ids  # noqa: E402
+from langchain_aaflow.vectorstores import accelerate_store, native_reason, sink_for  # noqa: E402
 
 DIM = 12
 

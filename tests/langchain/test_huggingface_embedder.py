@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+from aaflow_plugins.embedding import Vectors
 from langchain_aaflow.embedders import NativeEmbedder, embedder_for, native_reason
 from langchain_aaflow.embeddings import accelerate_embeddings
 from langchain_aaflow.huggingface_embedder import HuggingFaceEmbedder
-
-from aaflow_plugins.embedding import Vectors
 
 pytest.importorskip("sentence_transformers", reason="the local models' package is not installed")
 

@@ -16,14 +16,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from langchain_aaflow import in_memory_store
-from langchain_aaflow.in_memory_store import AcceleratedInMemoryVectorStore, InMemorySink, shared_view
-from langchain_aaflow.vectorstores import accelerate_store, native_reason, sink_for
 from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import InMemoryVectorStore
 
 from aaflow_plugins.embedding import Vectors
+from langchain_aaflow import in_memory_store
+from langchain_aaflow.in_memory_store import AcceleratedInMemoryVectorStore, InMemorySink, shared_view
+from langchain_aaflow.vectorstores import accelerate_store, native_reason, sink_for
 
 DIM = 12
 

@@ -15,8 +15,6 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from langchain_aaflow import aingest, ingest
-from langchain_aaflow.comparing import difference
 from langchain_community.document_loaders import DirectoryLoader, TextLoader
 from langchain_community.vectorstores import FAISS
 from langchain_core.documents import Document
@@ -32,6 +30,8 @@ from langchain_text_splitters import (
 
 from aaflow_plugins import Executor
 from benchmarks.openai_server import Connection, Fault
+from langchain_aaflow import aingest, ingest
+from langchain_aaflow.comparing import difference
 
 EMBEDDING = DeterministicFakeEmbedding(size=12)
 

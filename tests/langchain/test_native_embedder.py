@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from langchain_aaflow.embedders import NativeEmbedder, embedder_for, native_reason
-from langchain_aaflow.embeddings import accelerate_embeddings
 from langchain_core.embeddings import DeterministicFakeEmbedding, Embeddings
 
 from aaflow_plugins.embedding import Embedder
+from langchain_aaflow.embedders import NativeEmbedder, embedder_for, native_reason
+from langchain_aaflow.embeddings import accelerate_embeddings
 
 
 class Recorded(Embeddings):

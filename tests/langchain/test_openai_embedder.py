@@ -16,10 +16,6 @@ import openai
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from langchain_aaflow.embedders import NativeEmbedder, embedder_for, native_reason
-from langchain_aaflow.embeddings import accelerate_embeddings
-from langchain_aaflow.openai_embedder import OpenAIEmbedder
-from langchain_aaflow.openai_embeddings import AcceleratedAzureOpenAIEmbeddings, AcceleratedOpenAIEmbeddings
 from langchain_openai import AzureOpenAIEmbeddings, OpenAIEmbeddings
 from langchain_tests.integration_tests import EmbeddingsIntegrationTests
 from langchain_tests.unit_tests import EmbeddingsUnitTests
@@ -27,6 +23,10 @@ from langchain_tests.unit_tests import EmbeddingsUnitTests
 from aaflow_plugins.embedding import Embedder, Vectors
 from aaflow_plugins.executor import Executor
 from benchmarks.openai_server import Connection, Fault
+from langchain_aaflow.embedders import NativeEmbedder, embedder_for, native_reason
+from langchain_aaflow.embeddings import accelerate_embeddings
+from langchain_aaflow.openai_embedder import OpenAIEmbedder
+from langchain_aaflow.openai_embeddings import AcceleratedAzureOpenAIEmbeddings, AcceleratedOpenAIEmbeddings
 
 Make = Callable[..., OpenAIEmbeddings]
 

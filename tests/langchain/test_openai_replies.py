@@ -13,10 +13,10 @@ import openai._base_client as base_client
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from langchain_aaflow import openai_requests
-from langchain_aaflow.openai_replies import decode, decode_base64, native_rows
 
 from aaflow_plugins.embedding import Vectors
+from langchain_aaflow import openai_requests
+from langchain_aaflow.openai_replies import decode, decode_base64, native_rows
 
 # The HTTP library that the installed openai release is built on.
 httpx: Any = getattr(base_client, "httpx2", None) or base_client.httpx

@@ -13,10 +13,6 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from langchain_aaflow import documents as documents_module
-from langchain_aaflow.documents import metadata_copier
-from langchain_aaflow.splitters import Accelerated, accelerate_splitter, native_reason
-from langchain_aaflow.splitting import known_code
 from langchain_core.documents import Document
 from langchain_core.load import dumps
 from langchain_text_splitters import (
@@ -28,6 +24,10 @@ from langchain_text_splitters import (
     TokenTextSplitter,
 )
 
+from langchain_aaflow import documents as documents_module
+from langchain_aaflow.documents import metadata_copier
+from langchain_aaflow.splitters import Accelerated, accelerate_splitter, native_reason
+from langchain_aaflow.splitting import known_code
 from tests.langchain.splitting_outcomes import assert_same, outcome, visible
 
 TEXT = "One paragraph of the text.\n\nAnother one, a little longer than the first.\n\n" * 20

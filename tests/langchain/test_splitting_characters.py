@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from langchain_aaflow.splitters import accelerate_splitter, native_reason
 from langchain_text_splitters import (
     CharacterTextSplitter,
     Language,
@@ -17,6 +16,7 @@ from langchain_text_splitters import (
     RecursiveCharacterTextSplitter,
 )
 
+from langchain_aaflow.splitters import accelerate_splitter, native_reason
 from tests.langchain.splitting_outcomes import assert_same, corpus, outcome
 
 #: What texts are put together from: separators in runs of every length, words, white space that only `strip` knows.

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from langchain_aaflow.splitters import accelerate_splitter, native_reason
 from langchain_text_splitters import MarkdownHeaderTextSplitter
 
+from langchain_aaflow.splitters import accelerate_splitter, native_reason
 from tests.langchain.splitting_outcomes import assert_same, corpus, outcome
 
 LINES = [

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from langchain_aaflow.splitters import accelerate_splitter, native_reason
 from langchain_text_splitters import CharacterTextSplitter, RecursiveCharacterTextSplitter, TokenTextSplitter
 
 from aaflow_plugins.tokenizers import ordinary_tokens
+from langchain_aaflow.splitters import accelerate_splitter, native_reason
 from tests.langchain.splitting_outcomes import assert_same, corpus, outcome
 
 tiktoken = pytest.importorskip("tiktoken")

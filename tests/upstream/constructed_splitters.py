@@ -15,9 +15,10 @@ from typing import Any
 
 import langchain_text_splitters
 import pytest
+from langchain_text_splitters import MarkdownHeaderTextSplitter, TextSplitter
+
 from langchain_aaflow import splitters
 from langchain_aaflow.splitters import Accelerated, accelerate_splitter, native_reason
-from langchain_text_splitters import MarkdownHeaderTextSplitter, TextSplitter
 
 outcomes: dict[str, str] = {}
 constructed: Counter[str] = Counter()
