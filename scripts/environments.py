@@ -17,7 +17,7 @@ def fresh(name: str, *requirements: str, interpreter: str = sys.executable) -> P
     shutil.rmtree(folder, ignore_errors=True)
     subprocess.run([interpreter, "-m", "venv", folder], check=True)
     python = folder / "bin" / "python"
-    subprocess.run([python, "-m", "pip", "install", "--quiet", *requirements], cwd=ROOT, check=True)
+    subprocess.run([python, "-m", "pip", "install", "-qq", *requirements], cwd=ROOT, check=True)
     return python
 
 
