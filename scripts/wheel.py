@@ -34,7 +34,7 @@ _OUTSIDE_THE_PACKAGES = (
 def main(arguments: list[str]) -> int:
     """Return pytest's exit status; anything wrong before that ends the program with a message."""
     shutil.rmtree(ROOT / "dist", ignore_errors=True)
-    subprocess.run([sys.executable, "-m", "build", "--outdir", "dist"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([sys.executable, "-m", "build", "--outdir", "dist"], cwd=ROOT, check=True)
     (wheel,) = (ROOT / "dist").glob("*.whl")
     (sdist,) = (ROOT / "dist").glob("*.tar.gz")
     packages = {folder.name: folder for folder in (ROOT / "aaflow_plugins", *_packages(ROOT / "adapters"))}
@@ -75,7 +75,7 @@ def _check_sdist(sdist: Path, packages: dict[str, Path]) -> None:
         names = {name.partition("/")[2] for name in archive.getnames()}
     _require(names, _OUTSIDE_THE_PACKAGES)
     _require(names, [f"{folder.relative_to(ROOT)}/py.typed" for folder in packages.values()])
-    stray = sorted(name for name in names if name.startswith((".venv", ".git/", ".upstream", "benchmarks/results")))
+    stray = sorted(name for name in names if name.startswith((".venv", ".git/", ".upstream", "benchmarks/results/")))
     _check("stray files of the sdist", set(stray), set())
 
 
