@@ -47,11 +47,14 @@ class Contender:
         name: As it stands in the table.
         role: Whose way it is.
         prepare: Called in the contender's own process with the case's parameters.
+        against: Name of the native contender that is given the same, where others are given something else; without
+            it, one of ours is compared with the best of them.
     """
 
     name: str
     role: Role
     prepare: Callable[[Mapping[str, Any]], Work]
+    against: str = ""
 
 
 @dataclass(frozen=True)
@@ -204,7 +207,8 @@ def _run_case(
         megabytes=case.megabytes,
         digest=agreed.digest,
         contenders=tuple(
-            ContenderResult(name, benchmark.contender(name).role, tuple(runs[name])) for name in case.contenders
+            ContenderResult(each.name, each.role, tuple(runs[each.name]), each.against)
+            for each in map(benchmark.contender, case.contenders)
         ),
     )
 

@@ -61,11 +61,19 @@ class Spread:
 
 @dataclass(frozen=True)
 class ContenderResult:
-    """All repeats of one contender on one case, in order of the repeats."""
+    """All repeats of one contender on one case, in order of the repeats.
+
+    Attributes:
+        name: As it stands in the table.
+        role: Whose way it is.
+        runs: One measurement a repeat.
+        against: Name of the native contender that is given the same; empty to go by the best of them.
+    """
 
     name: str
     role: Role
     runs: tuple[Measurement, ...]
+    against: str = ""
 
     def spread(self, metric: Metric) -> Spread:
         """Spread of wall or CPU seconds."""
@@ -114,9 +122,10 @@ class CaseResult:
         """The framework's default."""
         return self.of_role("native")[0]
 
-    def best_native(self, metric: Metric) -> ContenderResult:
-        """The fastest of the user's own means, by median."""
-        return min(self.of_role("native"), key=lambda contender: contender.spread(metric).median)
+    def rival(self, ours: ContenderResult, metric: Metric) -> ContenderResult:
+        """Whom one of ours has to beat: the one it is set against, else the fastest native one, by median."""
+        against = self.named(ours.against)
+        return against or min(self.of_role("native"), key=lambda contender: contender.spread(metric).median)
 
 
 @dataclass(frozen=True)
@@ -160,7 +169,7 @@ class Results:
                 **{
                     **case,
                     "contenders": tuple(
-                        ContenderResult(each["name"], each["role"], tuple(Measurement(**run) for run in each["runs"]))
+                        ContenderResult(**{**each, "runs": tuple(Measurement(**run) for run in each["runs"])})
                         for each in case["contenders"]
                     ),
                 }

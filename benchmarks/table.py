@@ -13,12 +13,6 @@ from benchmarks.results import CaseResult, ContenderResult, Metric, Results, Spr
 
 _PER_SECOND = {"s": 1.0, "ms": 1e3, "µs": 1e6}
 
-_REMARKS = {
-    "faster": "faster than best native",
-    "slower": "slower than best native",
-    "no gain": "no gain over best native",
-}
-
 
 @dataclass(frozen=True)
 class Table:
@@ -107,11 +101,12 @@ def _scaled(value: float, unit: str) -> tuple[str, str]:
 
 
 def _overview_rows(case: CaseResult, metric: Metric) -> list[tuple[str, ...]]:
-    default, best = case.default, case.best_native(metric)
-    natively, at_best = default.spread(metric), best.spread(metric)
+    default = case.default
+    natively = default.spread(metric)
     rows: list[tuple[str, ...]] = []
     for ours in case.of_role("ours"):
-        mine = ours.spread(metric)
+        best = case.rival(ours, metric)
+        mine, at_best = ours.spread(metric), best.spread(metric)
         rows.append(
             (
                 case.name,
@@ -146,7 +141,9 @@ def _contender_row(contender: ContenderResult, case: CaseResult, metric: Metric)
 
 def _remark(contender: ContenderResult, case: CaseResult, metric: Metric) -> str:
     if contender.role == "ours":
-        return _REMARKS[verdict(contender.spread(metric), case.best_native(metric).spread(metric))]
+        rival = case.rival(contender, metric)
+        found = verdict(contender.spread(metric), rival.spread(metric))
+        return f"{found} {'over' if found == 'no gain' else 'than'} {rival.name}"
     return "a part, for comparison" if contender.role == "part" else ""
 
 
