@@ -78,6 +78,11 @@ class Embedder(ABC):
 
     max_concurrency: int = 1
 
+    @property
+    def whole_input(self) -> bool:
+        """True if all texts make one request, so that memory grows with the input."""
+        return False
+
     @abstractmethod
     def compose(self, batches: Iterable[Sequence[str]]) -> Iterator[Request]:
         """Group texts into requests, lazily and in order, as the native call would."""

@@ -103,6 +103,11 @@ class Operator:
         """What the operator's main stage occupies."""
         return Resource.CPU
 
+    @property
+    def whole_input(self) -> bool:
+        """Whether the operator waits for all of its input, so that its memory grows with it."""
+        return False
+
     def output(self, incoming: pa.Schema) -> pa.Schema:
         """The schema that leaves, given the one that arrives."""
         if not self.keeps:
@@ -146,6 +151,11 @@ class Split(Operator):
     whole: bool = False
     remote: RemoteCall | None = None
 
+    @property
+    def whole_input(self) -> bool:
+        """As `whole` says."""
+        return self.whole
+
     def stages(self) -> Sequence[Stage]:
         """One stage; each batch is split by itself, or all together."""
         if self.whole:
@@ -188,6 +198,11 @@ class Embed(Operator):
     def resource(self) -> Resource:
         """A thread a request, or the loop for an asynchronous client."""
         return Resource.LOOP if self.asynchronous else Resource.THREAD
+
+    @property
+    def whole_input(self) -> bool:
+        """As the embedder says."""
+        return self.embedder.whole_input
 
     def output(self, incoming: pa.Schema) -> pa.Schema:
         """What arrives, with a vector a row."""

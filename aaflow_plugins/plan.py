@@ -76,14 +76,16 @@ class Plan:
         for position, (operator, edge) in enumerate(zip(self.operators, self.edges, strict=True)):
             lines.append(f"{position + 1}. {operator.kind} {operator.name} [{operator.pattern.value}]")
             lines.append(f"     out: {schemas.describe(edge)}")
-            lines.append(f"     runs: {'natively: ' + operator.native if operator.native else 'fast path'}")
+            waits = "; waits for all of its input" if operator.whole_input else ""
+            lines.append(f"     runs: {'natively: ' + operator.native if operator.native else 'fast path'}{waits}")
             if operator.config:
                 settings = ", ".join(f"{key}={value!r}" for key, value in sorted(operator.config.items()))
                 lines.append(f"     config: {settings}")
             if schedule:
                 lines.append(f"     schedule: {schedule.steps[position].describe()}")
         if schedule:
-            lines.append(f"in flight at most: {schedule.in_flight_bytes / 2**20:.1f} MiB predicted")
+            beyond = "" if schedule.bounded else ", beyond what waits for all of its input and grows with the source"
+            lines.append(f"in flight at most: {schedule.in_flight_bytes / 2**20:.1f} MiB predicted{beyond}")
         return "\n".join(lines)
 
 

@@ -101,6 +101,7 @@ class Schedule:
         batch_rows: Items a batch at most.
         batch_bytes: Bytes a batch at most, save for a single larger item.
         boundaries: `(start, stop)` of each batch of the source, where its sizes are known.
+        bounded: False if an operator waits for all of its input and the source's size is not known.
         in_flight_bytes: Sum over the steps: the predicted memory between source and store.
     """
 
@@ -108,6 +109,7 @@ class Schedule:
     batch_rows: int
     batch_bytes: int
     boundaries: tuple[tuple[int, int], ...] | None = None
+    bounded: bool = True
     in_flight_bytes: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -122,13 +124,18 @@ def schedule(plan: Plan, sizes: Sizes, resources: Resources) -> Schedule:
     Every window holds one item at the least; what the memory limit leaves beyond that is shared out in
     proportion to the wishes.
     """
+    known = sizes.item_bytes is not None
+    whole = float(sum(sizes.item_bytes or ()))
     each = float(resources.batch_bytes)
     wishes: list[Step] = []
     for operator in plan.operators:
-        each = max(1.0, each * operator.growth)
+        each, whole = max(1.0, each * operator.growth), whole * operator.growth
         resource, slots = _placement(operator, resources)
         window = 1 if resource is Resource.CPU else 2 * slots
-        wishes.append(Step(resource, slots, window, operator.item_bytes or int(each)))
+        item = operator.item_bytes or int(each)
+        if operator.whole_input and known:
+            window, item = 1, max(item, int(whole))
+        wishes.append(Step(resource, slots, window, item))
     least = sum(step.bytes_each for step in wishes)
     more = sum(step.in_flight_bytes for step in wishes) - least
     share = min(1.0, max(0.0, (resources.memory_limit - least) / more)) if more else 1.0
@@ -140,7 +147,8 @@ def schedule(plan: Plan, sizes: Sizes, resources: Resources) -> Schedule:
         cuts = batches(sizes.item_bytes, int, rows, resources.batch_bytes)
         ends = list(accumulate(len(batch) for batch in cuts))
         boundaries = tuple(zip([0, *ends], ends, strict=False))
-    return Schedule(steps, rows, resources.batch_bytes, boundaries)
+    bounded = known or not any(operator.whole_input for operator in plan.operators)
+    return Schedule(steps, rows, resources.batch_bytes, boundaries, bounded)
 
 
 def batches(items: Iterable[T], size_of: Callable[[T], int], rows: int, size: int) -> Iterator[list[T]]:

@@ -35,6 +35,11 @@ class NativeEmbedder(Embedder):
         self.reason = reason
         self.has_async = type(embeddings).aembed_documents is not Embeddings.aembed_documents
 
+    @property
+    def whole_input(self) -> bool:
+        """Without a batch size, all texts are one call."""
+        return self.batch_size is None
+
     def describe(self) -> str:
         """One line for `explain()`."""
         size = "all texts" if self.batch_size is None else f"{self.batch_size} texts"

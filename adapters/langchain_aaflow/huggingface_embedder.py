@@ -27,7 +27,8 @@ class HuggingFaceEmbedder(NativeEmbedder):
 
     def describe(self) -> str:
         """One line for `explain()`."""
-        return f"{type(self.embeddings).__name__}: all texts in one call, the model's matrix as it is"
+        size = "all texts" if self.batch_size is None else f"{self.batch_size} texts"
+        return f"{type(self.embeddings).__name__}: {size} a call, the model's matrix as it is"
 
     def send(self, request: Request) -> Any:
         """Encode all texts; raises what the native call raises."""

@@ -146,7 +146,9 @@ def embed(embedding: Embeddings, batch_size: int | None = None, *, asynchronous:
     reason = None
     if embedder is None:
         reason = embedder_reason(embedding)
-        embedder = NativeEmbedder(embedding, batch_size, reason)
+        embedder = NativeEmbedder(embedding, reason=reason)
+    if isinstance(embedder, NativeEmbedder):
+        embedder.batch_size = batch_size
     return Embed(
         name=type(embedding).__name__,
         config={"requests": embedder.describe()},

@@ -48,3 +48,20 @@ def test_batches_keep_order_and_bounds(items: list[int], rows: int, size: int) -
 def test_a_number_no_run_could_use_is_refused_by_name(argument: str, value: int) -> None:
     with pytest.raises(ValueError, match=argument):
         Resources(**{argument: value})
+
+
+def test_memory_of_what_waits_for_all_its_input_is_predicted_or_said_to_be_unbounded() -> None:
+    class Whole(HashEmbedder):
+        @property
+        def whole_input(self) -> bool:
+            return True
+
+    plan = word_plan(Whole(), [])
+    known = schedule(plan, Sizes((300 * MIB,)), Resources())
+    unknown = schedule(plan, Sizes(), Resources())
+    assert known.bounded
+    assert known.in_flight_bytes >= 300 * MIB
+    assert not unknown.bounded
+    assert "embed hash" in plan.explain(unknown)
+    assert "waits for all of its input" in plan.explain(unknown)
+    assert "grows with the source" in plan.explain(unknown)
