@@ -94,7 +94,7 @@ def test_the_source_is_read_no_further_ahead_than_the_windows_allow() -> None:
 
     def source() -> Iterator[str]:
         nonlocal read
-        for _ in range(100_000):
+        for _ in range(10 * executor.resources.batch_rows):
             read += 1
             yield "one two three four five"
 

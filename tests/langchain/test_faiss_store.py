@@ -8,6 +8,7 @@ import pickle
 import tracemalloc
 import uuid
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -777,11 +778,13 @@ def test_untrusted_routines_mean_single_searches(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("kind", ["IVF4,Flat", "HNSW8", "SQ8"])
-def test_other_indexes(kind: str, real_texts: list[str]) -> None:
+def test_other_indexes(kind: str, real_texts: list[str], request: pytest.FixtureRequest) -> None:
     """Adding is the same call whatever the index; searches of several queries go one by one."""
     embedding = HashEmbeddings()
     vectors = np.array(embedding.embed_documents(real_texts[:300]), dtype=np.float32)
     stores = []
+    request.addfinalizer(partial(faiss.omp_set_num_threads, faiss.omp_get_max_threads()))
+    faiss.omp_set_num_threads(1)  # threads link an HNSW graph in an order of their own
     for store_class in (FAISS, AcceleratedFAISS):
         index = faiss.index_factory(DIM, kind)
         index.train(vectors)
