@@ -48,7 +48,7 @@ test-wheel: $(INSTALLED)  ## build wheel and sdist, and test the wheel in a fres
 test-oldest: $(INSTALLED)  ## the tests with the oldest versions of everything that pyproject.toml admits
 	@$(BIN)/python scripts/oldest.py $(ARGS)
 
-test-pythons: $(INSTALLED)  ## the core's and the splitters' tests on the other supported Pythons found here
+test-pythons: $(INSTALLED)  ## what depends on the interpreter, on the other supported Pythons found here
 	@$(BIN)/python scripts/pythons.py $(ARGS)
 
 test-upstream: $(INSTALLED)  ## langchain-text-splitters' own test suite, with every splitter accelerated

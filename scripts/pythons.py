@@ -1,6 +1,6 @@
-"""Run the tests of the core, the splitters and the house on the other supported Pythons that this machine has.
+"""Run on the other supported Pythons that this machine has the tests that depend on the interpreter.
 
-Those are the tests that depend on the interpreter: threads, event loops, and native functions known by their code.
+Threads, event loops, imports, and native functions known by their code.
 """
 
 from __future__ import annotations
@@ -10,12 +10,17 @@ import sys
 from environments import ROOT, fresh, interpreter, run_tests
 
 _SUPPORTED = range(11, 14)
+_TESTS = (
+    "tests/core",
+    "tests/house/test_contributing.py",
+    "tests/house/test_imports.py",
+    *sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("tests/langchain/test_split*.py")),
+)
 
 
 def main(arguments: list[str]) -> int:
     """Return the first exit status that is not 0."""
     status = 0
-    tests = ["tests/core", "tests/house", *(str(path) for path in sorted(ROOT.glob("tests/langchain/test_split*.py")))]
     for minor in _SUPPORTED:
         if minor == sys.version_info.minor:
             continue
@@ -24,7 +29,7 @@ def main(arguments: list[str]) -> int:
             print(f"Skipped: there is no working Python 3.{minor} here")
             continue
         python = fresh(f".venv-3.{minor}", "--editable", ".[test]", interpreter=chosen)
-        status = status or run_tests(python, "-m", "not slow", *(arguments or tests))
+        status = status or run_tests(python, "-m", "not slow", *(arguments or _TESTS))
     return status
 
 
