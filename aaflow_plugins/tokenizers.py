@@ -2,7 +2,7 @@
 
 Nothing here is imported by the core itself, and neither tiktoken nor `splintr-rs` before an `Encoding` is handed over.
 Everything is about *ordinary* text, in which no special token's literal occurs: there all of tiktoken's ways to
-encode agree, whatever their `allowed_special` and `disallowed_special`.
+encode agree, as long as `plain_special_settings` holds for their `allowed_special` and `disallowed_special`.
 """
 
 from __future__ import annotations
@@ -173,6 +173,35 @@ class OrdinaryTokens:
 def ordinary_tokens(encoding: tiktoken.Encoding) -> OrdinaryTokens:
     """The one `OrdinaryTokens` of an encoding in this process."""
     return OrdinaryTokens(encoding)
+
+
+def plain_special_settings(encoding: tiktoken.Encoding, allowed_special: Any, disallowed_special: Any) -> bool:
+    """Whether, with these settings, `Encoding.encode` treats ordinary text as `encode_ordinary` does.
+
+    Args:
+        encoding: The encoding.
+        allowed_special: What is given to `Encoding.encode`; tiktoken refuses anything but "all" and sets of strings.
+        disallowed_special: What is given to `Encoding.encode`. tiktoken refuses a text that holds any of these
+            strings, be they special tokens or not.
+    """
+    return _names_specials(encoding, allowed_special, _SETS) and _names_specials(
+        encoding, disallowed_special, _COLLECTIONS
+    )
+
+
+_SETS: Final = frozenset({set, frozenset})
+_COLLECTIONS: Final = frozenset({set, frozenset, list, tuple})
+
+
+def _names_specials(encoding: tiktoken.Encoding, setting: Any, kinds: frozenset[type]) -> bool:
+    kind = type(setting)
+    if kind is str:
+        return bool(setting == "all")
+    if kind not in kinds:
+        return False
+    return not setting or (
+        {str}.issuperset(map(type, setting)) and bool(encoding.special_tokens_set.issuperset(setting))
+    )
 
 
 def _is_registered(encoding: tiktoken.Encoding) -> bool:

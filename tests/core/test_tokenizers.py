@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aaflow_plugins import tokenizers
-from aaflow_plugins.tokenizers import OrdinaryTokens, ordinary_tokens
+from aaflow_plugins.tokenizers import OrdinaryTokens, ordinary_tokens, plain_special_settings
 
 tiktoken = pytest.importorskip("tiktoken")
 
@@ -105,6 +105,31 @@ def test_special_tokens_are_not_ordinary() -> None:
     )
     assert not OrdinaryTokens(odd).is_ordinary("a STOP sign")
     assert OrdinaryTokens(odd).is_ordinary("a stop sign")
+
+
+PLAIN = [
+    ("all", "all"), ("all", ()), (set(), "all"), (frozenset(), []), ({"<|endoftext|>"}, "all"), (set(), set()),
+    (frozenset({"<|endoftext|>"}), ["<|endoftext|>", "<|fim_prefix|>"]), (set(), ("<|endoftext|>",)),
+]  # fmt: skip
+NOT_PLAIN = [
+    (set(), {"secret"}), (set(), ["secret"]), (set(), ("<|endoftext|>", "secret")), (set(), {"<|endoftext|>": 1}),
+    (["<|endoftext|>"], "all"), ([], ()), ((), ()), (None, "all"), (set(), None), ({1}, ()), (set(), [3]),
+    ("none", "all"), (set(), "secret"), (set(), [[]]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("allowed", "disallowed", "plain"), [(*one, True) for one in PLAIN] + [
+    (*one, False) for one in NOT_PLAIN
+])  # fmt: skip
+def test_special_settings(allowed: Any, disallowed: Any, plain: bool) -> None:
+    """Settings under which ordinary text is refused, or all text is, are told from the others."""
+    encoding = tiktoken.get_encoding("cl100k_base")
+    assert plain_special_settings(encoding, allowed, disallowed) is plain
+    if plain:
+        text = "no secret in this ordinary text"
+        assert encoding.encode(
+            text, allowed_special=allowed, disallowed_special=disallowed
+        ) == encoding.encode_ordinary(text)
 
 
 def test_variant_of_a_known_encoding_is_not_trusted() -> None:
