@@ -127,6 +127,7 @@ class OpenAIServer:
         """Forget the requests counted and recorded so far."""
         self.requests = self.items = self.in_flight = self.max_in_flight = 0
         self.bodies: list[bytes] = []
+        self.headers: list[list[tuple[str, str]]] = []
         cap = self.settings.max_concurrency
         self._slots = asyncio.Semaphore(cap) if cap else None
 
@@ -138,6 +139,7 @@ class OpenAIServer:
         app.router.add_post("/settings", self._change_settings)
         app.router.add_get("/stats", self._stats)
         app.router.add_get("/bodies", self._bodies)
+        app.router.add_get("/headers", self._headers)
         return app
 
     def _pool(self, dim: int) -> VectorPool:
@@ -149,6 +151,9 @@ class OpenAIServer:
         """Answer `POST /v1/embeddings`."""
         body = await http.read()
         arrived = time.monotonic()
+        if self.settings.record:
+            self.headers.append([("path", http.raw_path), *http.headers.items()])
+            self.bodies.append(body)
         self.requests += 1
         number = self.requests
         self.in_flight += 1
@@ -162,8 +167,6 @@ class OpenAIServer:
             self.in_flight -= 1
 
     async def _answer(self, body: bytes, number: int, started: float) -> web.Response:
-        if self.settings.record:
-            self.bodies.append(body)
         fault = next((fault for fault in self.settings.faults if number in fault.requests), None)
         if fault is not None and fault.kind == "status":
             await self._wait(started, 0)
@@ -210,6 +213,9 @@ class OpenAIServer:
     async def _bodies(self, _: web.Request) -> web.Response:
         # JSON text holds no raw newline: one body a line.
         return web.Response(body=b"\n".join(self.bodies))
+
+    async def _headers(self, _: web.Request) -> web.Response:
+        return web.json_response(self.headers)
 
 
 def _reply(vectors: list[bytes], contents: list[bytes], model: str, as_floats: bool, fault: str | None) -> bytes:
@@ -290,6 +296,12 @@ class Connection:
         with urllib.request.urlopen(f"{self.url}/bodies") as reply:
             body: bytes = reply.read()
         return body.split(b"\n") if body else []
+
+    def headers(self) -> list[list[list[str]]]:
+        """Path and headers of the same requests, each a name and a value, in the order in which they were sent."""
+        with urllib.request.urlopen(f"{self.url}/headers") as reply:
+            headers: list[list[list[str]]] = orjson.loads(reply.read())
+            return headers
 
 
 @contextmanager

@@ -9,7 +9,6 @@ float32 matrix. Whatever a reply holds that is not plain base64 vectors is left 
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -118,9 +117,9 @@ class OpenAIEmbedder(Embedder):
             openai.OpenAIError: As the native call does.
         """
         parameters = self._parameters()
-        response = post(self.embeddings.client, request.payload.items, parameters)
-        vectors = decode(response, "encoding_format" in parameters)
-        return self._native_reply(response.parse()) if vectors is None else vectors
+        reply = post(self.embeddings.client, request.payload.items, parameters)
+        vectors = decode(reply.http, "encoding_format" in parameters)
+        return self._native_reply(reply.parse()) if vectors is None else vectors
 
     async def asend(self, request: Request) -> Any:
         """Make one call with the object's own asynchronous client.
@@ -129,12 +128,9 @@ class OpenAIEmbedder(Embedder):
             openai.OpenAIError: As the native call does.
         """
         parameters = self._parameters()
-        response = await apost(self.embeddings.async_client, request.payload.items, parameters)
-        vectors = decode(response, "encoding_format" in parameters)
-        if vectors is not None:
-            return vectors
-        parsed = response.parse()
-        return self._native_reply(await parsed if inspect.isawaitable(parsed) else parsed)
+        reply = await apost(self.embeddings.async_client, request.payload.items, parameters)
+        vectors = decode(reply.http, "encoding_format" in parameters)
+        return self._native_reply(await reply.parse()) if vectors is None else vectors
 
     def _native_reply(self, response: Any) -> Vectors | list[Any]:
         rows = native_rows(response)

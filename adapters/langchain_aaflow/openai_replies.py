@@ -28,18 +28,17 @@ except ImportError:
     decode_base64 = a2b_base64
 
 
-def decode(response: Any, format_chosen: bool) -> Vectors | None:
-    """The vectors of a raw reply of the `openai` client, in the order of the reply.
+def decode(http: Any, format_chosen: bool) -> Vectors | None:
+    """The vectors of a reply, in its order.
 
     Args:
-        response: What `with_raw_response.create` returned.
+        http: The response of the `openai` client's HTTP library, of status 200.
         format_chosen: True if the user asked for an encoding format; the client leaves base64 undecoded then.
 
     Returns:
         The vectors that the client's own parsing comes to; None for a reply that is not exactly of the expected
         form, which is left to that parsing.
     """
-    http = response.http_response
     if not http.headers.get("content-type", "").startswith("application/json"):
         return None
     try:

@@ -470,3 +470,39 @@ def test_requests_are_bytes_of_the_native_client(make: Make, openai_server: Conn
     body = json.loads(openai_server.bodies()[0])
     assert set(body) == {"input", "model", "dimensions", "encoding_format"}
     assert body["encoding_format"] == "base64"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"check_embedding_ctx_length": False},
+        {"model_kwargs": {"extra_headers": {"X-Test": "1"}, "extra_query": {"a": "b"}}, "timeout": 7.5},
+        {"model_kwargs": {"extra_body": {"more": 1}}},
+    ],
+    ids=["token ids", "raw text", "headers", "body"],
+)
+def test_requests_have_the_headers_of_the_native_client(
+    make: Make, openai_server: Connection, changes: dict[str, Any]
+) -> None:
+    """As they arrive, and in order: nothing on the wire tells the two apart, retries included."""
+
+    def native() -> OpenAIEmbeddings:  # a new one for each event loop
+        return make(max_retries=1, **changes)
+
+    def fast() -> OpenAIEmbeddings:
+        return accelerate_embeddings(native(), Executor(max_concurrency=1))
+
+    def arriving(call: Callable[[], Any]) -> list[list[list[str]]]:
+        openai_server.configure(record=True, faults=[Fault([1], status=429, retry_after=0.01)])
+        call()
+        return openai_server.headers()
+
+    texts = ["one", "", "three"]
+    expected = arriving(lambda: native().embed_documents(texts))
+    assert expected[0][0][0] == "path"
+    assert len(expected[0]) > 10
+    assert len(expected) == (2 if "check_embedding_ctx_length" in changes else 3)
+    assert arriving(lambda: fast().embed_documents(texts)) == expected
+    expected = arriving(lambda: asyncio.run(native().aembed_documents(texts)))
+    assert arriving(lambda: asyncio.run(fast().aembed_documents(texts))) == expected
