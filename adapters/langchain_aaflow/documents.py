@@ -73,20 +73,25 @@ _FORM_IS_KNOWN: Final = _form_is_known()
 
 
 def metadata_copier(metadata: dict[Any, Any]) -> Callable[[], dict[Any, Any]]:
-    """The quickest way to copies of a dict that are to each other and to it as deep copies are.
+    """The quickest way to the metadata of Documents that are each given a deep copy of a dict.
 
     Args:
         metadata: Exactly of type `dict`. It must stay as it is while the copier is in use.
     """
     if _ATOMS.issuperset(map(type, metadata.values())) and _ATOMS.issuperset(map(type, metadata)):
         return metadata.copy
-    if _is_tree(metadata, set()):
+    if is_tree(metadata):
         return lambda: _copy_tree(metadata)
-    return lambda: copy.deepcopy(metadata)
+    # What refers back to the dict refers to the deep copy, of which a Document's constructor makes another copy.
+    return lambda: dict(copy.deepcopy(metadata))
+
+
+def is_tree(metadata: dict[Any, Any]) -> bool:
+    """Whether metadata is made of plain dicts, lists and atoms, no container occurring twice."""
+    return _is_tree(metadata, set())
 
 
 def _is_tree(value: Any, seen: set[int]) -> bool:
-    """Whether a value is made of plain dicts, lists and atoms, no container occurring twice."""
     kind = type(value)
     if kind in _ATOMS:
         return True

@@ -13,6 +13,7 @@ from abc import ABCMeta
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from types import ModuleType
 from typing import Any, ClassVar, Final, cast
 
 from langchain_core.documents import Document
@@ -25,12 +26,12 @@ from langchain_text_splitters import (
     RecursiveCharacterTextSplitter,
     TextSplitter,
     TokenTextSplitter,
+    base,
+    character,
 )
-from langchain_text_splitters.base import split_text_on_tokens
-from langchain_text_splitters.character import _split_text_with_regex
 
 from aaflow_plugins.collector import paused_collector
-from langchain_aaflow.documents import documents, metadata_copier
+from langchain_aaflow.documents import documents, is_tree, metadata_copier
 from langchain_aaflow.splitting.configuration import (
     Split,
     character_split,
@@ -74,7 +75,14 @@ def native_reason(splitter: Any) -> str | None:
     reason = _class_reason(native) or _splitting_reason(native) or _overridden(vars(splitter))
     if reason is not None:
         return reason
-    configured = cast(_Family, _family(native)).configure(splitter)
+    family = cast(_Family, _family(native))
+    if isinstance(splitter, Accelerated):
+        derived = type(splitter)
+        for method in family.methods:
+            owner = family.replacement if method == "split_text" else native
+            if getattr(derived, method) is not getattr(owner, method):
+                return f"{derived.__qualname__} overrides {method}"
+    configured = family.configure(splitter)
     return configured if isinstance(configured, str) else None
 
 
@@ -82,14 +90,17 @@ class Accelerated:
     """What accelerated splitters have in common: they are copied and pickled as what they were made from."""
 
     _native: ClassVar[Any]
+    _calls_known_code: ClassVar[Callable[[Any, Any], bool]]
 
-    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+    def __reduce_ex__(self, protocol: Any) -> str | tuple[Any, ...]:
         """Name the native class, so that a class made at run time can be restored."""
+        if "_native" not in vars(type(self)):  # A subclass that somebody wrote: it has a name to be found by.
+            return super().__reduce_ex__(protocol)
         return _restore, (self._native,), vars(self)
 
 
 def _restore(native: Any) -> Any:
-    return object.__new__(accelerated_class(native))
+    return object.__new__(accelerated_class(native) if _replaced(native) else native)
 
 
 class _SplitsText(Accelerated, TextSplitter):
@@ -99,13 +110,14 @@ class _SplitsText(Accelerated, TextSplitter):
 
     def split_text(self, text: str) -> list[str]:
         """Split a text into chunks, as the native method does."""
-        if type(text) is str:
+        native_split: Any = super().split_text  # type: ignore[safe-super]
+        if type(text) is str and type(self)._calls_known_code(self, native_split):
             split = type(self)._configure(self)
             if not isinstance(split, str):
                 chunks = split(text, False)
                 if chunks is not None:
                     return chunks.texts
-        return super().split_text(text)  # type: ignore[safe-super]
+        return cast(list[str], native_split(text))
 
 
 class _CreatesDocuments(Accelerated, TextSplitter):
@@ -113,9 +125,12 @@ class _CreatesDocuments(Accelerated, TextSplitter):
 
     def create_documents(self, texts: list[str], metadatas: list[dict[Any, Any]] | None = None) -> list[Document]:
         """Create Documents from texts, as the native method does."""
+        native_create: Any = super().create_documents
+        if not is_known(getattr(native_create, "__func__", None)):
+            return cast(list[Document], native_create(texts, metadatas))
         metadatas_ = metadatas or [{}] * len(texts)
-        if isinstance(self, _SplitsText):
-            split = type(self)._configure(self)
+        if self._splits_by_known_code(super().split_text):  # type: ignore[safe-super]
+            split = cast(Any, type(self))._configure(self)
             if not isinstance(split, str):
                 if type(texts) is list and len(texts) == 1 and type(texts[0]) is str and len(texts[0]) < _LITTLE_TEXT:
                     return self._split_into_documents(texts, metadatas_, split)
@@ -129,6 +144,14 @@ class _CreatesDocuments(Accelerated, TextSplitter):
                 with paused_collector():
                     made += self._checked_documents(text, chunks, metadatas_[index])
         return made
+
+    def _splits_by_known_code(self, native_split: Any) -> bool:
+        """Whether `split_text` is the accelerated one, with nothing put in the place of what it reproduces."""
+        return (
+            type(self).split_text is _SplitsText.split_text
+            and "split_text" not in vars(self)
+            and type(self)._calls_known_code(self, native_split)
+        )
 
     def _split_into_documents(self, texts: Sequence[str], metadatas: Sequence[Any], split: Split) -> list[Document]:
         want_ends = bool(self._add_start_index)
@@ -156,6 +179,8 @@ class _CreatesDocuments(Accelerated, TextSplitter):
     def _documents(
         self, text: str, chunks: list[str], ends: list[int] | None, metadata: dict[Any, Any]
     ) -> list[Document]:
+        if self._add_start_index and not is_tree(metadata):
+            return list(self._validated_documents(text, chunks, metadata))
         copied = metadata_copier(metadata)
         metadatas = [copied() for _ in chunks]
         if self._add_start_index:
@@ -188,8 +213,14 @@ class _SplitsMarkdown(Accelerated, MarkdownHeaderTextSplitter):
 
     def split_text(self, text: str) -> list[Document]:
         """Split a Markdown text into Documents, as the native method does."""
-        if type(text) is not str or len(text) < _TINY_MARKDOWN or header_split(self) is not None:
-            return super().split_text(text)
+        native_split: Any = super().split_text
+        if (
+            type(text) is not str
+            or len(text) < _TINY_MARKDOWN
+            or not type(self)._calls_known_code(self, native_split)
+            or header_split(self) is not None
+        ):
+            return cast(list[Document], native_split(text))
         sections = sections_by_header(self, text)
         with paused_collector():
             return documents([content for content, _ in sections], [dict(under) for _, under in sections])
@@ -208,35 +239,56 @@ class _Family:
 
     Attributes:
         native: The class.
-        methods: Its methods that make up this way: a subclass must inherit all of them.
-        functions: Functions beside them.
+        methods: Its methods that make up this way, `split_text` first: a subclass must inherit all of them.
+        functions: Functions beside them, each by its module and name.
         configure: Gives the fast path for an object of the class, or the reason why there is none.
         replacement: The class that takes the fast path.
     """
 
     native: type[Any]
     methods: tuple[str, ...]
-    functions: tuple[Callable[..., Any], ...]
+    functions: tuple[tuple[ModuleType, str], ...]
     configure: Callable[[Any], Any]
     replacement: type[Accelerated]
+
+    def watch(self) -> Callable[[Any, Any], bool]:
+        """What tells whether native's `split_text`, given bound, would call the present functions on a splitter.
+
+        Others may be patched onto a class or an object at any time, or be a subclass's own.
+        """
+        split_text: Any = self.native.split_text
+        methods = [(method, getattr(self.native, method)) for method in self.methods[1:]]
+        functions = [(vars(module), name, getattr(module, name)) for module, name in self.functions]
+        names = frozenset(self.methods[1:])
+
+        def calls_known_code(splitter: Any, native_split: Any) -> bool:
+            if getattr(native_split, "__func__", None) is not split_text or not names.isdisjoint(vars(splitter)):
+                return False
+            cls = type(splitter)
+            for name, function in methods:
+                if getattr(cls, name, None) is not function:
+                    return False
+            return all(namespace.get(name) is function for namespace, name, function in functions)
+
+        return calls_known_code
 
 
 _FAMILIES: Final = (
     _Family(
         RecursiveCharacterTextSplitter,
         ("split_text", "_split_text", "_merge_splits", "_join_docs"),
-        (_split_text_with_regex,),
+        ((character, "_split_text_with_regex"),),
         recursive_split,
         _SplitsText,
     ),
     _Family(
         CharacterTextSplitter,
         ("split_text", "_merge_splits", "_join_docs"),
-        (_split_text_with_regex,),
+        ((character, "_split_text_with_regex"),),
         character_split,
         _SplitsText,
     ),
-    _Family(TokenTextSplitter, ("split_text",), (split_text_on_tokens,), token_split, _SplitsText),
+    _Family(TokenTextSplitter, ("split_text",), ((base, "split_text_on_tokens"),), token_split, _SplitsText),
     _Family(
         MarkdownHeaderTextSplitter,
         ("split_text", "aggregate_lines_to_chunks", "_is_custom_header"),
@@ -289,7 +341,6 @@ def _defined_between(native: type[Any], base: type[Any], method: str) -> bool:
     return any(method in vars(cls) for cls in native.__mro__ if cls not in base.__mro__)
 
 
-@lru_cache(maxsize=256)
 def _splitting_reason(native: Any) -> str | None:
     """Why a class does not split texts in a way that is reproduced here."""
     family = _family(native)
@@ -298,13 +349,16 @@ def _splitting_reason(native: Any) -> str | None:
     for method in family.methods:
         if getattr(native, method) is not getattr(family.native, method):
             return f"{native.__qualname__} overrides {method}"
-    for function in (*(getattr(native, method) for method in family.methods), *family.functions):
-        if not is_known(function):
-            return f"the installed langchain-text-splitters has another {function.__qualname__} than known"
+    for method in family.methods:
+        if not is_known(getattr(native, method)):
+            owner = next(cls for cls in native.__mro__ if method in vars(cls))
+            return f"the installed langchain-text-splitters has another {owner.__qualname__}.{method} than known"
+    for module, name in family.functions:
+        if not is_known(getattr(module, name)):
+            return f"the installed langchain-text-splitters has another {name} than known"
     return None
 
 
-@lru_cache(maxsize=256)
 def _replaced(native: Any) -> tuple[type[Accelerated], ...]:
     """The classes whose methods take the place of a native class's own."""
     replaced: list[type[Accelerated]] = []
@@ -327,7 +381,6 @@ def _overridden(attributes: dict[str, Any]) -> str | None:
     return None
 
 
-@lru_cache(maxsize=256)
 def accelerated_class(native: Any) -> Any:
     """The accelerated subclass of a native splitter's class.
 
@@ -337,13 +390,20 @@ def accelerated_class(native: Any) -> Any:
     replaced = () if _class_reason(native) is not None else _replaced(native)
     if not replaced:
         raise TypeError(f"{native.__qualname__} can't be accelerated: {_class_reason(native) or 'unknown code'}")
+    return _accelerated_class(native, replaced)
+
+
+@lru_cache(maxsize=256)
+def _accelerated_class(native: Any, replaced: tuple[type[Accelerated], ...]) -> Any:
     namespace: dict[str, Any] = {
         "__doc__": f"`{native.__qualname__}`, accelerated.",
         "__module__": __name__,
         "_native": native,
     }
-    if _SplitsText in replaced:
-        namespace["_configure"] = cast(_Family, _family(native)).configure
+    family = _family(native)
+    if family is not None and family.replacement in replaced:
+        namespace["_configure"] = family.configure
+        namespace["_calls_known_code"] = family.watch()
     return type(native)(f"Accelerated{native.__name__}", (*replaced, native), namespace)
 
 

@@ -7,7 +7,7 @@ import gc
 import json
 import pickle
 from collections import OrderedDict
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 import pytest
@@ -22,6 +22,7 @@ from langchain_text_splitters import (
     RecursiveJsonSplitter,
     TextSplitter,
     TokenTextSplitter,
+    character,
 )
 
 from langchain_aaflow import documents as documents_module
@@ -189,6 +190,126 @@ def test_stateful_length_function_is_called_as_natively() -> None:
     assert calls == native_calls
 
 
+@pytest.mark.parametrize("name", ["_merge_splits", "_join_docs", "_split_text"])
+def test_methods_put_on_an_accelerated_object(name: str) -> None:
+    """A method put on the accelerated object is called from then on, and no more once it is taken away."""
+    splitter = RecursiveCharacterTextSplitter(chunk_size=60, chunk_overlap=10)
+    accelerated = accelerate_splitter(splitter)
+    for one in (splitter, accelerated):
+        setattr(one, name, lambda *_: ["mine"] if name != "_join_docs" else "mine")
+    assert visible(accelerated.split_text(TEXT)) == visible(splitter.split_text(TEXT))
+    assert "mine" in accelerated.split_text(TEXT)
+    assert visible(accelerated.create_documents([TEXT])) == visible(splitter.create_documents([TEXT]))
+    assert native_reason(accelerated) == f"the object has its own {name}"
+    for one in (splitter, accelerated):
+        delattr(one, name)
+    assert native_reason(accelerated) is None
+    assert visible(accelerated.create_documents([TEXT])) == visible(splitter.create_documents([TEXT]))
+
+
+def test_split_text_put_on_an_accelerated_object() -> None:
+    """Documents are made of what the object's own `split_text` gives."""
+    accelerated = accelerate_splitter(RecursiveCharacterTextSplitter(chunk_size=60, chunk_overlap=10))
+    accelerated.split_text = lambda text: ["mine"]
+    made = accelerated.split_documents([Document(page_content=TEXT, metadata={"n": 1})])
+    assert visible(made) == visible([Document(page_content="mine", metadata={"n": 1})])
+
+
+def test_subclass_of_an_accelerated_class() -> None:
+    """What a subclass of the accelerated class overrides is called, and it is copied as itself."""
+    splitters = [
+        RecursiveCharacterTextSplitter(chunk_size=60, chunk_overlap=10),
+        CharacterTextSplitter(separator=" ", chunk_size=60, chunk_overlap=10),
+    ]
+    for splitter in splitters:
+        base: Any = type(splitter)
+        accelerated_base: Any = type(accelerate_splitter(splitter))
+
+        def classes(base: Any) -> list[Any]:
+            class Joins(base):  # type: ignore[misc]
+                def _join_docs(self, docs: list[str], separator: str) -> str | None:
+                    return "|".join(docs)
+
+            class Splits(base):  # type: ignore[misc]
+                def split_text(self, text: str) -> list[str]:
+                    return [chunk.upper() for chunk in super().split_text(text)]
+
+            class Creates(base):  # type: ignore[misc]
+                def create_documents(self, texts: Any, metadatas: Any = None) -> list[Document]:
+                    return [*super().create_documents(texts, metadatas), Document(page_content="last")]
+
+            class Nothing(base):  # type: ignore[misc]
+                pass
+
+            return [Joins, Splits, Creates, Nothing]
+
+        for native_class, derived_class in zip(classes(base), classes(accelerated_base), strict=True):
+            native, derived = object.__new__(native_class), object.__new__(derived_class)
+            for one in (native, derived):
+                vars(one).update(vars(splitter))
+            for twin in (derived, copy.copy(derived), copy.deepcopy(derived)):
+                assert type(twin) is derived_class
+                assert visible(twin.split_text(TEXT)) == visible(native.split_text(TEXT))
+                assert visible(twin.create_documents([TEXT])) == visible(native.create_documents([TEXT]))
+            overrides = [name for name in vars(native_class) if name in ("_join_docs", "split_text")]
+            reason = f"{derived_class.__qualname__} overrides {overrides[0]}" if overrides else None
+            assert native_reason(derived) == reason
+
+
+def test_subclass_of_an_accelerated_markdown_splitter() -> None:
+    """The Markdown splitter asks its own methods as well."""
+    splitter = MarkdownHeaderTextSplitter([("#", "h1")])
+    accelerated = accelerate_splitter(splitter)
+    text = "# One\n\ntext\n\n# Two\n\nmore text\n" * 10
+    for one in (splitter, accelerated):
+        one.aggregate_lines_to_chunks = lambda lines: [Document(page_content=str(len(lines)))]
+    assert visible(accelerated.split_text(text)) == visible(splitter.split_text(text))
+    assert len(accelerated.split_text(text)) == 1
+
+
+PATCHED = [
+    (TextSplitter, "_merge_splits"),
+    (TextSplitter, "_join_docs"),
+    (TextSplitter, "create_documents"),
+    (RecursiveCharacterTextSplitter, "split_text"),
+    (RecursiveCharacterTextSplitter, "_split_text"),
+    (character, "_split_text_with_regex"),
+]
+
+
+@pytest.mark.parametrize(("owner", "name"), PATCHED, ids=lambda one: getattr(one, "__name__", one))
+def test_instrumented_native_code_is_called(owner: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is wrapped around a native function sees native's calls, whenever it is put there."""
+    before = accelerate_splitter(RecursiveCharacterTextSplitter(chunk_size=60, chunk_overlap=10))
+    original = getattr(owner, name)
+    calls: list[str] = []
+
+    @wraps(original)
+    def instrumented(*args: Any, **kwargs: Any) -> Any:
+        calls.append(name)
+        return original(*args, **kwargs)
+
+    native = RecursiveCharacterTextSplitter(chunk_size=60, chunk_overlap=10)
+    truth = visible(native.create_documents([TEXT]))
+    monkeypatch.setattr(owner, name, instrumented)
+    assert visible(native.create_documents([TEXT])) == truth
+    expected, calls[:] = len(calls), []
+    assert expected
+    after = accelerate_splitter(native)
+    for splitter in (before, after, pickle.loads(pickle.dumps(before))):
+        calls.clear()
+        assert visible(splitter.create_documents([TEXT])) == truth
+        assert len(calls) == expected
+    if name != "create_documents":
+        assert "than known" in str(native_reason(before))
+        assert native_reason(before) == native_reason(after) == native_reason(native)
+    monkeypatch.undo()
+    calls.clear()
+    assert visible(before.create_documents([TEXT])) == truth
+    assert not calls
+    assert type(accelerate_splitter(native)) is type(before)
+
+
 def test_changed_native_code_is_not_reproduced(monkeypatch: pytest.MonkeyPatch) -> None:
     """A version of langchain-text-splitters with other code keeps its own path."""
     from langchain_aaflow import splitters
@@ -196,7 +317,7 @@ def test_changed_native_code_is_not_reproduced(monkeypatch: pytest.MonkeyPatch) 
     known = dict(known_code._KNOWN)
     known["TextSplitter._merge_splits"] = frozenset({"something else"})
     monkeypatch.setattr(known_code, "_KNOWN", known)
-    caches = (known_code.is_known, splitters._splitting_reason, splitters._replaced, splitters.accelerated_class)
+    caches = (known_code._is_known, splitters._accelerated_class)
     for cache in caches:
         cache.cache_clear()
     try:
@@ -293,6 +414,33 @@ def _identities(value: Any, original: Any) -> list[bool]:
     """For each mutable container whether it is one of the original's."""
     originals = {id(one) for one in _containers(original)}
     return [id(one) in originals for one in _containers(value) if not isinstance(one, tuple)]
+
+
+@pytest.mark.parametrize("add_start_index", [False, True])
+def test_metadata_that_holds_itself(add_start_index: bool) -> None:
+    """What refers back to the metadata refers to the native dict, which is not quite the Document's own."""
+    metadata: dict[str, Any] = {"n": 1}
+    metadata |= {"self": metadata, "list": [metadata]}
+    splitter = RecursiveCharacterTextSplitter(chunk_size=60, chunk_overlap=10, add_start_index=add_start_index)
+    rows = []
+    for one in (splitter, accelerate_splitter(splitter)):
+        made = one.create_documents([TEXT], [metadata])
+        rows.append([
+            (
+                document.page_content,
+                list(own),
+                own["self"] is own,
+                own["list"][0] is own["self"],
+                own["self"]["self"] is own["self"],
+                list(own["self"]),
+                own["self"].get("start_index"),
+                own.get("start_index"),
+            )
+            for document in made
+            for own in [document.metadata]
+        ])  # fmt: skip
+    assert rows[0] == rows[1]
+    assert set(metadata) == {"n", "self", "list"}
 
 
 def test_metadata_is_isolated() -> None:

@@ -74,6 +74,34 @@ def test_recursive(
     )
 
 
+IN_A_GROUP = [r"(-)\1", "(?m)^#", r"(a)(b)\2", "(a)?(?(1)b|c)", "(?i)x"]
+
+
+@pytest.mark.parametrize("separator", IN_A_GROUP)
+@pytest.mark.parametrize("keep", [True, "start", "end", False])
+def test_patterns_that_mean_something_else_in_a_group(separator: str, keep: Any) -> None:
+    """Where native puts a pattern into a group and it is none there, or another, the outcome is native's."""
+    texts = ["one\ntwo words\nthree", "aba " * 10, "a--b" * 10, "# x\n# y\n" * 5, "", "ab ac b c" * 5]
+    for size in (3, 12, 500):
+        for separators in (["\n", separator], [separator, "\n"], [separator]):
+            assert_same(
+                RecursiveCharacterTextSplitter(
+                    separators=separators,
+                    is_separator_regex=True,
+                    keep_separator=keep,
+                    chunk_size=size,
+                    chunk_overlap=0,
+                ),
+                texts,
+            )
+        assert_same(
+            CharacterTextSplitter(
+                separator=separator, is_separator_regex=True, keep_separator=keep, chunk_size=size, chunk_overlap=0
+            ),
+            texts,
+        )
+
+
 @settings(max_examples=600, deadline=None, derandomize=True)
 @given(
     st.lists(st.integers(1, 7), min_size=1, max_size=14),

@@ -149,6 +149,45 @@ def test_long_pieces_are_not_counted_through() -> None:
     )
 
 
+@pytest.mark.parametrize("pattern", [r"\w+", r"\s+|[a-m]+", "zzz"])
+def test_pattern_that_leaves_text_out(pattern: str) -> None:
+    """Under an encoding that drops part of a text, windows hold what its tokens spell."""
+    lossy = tiktoken.Encoding(
+        "mine",
+        pat_str=pattern,
+        mergeable_ranks=tiktoken.get_encoding("cl100k_base")._mergeable_ranks,
+        special_tokens={},
+    )
+    for size, overlap in ((3, 1), (2, 0), (100, 10)):
+        splitter = TokenTextSplitter(encoding_name="cl100k_base", chunk_size=size, chunk_overlap=overlap)
+        splitter._tokenizer = lossy
+        assert_same(splitter, ["one, two three; four five!! six seven", "", "  ", "plain"])
+
+
+SETTINGS = [
+    {"disallowed_special": {"SECRET"}},
+    {"disallowed_special": ["SECRET", "<|endoftext|>"]},
+    {"disallowed_special": ("SECRET",), "allowed_special": "all"},
+    {"allowed_special": ["<|endoftext|>"]},
+    {"allowed_special": ["<|endoftext|>"], "disallowed_special": ()},
+    {"allowed_special": {3}, "disallowed_special": ()},
+]
+
+
+@pytest.mark.parametrize("special", SETTINGS, ids=str)
+def test_special_settings_that_refuse_ordinary_text(special: dict[str, Any]) -> None:
+    """A text that holds a disallowed string which is no special token raises; so does a setting of the wrong type."""
+    texts = ["this is a SECRET in a text", "nothing of the sort", "", "some <|endoftext|> here"]
+    for splitter in (
+        TokenTextSplitter(encoding_name="cl100k_base", chunk_size=8, chunk_overlap=2, **special),
+        made(RecursiveCharacterTextSplitter, special, 3, 0),
+        made(CharacterTextSplitter, special, 3, 0, separator=" "),
+    ):
+        assert native_reason(splitter) == "its special token settings are not all of special tokens"
+        assert_same(splitter, texts)
+        assert any(outcome(partial(accelerate_splitter(splitter).split_text, text))[0] == "raised" for text in texts)
+
+
 def test_subclass_of_encoding_goes_native() -> None:
     """An encoding that is not exactly tiktoken's own may count in its own way."""
 

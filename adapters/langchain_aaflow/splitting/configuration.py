@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from langchain_text_splitters import TextSplitter
 
-from aaflow_plugins.tokenizers import ordinary_tokens
+from aaflow_plugins.tokenizers import ordinary_tokens, plain_special_settings
 from langchain_aaflow.splitting.characters import Chunks, Limits, split_once, split_recursively
 from langchain_aaflow.splitting.known_code import is_known
 from langchain_aaflow.splitting.separators import Keep, joint, read_separators
@@ -51,15 +51,18 @@ def token_split(splitter: Any) -> Split | str:
         return "its chunk overlap is not smaller than its chunk size"
     if not _is_encoding(splitter._tokenizer):
         return "its tokenizer is not a tiktoken Encoding"
+    if not plain_special_settings(splitter._tokenizer, splitter._allowed_special, splitter._disallowed_special):
+        return _NOT_PLAIN
     tokens = ordinary_tokens(splitter._tokenizer)
 
     def split(text: str, want_ends: bool) -> Chunks | None:
         if not tokens.is_ordinary(text):
             return None
         try:
-            return Chunks(split_every_tokens(text, tokens, size, overlap))
+            chunks = split_every_tokens(text, tokens, size, overlap)
         except UnicodeEncodeError:
             return None
+        return None if chunks is None else Chunks(chunks)
 
     return split
 
@@ -95,16 +98,18 @@ def _configured(
     if length is len:
         return by_characters(separators, is_regex, keep_separator, *limits)
     counter = _counter(length)
-    if counter is None:
-        return "its length_function may count the same text differently each time it is called"
+    if isinstance(counter, str):
+        return counter
     try:
-        read = read_separators(separators, is_regex)
+        read = read_separators(separators, is_regex, bool(keep_separator))
     except re.error:
         return _INVALID_REGEX
     return by_count(read, Keep.of(keep_separator), Measure(counter, length, *limits))
 
 
-_INVALID_REGEX: Final = "one of its separators is not a regular expression"
+_INVALID_REGEX: Final = "one of its separators is not a regular expression, or not in a group"
+_NOT_DETERMINISTIC: Final = "its length_function may count the same text differently each time it is called"
+_NOT_PLAIN: Final = "its special token settings are not all of special tokens"
 
 
 @lru_cache(maxsize=256)
@@ -112,7 +117,7 @@ def _recursive_by_characters(
     separators: tuple[str, ...], is_regex: bool, keep_separator: bool | str, *limits: Any
 ) -> Split | str:
     try:
-        read = read_separators(separators, is_regex)
+        read = read_separators(separators, is_regex, bool(keep_separator))
     except re.error:
         return _INVALID_REGEX
     keep = Keep.of(keep_separator)
@@ -131,7 +136,7 @@ def _once_by_characters(
     separators: tuple[str, ...], is_regex: bool, keep_separator: bool | str, *limits: Any
 ) -> Split | str:
     try:
-        (read,) = read_separators(separators, is_regex)
+        (read,) = read_separators(separators, is_regex, bool(keep_separator))
     except re.error:
         return _INVALID_REGEX
     keep = Keep.of(keep_separator)
@@ -171,16 +176,21 @@ def _once_by_count(separators: Any, keep: Keep, measure: Measure) -> Split:
     return split
 
 
-def _counter(length: Any) -> Counter | None:
-    """What counts as a length function does, without calling it for the same text over and over."""
+def _counter(length: Any) -> Counter | str:
+    """What counts as a length function does, without calling it for the same text over and over; or why not."""
     if type(length) is not FunctionType or length.__closure__ is None:
-        return None
+        return _NOT_DETERMINISTIC
     if length.__code__ in _nested_code("_tiktoken_encoder"):
         encoding = _closed_over(length, "enc")
-        return ordinary_tokens(encoding) if _is_encoding(encoding) else None
-    if length.__code__ in _nested_code("_huggingface_tokenizer_length"):
-        return EachCounted(length) if _is_deterministic(_closed_over(length, "tokenizer")) else None
-    return None
+        if not _is_encoding(encoding):
+            return _NOT_DETERMINISTIC
+        special = (_closed_over(length, "allowed_special"), _closed_over(length, "disallowed_special"))
+        return ordinary_tokens(encoding) if plain_special_settings(encoding, *special) else _NOT_PLAIN
+    if length.__code__ in _nested_code("_huggingface_tokenizer_length") and _is_deterministic(
+        _closed_over(length, "tokenizer")
+    ):
+        return EachCounted(length)
+    return _NOT_DETERMINISTIC
 
 
 @lru_cache(maxsize=8)

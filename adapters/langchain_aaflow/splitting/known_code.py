@@ -9,10 +9,14 @@ from __future__ import annotations
 import ast
 import hashlib
 import inspect
+import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from functools import lru_cache
+from types import FunctionType
 from typing import Any, Final
+
+from langchain_aaflow.native_code import is_from
 
 #: Structures of native functions that the fast paths reproduce, by qualified name: langchain-text-splitters 1.0.0 to
 #: 1.1.3.
@@ -35,10 +39,21 @@ _KNOWN: Final[dict[str, frozenset[str]]] = {
 }
 
 
+def is_known(function: Any) -> bool:
+    """Whether a native function is one of the versions that the fast paths reproduce, and nothing wrapped around it."""
+    return isinstance(function, FunctionType) and _is_known(function)
+
+
 @lru_cache(maxsize=256)
-def is_known(function: Callable[..., Any]) -> bool:
-    """Whether a native function is one of the versions that the fast paths reproduce."""
-    return structure(function) in _KNOWN.get(function.__qualname__, ())
+def _is_known(function: FunctionType) -> bool:
+    # A wrapper bears the wrapped function's name and module, and its source is the wrapped function's to `inspect`.
+    module = sys.modules.get(function.__module__)
+    return (
+        module is not None
+        and is_from(function, module)
+        and not hasattr(function, "__wrapped__")
+        and structure(function) in _KNOWN.get(function.__qualname__, ())
+    )
 
 
 def structure(function: Callable[..., Any]) -> str:

@@ -71,6 +71,9 @@ class Separator:
 #: Native's log message for a chunk of more than the specified size.
 OVERSIZE = "Created a chunk of size %d, which is longer than the specified %d"
 
+#: What may refer to a group by its number.
+_GROUP_NUMBER = re.compile(r"\\[1-9]|\(\?\(")
+
 _LOOKAROUNDS = ("(?=", "(?<!", "(?<=", "(?!")
 
 
@@ -90,10 +93,21 @@ def joint(separator: Separator, keep: Keep, is_lookaround_known: bool) -> str:
 
 
 @lru_cache(maxsize=256)
-def read_separators(texts: tuple[str, ...], is_regex: bool) -> tuple[Separator, ...]:
+def read_separators(texts: tuple[str, ...], is_regex: bool, is_kept: bool) -> tuple[Separator, ...]:
     """Read separators in order.
 
+    Args:
+        texts: As the user wrote them.
+        is_regex: Whether they are regular expressions.
+        is_kept: Whether they stay in the chunks: native then puts each in a group to split by.
+
     Raises:
-        re.error: If one is not a regular expression. Native raises the same, but only when it gets there.
+        re.error: If one is not a regular expression, or not one that matches the same in a group. Native raises the
+            same where it is none, but only when it gets there.
     """
+    if is_regex and is_kept:
+        for text in texts:
+            re.compile(f"({text})")
+            if _GROUP_NUMBER.search(text):
+                raise re.error("refers to a group by its number, which is another within a group", text)
     return tuple(Separator.of(text, is_regex) for text in texts)

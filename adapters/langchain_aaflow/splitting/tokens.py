@@ -148,10 +148,11 @@ def _add(chunk: str, strip: bool, chunks: list[str]) -> None:
         chunks.append(chunk)
 
 
-def split_every_tokens(text: str, tokens: OrdinaryTokens, size: int, overlap: int) -> list[str]:
+def split_every_tokens(text: str, tokens: OrdinaryTokens, size: int, overlap: int) -> list[str] | None:
     """Split as `TokenTextSplitter` does: windows of tokens, decoded.
 
     The bytes of a text's tokens are the bytes of the text, so windows are cut out of it instead of being decoded.
+    Not so under an encoding whose pattern leaves out some of the text: None is returned where it does.
 
     Args:
         text: Ordinary text.
@@ -165,10 +166,14 @@ def split_every_tokens(text: str, tokens: OrdinaryTokens, size: int, overlap: in
     data = text.encode()
     ids = tokens.encode(text)
     count = len(ids)
-    if count <= size:
-        return [text] if count else []
+    if not count:
+        return None if data else []
     lengths = tokens.byte_lengths[ids]
     ends = np.cumsum(lengths)
+    if ends[-1] != len(data):
+        return None
+    if count <= size:
+        return [text]
     starts = np.arange(0, count - overlap, size - overlap)
     stops = np.minimum(starts + size, count)
     return [
