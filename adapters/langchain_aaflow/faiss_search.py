@@ -3,9 +3,9 @@
 faiss computes the distances of one query and of many by different routines (which ones depends on its version and
 on the number of vectors and of queries), and the last bits of the scores differ. So the batch only proposes
 candidates: `k + SPARE` a query, each then rescored by the routine that a single search uses. Which routine that is,
-is found out on the very index, by comparing with a single search; where none gives its bits, queries are searched
-one by one. A query whose answer is not certain after rescoring (equal scores, or a cut-off that lies within the
-rounding error) is searched alone too.
+is found out on the very index, by comparing with single searches on which the routines differ; where none gives
+their bits, or nothing sets the routines apart, queries are searched one by one. A query whose answer is not certain
+after rescoring (equal scores, or a cut-off that lies within the rounding error) is searched alone too.
 """
 
 from __future__ import annotations
@@ -38,6 +38,12 @@ MIN_QUERIES = 8
 
 #: Rows compared with a single search before a routine is trusted on an index.
 CHECKED_ROWS = 2048
+
+#: Different scores that set the routines apart before a query counts as telling, and such queries for a verdict.
+TELLING_SCORES, TELLING_QUERIES = 16, 2
+
+#: The same among the top `k` of all queries compared.
+TELLING_TOP_SCORES = 3
 
 #: Unit roundoff of float32.
 _UNIT = 2.0**-24
@@ -152,21 +158,72 @@ def _rescorer(index: Any, queries: Matrix, k: int) -> Rescore | None:
         return known[1]
     if len(queries) < MIN_QUERIES:
         return None
-    rescore = next((way for way in (_by_subset, _by_product) if _agrees(way, index, queries[:1], k)), None)
-    _trusted[index] = (conditions, rescore)
-    return rescore
+    trial = _Trial(index, k)
+    if not trial.tells(queries):
+        # Not remembered: other queries may tell.
+        return None
+    _trusted[index] = (conditions, trial.routine)
+    return trial.routine
 
 
-def _agrees(rescore: Rescore, index: Any, query: Matrix, k: int) -> bool:
-    """Whether `rescore` gives the bits of a single search, on rows from all over the index."""
-    rows = min(index.ntotal, CHECKED_ROWS)
-    scores, ids = index.search(query, rows)
-    if ids[0, -1] < 0:
-        return False
-    step = k + SPARE
-    ways = [rescore(index, query, ids[0, start : start + step]) for start in range(0, rows - step + 1, step)]
-    found: Matrix = np.concatenate(ways)
-    return bool(found.tobytes() == scores[0, : len(found)].tobytes())
+class _Trial:
+    """Finds the routine that gives the bits of a single search, by queries on which the routines differ.
+
+    A degenerate query (zeros, a unit vector, a row that is there thousands of times) gives the same scores by any
+    routine. So a verdict needs queries on which the routines give many different scores, made-up ones of the
+    vectors' size among them, and holds if one routine alone gives the bits of every single search made, with those
+    of the batch.
+    """
+
+    def __init__(self, index: Any, k: int) -> None:
+        self._index, self._k = index, k
+        self._left: list[Rescore] = [_by_subset, _by_product]
+
+    @property
+    def routine(self) -> Rescore | None:
+        """The routine that gave the bits of all single searches so far."""
+        return self._left[0] if self._left else None
+
+    def tells(self, queries: Matrix) -> bool:
+        """Compare the routines with single searches; whether that says which one a single search uses."""
+        made_up = list(_made_up_queries(self._index))
+        first = [queries[row : row + 1] for row in range(min(len(queries), MIN_QUERIES))]
+        rows = min(self._index.ntotal, CHECKED_ROWS)
+        telling = [self._compare(query, rows) >= TELLING_SCORES for query in (*made_up, first[0])]
+        # What a search does may depend on how many results are asked for.
+        scores = sum(self._compare(query, self._k) for query in (*made_up, *first))
+        return not self._left or (sum(telling) >= TELLING_QUERIES and scores >= TELLING_TOP_SCORES)
+
+    def _compare(self, query: Matrix, rows: int) -> int:
+        """Drop the routines that miss a bit of a search for `rows` results; how many scores set them apart."""
+        scores, ids = self._index.search(query, rows)
+        if not self._left or ids[0, -1] < 0:
+            return 0
+        # As many at once as will be rescored.
+        step = self._k + SPARE
+        padded: Ids = np.resize(ids[0], -(-rows // step) * step)
+        found: dict[Rescore, Matrix] = {
+            way: np.concatenate([way(self._index, query, padded[at : at + step]) for at in range(0, rows, step)])[:rows]
+            for way in (_by_subset, _by_product)
+        }
+        self._left = [way for way in self._left if found[way].tobytes() == scores[0].tobytes()]
+        one, other = found.values()
+        apart = np.isfinite(one) & np.isfinite(other) & (one != other)
+        return len(np.unique(scores[0][apart]))
+
+
+def _made_up_queries(index: Any) -> Iterator[Matrix]:
+    """Queries in no special position, as large as the index's vectors, always the same."""
+    sample = _stored(index)[:: max(1, index.ntotal // 256)]
+    with np.errstate(all="ignore"):
+        size = np.sqrt(np.mean(np.square(sample, dtype=np.float64)))
+        normal = size * np.random.default_rng(0).standard_normal((TELLING_QUERIES, 1, index.d))
+        yield from np.ascontiguousarray(normal, dtype=np.float32)
+
+
+def _stored(index: Any) -> Matrix:
+    matrix: Matrix = faiss.rev_swig_ptr(index.get_xb(), index.ntotal * index.d).reshape(index.ntotal, index.d)
+    return matrix
 
 
 def _by_subset(index: Any, query: Matrix, ids: Ids) -> Matrix:
@@ -179,8 +236,7 @@ def _by_subset(index: Any, query: Matrix, ids: Ids) -> Matrix:
 
 def _by_product(index: Any, query: Matrix, ids: Ids) -> Matrix:
     """A matrix product: what faiss 1.15 does for one query on 10,000 vectors or more."""
-    stored = faiss.rev_swig_ptr(index.get_xb(), index.ntotal * index.d).reshape(index.ntotal, index.d)
-    rows = stored[ids]
+    rows = _stored(index)[ids]
     product = faiss.LinearTransform(index.d, 1, False)
     faiss.copy_array_to_vector(query[0], product.A)
     product.is_trained = True

@@ -606,6 +606,10 @@ def test_batched_search_equals_single_searches(dim: int, metric: str, rows: int,
     points, queries = spread(rows, dim)
     store = store_of(points, metric)
     assert_batch_is_single(store, queries, k=4)
+    if (dim, metric) == (3, "ip"):
+        # The routines give the same bits, so which one a single search uses stays unknown.
+        assert store.index not in faiss_search._trusted
+        return
     _, way = faiss_search._trusted[store.index]
     assert way is not None, "no routine gives the scores of a single search: the batch is slow"
 
@@ -775,6 +779,86 @@ def test_untrusted_routines_mean_single_searches(monkeypatch: pytest.MonkeyPatch
     store = store_of(points, "l2")
     assert_batch_is_single(store, queries, k=4)
     assert faiss_search._trusted[store.index][1] is None
+
+
+def assert_answers_are_single(index: Any, queries: Any, k: int = 4) -> None:
+    for row, (scores, ids) in enumerate(faiss_search.search_each(index, queries, k)):
+        single = index.search(queries[row : row + 1], k)
+        assert ids.tolist() == single[1].tolist()
+        assert scores.tobytes() == single[0].tobytes()
+
+
+def _ordinary(points: Any, queries: Any) -> None:
+    pass
+
+
+def _first_query_zero(points: Any, queries: Any) -> None:
+    queries[0] = 0
+
+
+def _first_query_one_hot(points: Any, queries: Any) -> None:
+    queries[0] = 0
+    queries[0, 1] = 1
+
+
+def _all_queries_zero(points: Any, queries: Any) -> None:
+    queries[:] = 0
+
+
+def _all_queries_one_hot(points: Any, queries: Any) -> None:
+    queries[:] = np.eye(8, queries.shape[1], dtype=np.float32)
+
+
+def _first_query_is_a_row_held_thousands_of_times(points: Any, queries: Any) -> None:
+    points[::4] = points[0]
+    queries[0] = points[0]
+
+
+def _many_rows_zero(points: Any, queries: Any) -> None:
+    points[::4] = 0
+    queries[0] = 0
+
+
+@pytest.mark.parametrize("metric", ["l2", "ip"])
+@pytest.mark.parametrize(("rows", "dim"), [(10_500, 3), (12_000, 64), (10_500, 384), (30_500, 16)])
+@pytest.mark.parametrize(
+    "degenerate",
+    [
+        _ordinary,
+        _first_query_zero,
+        _first_query_one_hot,
+        _all_queries_zero,
+        _all_queries_one_hot,
+        _first_query_is_a_row_held_thousands_of_times,
+        _many_rows_zero,
+    ],
+)
+def test_degenerate_queries_do_not_mislead(degenerate: Any, rows: int, dim: int, metric: str) -> None:
+    """Any routine gives the scores of a query of zeros; the one trusted must be that of all other queries, too."""
+    generator = np.random.default_rng(3)
+    points = generator.standard_normal((rows, dim), dtype=np.float32)
+    queries = generator.standard_normal((16, dim), dtype=np.float32)
+    degenerate(points, queries[:8])
+    index = faiss.IndexFlatL2(dim) if metric == "l2" else faiss.IndexFlatIP(dim)
+    index.add(points)
+    for k in (4, 1):
+        assert_answers_are_single(index, queries[:8], k)
+        assert_answers_are_single(index, queries[8:], k)
+    # Rows of zeros can be the nearest of all, and then nothing tells.
+    if (dim, metric) != (3, "ip") and degenerate is not _many_rows_zero:
+        assert faiss_search._trusted[index][1] is not None
+
+
+def test_nothing_is_remembered_where_the_routines_agree() -> None:
+    index = faiss.IndexFlatL2(8)
+    index.add(np.zeros((10_500, 8), dtype=np.float32))
+    queries = np.random.default_rng(0).standard_normal((8, 8), dtype=np.float32)
+    assert_answers_are_single(index, queries)
+    assert index not in faiss_search._trusted
+    index.reset()
+    index.add(np.random.default_rng(1).standard_normal((10_500, 8), dtype=np.float32))
+    assert_answers_are_single(index, queries)
+    assert index in faiss_search._trusted
 
 
 @pytest.mark.parametrize("kind", ["IVF4,Flat", "HNSW8", "SQ8"])
