@@ -49,7 +49,8 @@ class Fault:
         requests: Numbers of the requests concerned, in order of arrival since the last reset.
         kind: `status` (an HTTP error), `count` (one vector too few), `extra` (one too many), `ragged` (the second
             vector one float short), `nan` (a NaN in the last vector), `empty` (no vectors), `text` (not JSON),
-            `floats` (floats although base64 was asked for), `unordered` (vectors in reverse order).
+            `floats` (floats although base64 was asked for), `unordered` (vectors in reverse order), `null` (null for
+            the last vector).
         status: The HTTP status of kind `status`.
         retry_after: Seconds for a `Retry-After` header.
     """
@@ -242,6 +243,8 @@ def _reply(vectors: list[bytes], contents: list[bytes], model: str, as_floats: b
         ]
     else:
         embeddings = [b'"%b"' % vector for vector in vectors]
+    if fault == "null":
+        embeddings[-1] = b"null"
     data = b",".join(b'{"object":"embedding","index":%d,"embedding":%b}' % item for item in enumerate(embeddings))
     tokens = sum(content.count(b",") + 1 for content in contents)
     usage = b'{"prompt_tokens":%d,"total_tokens":%d}' % (tokens, tokens)

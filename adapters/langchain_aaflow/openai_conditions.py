@@ -39,8 +39,9 @@ def native_reason(embeddings: OpenAIEmbeddings) -> str | None:
     if embeddings.skip_empty:
         return "skip_empty makes the requests depend on the replies"
     for name in ("chunk_size", "embedding_ctx_length"):
-        if getattr(embeddings, name) < 1:
-            return f"{name} is {getattr(embeddings, name)}"
+        value = getattr(embeddings, name)
+        if type(value) is not int or value < 1:
+            return f"{name} is {value!r}"
     for client, known in (
         (embeddings.client, client_module.Embeddings),
         (embeddings.async_client, client_module.AsyncEmbeddings),

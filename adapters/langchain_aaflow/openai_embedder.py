@@ -16,10 +16,12 @@ from typing import Any
 import langchain_openai.embeddings.base as native_module
 import numpy as np
 import tiktoken
+from langchain_core.runnables.config import run_in_executor
 from langchain_openai import OpenAIEmbeddings
 
 from aaflow_plugins.embedding import Embedder, Request, Vectors, reject_nan, vectors_from_rows
-from aaflow_plugins.tokenizers import TokenIds, ordinary_tokens
+from aaflow_plugins.executor import Executor
+from aaflow_plugins.tokenizers import TokenIds, ordinary_tokens, plain_special_settings
 from langchain_aaflow.openai_replies import decode, native_rows
 from langchain_aaflow.openai_requests import apost, post
 
@@ -49,6 +51,7 @@ class OpenAIEmbedder(Embedder):
         embeddings: The native object.
         chunk_size: Pieces a request, at most.
         parameters: Keyword arguments of `embed_documents` for the API.
+        max_concurrency: 16, or what the executor of an accelerated object says.
     """
 
     max_concurrency = 16
@@ -60,6 +63,9 @@ class OpenAIEmbedder(Embedder):
         self.embeddings = embeddings
         self.chunk_size = chunk_size or embeddings.chunk_size
         self.parameters = parameters or {}
+        if getattr(type(embeddings), "aaflow_accelerated", False):
+            executor: Executor | None = embeddings._executor  # type: ignore[attr-defined]
+            self.max_concurrency = (executor and executor.resources.max_concurrency) or self.max_concurrency
 
     def describe(self) -> str:
         """One line for `explain()`."""
@@ -163,23 +169,31 @@ class OpenAIEmbedder(Embedder):
             replies: All replies, in the order of `compose`.
             texts: All texts.
         """
+        rows = self._well_formed(replies)
+        if rows is None:
+            replay = self._replay(client=_Replay(replies, self.embeddings.client))
+            rows = OpenAIEmbeddings.embed_documents(replay, texts, chunk_size=self.chunk_size, **self.parameters)
+        return rows
+
+    async def arows(self, replies: Sequence[tuple[Request, Any]], texts: list[str]) -> list[list[float]]:
+        """What the native `aembed_documents(texts)` returns after the same replies, or raises."""
+        rows = await run_in_executor(None, self._well_formed, replies)
+        if rows is None:
+            replay = self._replay(async_client=_AsyncReplay(replies, self.embeddings.async_client))
+            rows = await OpenAIEmbeddings.aembed_documents(replay, texts, chunk_size=self.chunk_size, **self.parameters)
+        return rows
+
+    def _well_formed(self, replies: Sequence[tuple[Request, Any]]) -> list[list[float]] | None:
         try:
             return [row for vectors in self.joined(replies) for row in vectors.tolist()]
         except ValueError:
-            return self._native_rows(replies, texts)
+            return None
 
-    def _native_rows(self, replies: Sequence[tuple[Request, Any]], texts: list[str]) -> list[list[float]]:
+    def _replay(self, **client: Any) -> OpenAIEmbeddings:
         # What malformed replies come to is for the native code to say: it gets them again, from memory.
-        ordered = sorted(replies, key=lambda reply: asks_for_empty(reply[0]))
         replay = copy.copy(self.embeddings)
-        replay.__dict__.update(
-            client=_Replay([reply.tolist() if isinstance(reply, Vectors) else reply for _, reply in ordered]),
-            show_progress_bar=False,
-        )
-        rows: list[list[float]] = OpenAIEmbeddings.embed_documents(
-            replay, texts, chunk_size=self.chunk_size, **self.parameters
-        )
-        return rows
+        replay.__dict__.update(client, show_progress_bar=False)
+        return replay
 
     def joined(self, replies: Iterable[tuple[Request, Any]]) -> Iterator[Vectors]:
         """Like `assemble`, but NaN passes, as it does natively."""
@@ -287,13 +301,27 @@ class _Begun:
 
 
 class _Replay:
-    """A client that answers from memory."""
+    """A client that answers from memory, in the order of the native requests.
 
-    def __init__(self, replies: Iterable[Any]) -> None:
-        self._replies = iter(replies)
+    A reply without a vector for a text makes the native code ask for the empty text's: that request is new.
+    """
 
-    def create(self, **_: Any) -> dict[str, Any]:
-        return {"data": [{"embedding": row} for row in next(self._replies)]}
+    def __init__(self, replies: Sequence[tuple[Request, Any]], client: Any) -> None:
+        self._replies = [reply for _, reply in sorted(replies, key=lambda reply: asks_for_empty(reply[0]))]
+        self._replies.reverse()
+        self._client = client
+
+    def _next(self) -> dict[str, Any]:
+        reply = self._replies.pop()
+        return {"data": [{"embedding": row} for row in (reply.tolist() if isinstance(reply, Vectors) else reply)]}
+
+    def create(self, **arguments: Any) -> Any:
+        return self._next() if self._replies else self._client.create(**arguments)
+
+
+class _AsyncReplay(_Replay):
+    async def create(self, **arguments: Any) -> Any:
+        return self._next() if self._replies else await self._client.create(**arguments)
 
 
 _EMPTY_TEXT = Request(_Call("", []), 1)
@@ -316,12 +344,15 @@ def _encoder(embeddings: OpenAIEmbeddings) -> Callable[[str], list[int] | TokenI
         if (value := getattr(embeddings, name)) is not None
     }
     ordinary = ordinary_tokens(encoding)
+    plain = not special or plain_special_settings(
+        encoding, special.get("allowed_special", "all"), special.get("disallowed_special", "all")
+    )
     replace_newlines = embeddings.model.endswith("001")
 
     def encode(text: str) -> list[int] | TokenIds:
         if replace_newlines:
             text = text.replace("\n", " ")
-        if ordinary.is_ordinary(text):
+        if plain and ordinary.is_ordinary(text):
             return ordinary.encode(text)
         return encoding.encode(text, **special) if special else encoding.encode_ordinary(text)
 

@@ -16,6 +16,8 @@ import openai
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from langchain_core.documents import Document
+from langchain_core.vectorstores import InMemoryVectorStore
 from langchain_openai import AzureOpenAIEmbeddings, OpenAIEmbeddings
 from langchain_tests.integration_tests import EmbeddingsIntegrationTests
 from langchain_tests.unit_tests import EmbeddingsUnitTests
@@ -23,6 +25,7 @@ from langchain_tests.unit_tests import EmbeddingsUnitTests
 from aaflow_plugins.embedding import Embedder, Vectors
 from aaflow_plugins.executor import Executor
 from benchmarks.openai_server import Connection, Fault
+from langchain_aaflow import ingest
 from langchain_aaflow.embedders import NativeEmbedder, embedder_for, native_reason
 from langchain_aaflow.embeddings import accelerate_embeddings
 from langchain_aaflow.openai_embedder import OpenAIEmbedder
@@ -200,12 +203,12 @@ def test_real_text_in_order(make: Make, openai_server: Connection, real_texts: l
 
 def test_concurrency_is_bounded_and_composition_is_lazy(make: Make, openai_server: Connection) -> None:
     """At most 16 requests at once unless said otherwise; a request is composed as soon as its texts are there."""
-    openai_server.configure(base_ms=30, item_ms=0)
+    openai_server.configure(base_ms=90, item_ms=0)
     fast = accelerate_embeddings(make(chunk_size=1))
     texts = [f"text {number}" for number in range(60)]
     fast.embed_documents(texts)
     assert openai_server.stats()["max_in_flight"] == 16
-    openai_server.configure(base_ms=30, item_ms=0)
+    openai_server.configure(base_ms=90, item_ms=0)
     asyncio.run(fast.aembed_documents(texts))
     assert openai_server.stats()["max_in_flight"] == 16
 
@@ -222,23 +225,47 @@ def test_concurrency_is_bounded_and_composition_is_lazy(make: Make, openai_serve
 
 
 FAULTS = [Fault([2], kind) for kind in ("count", "extra", "ragged", "nan", "empty", "text", "floats", "unordered")]
+FAULTS += [Fault(requests, "null") for requests in ([1], [2], [1, 2])]
 FAULTS += [Fault([2], status=status) for status in (400, 404, 429, 500)] + [Fault([1], "ragged"), Fault([3], "count")]
 
 
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: f"{fault.kind}-{fault.status}-{fault.requests[0]}")
 def test_faulty_replies_come_to_what_they_come_to_natively(make: Make, openai_server: Connection, fault: Fault) -> None:
     """The same exception, or the same odd result, one request in flight so that the fault hits the same one."""
-    native = make(chunk_size=3, embedding_ctx_length=5)
-    fast = accelerate_embeddings(native, Executor(max_concurrency=1))
     texts = [text for text in TRICKY if text][:4]
 
     def faulty(call: Callable[[], Any]) -> tuple[Any, list[bytes]]:
         openai_server.configure(record=True, faults=[fault])
         return outcome(call), openai_server.bodies()
 
-    expected = faulty(lambda: native.embed_documents(texts))
-    assert faulty(lambda: fast.embed_documents(texts)) == expected
-    assert faulty(lambda: asyncio.run(fast.aembed_documents(texts))) == expected
+    for changes in ({"embedding_ctx_length": 5}, {"embedding_ctx_length": 500}, {"check_embedding_ctx_length": False}):
+        native = make(chunk_size=3, **changes)
+        fast = accelerate_embeddings(native, Executor(max_concurrency=1))
+        expected = faulty(lambda native=native: native.embed_documents(texts))
+        assert faulty(lambda fast=fast: fast.embed_documents(texts)) == expected
+        assert faulty(lambda fast=fast: asyncio.run(fast.aembed_documents(texts))) == expected
+
+
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
+def test_texts_left_without_a_vector_share_one_request(make: Make, openai_server: Connection) -> None:
+    """Natively null is answered by the vector of the empty text, asked for once, or not at all if it is there."""
+    for texts, requests in ((list("abcd"), 3), (["a", "b", "", "c", "d"], 3)):
+        native = make(chunk_size=2)
+        fast = accelerate_embeddings(native, Executor(max_concurrency=1))
+        found = []
+        calls: list[Callable[[], Any]] = [
+            lambda native=native, texts=texts: native.embed_documents(texts),
+            lambda fast=fast, texts=texts: fast.embed_documents(texts),
+            lambda fast=fast, texts=texts: asyncio.run(fast.aembed_documents(texts)),
+        ]
+
+        for call in calls:
+            openai_server.configure(record=True, faults=[Fault([1, 2], "null")])
+            found.append((outcome(call), sorted(openai_server.bodies())))
+            assert len(found[-1][1]) == requests
+        assert found[0] == found[1] == found[2]
+        assert not isinstance(found[0][0], tuple)
 
 
 @pytest.mark.parametrize(
@@ -298,6 +325,8 @@ def test_azure(openai_server: Connection) -> None:
     )
     fast = accelerate_embeddings(native)
     assert type(fast) is AcceleratedAzureOpenAIEmbeddings
+    assert repr(fast) == repr(native)
+    assert fast == native
     assert AcceleratedAzureOpenAIEmbeddings.model_fields["chunk_size"].default == 2048
     texts = TRICKY * 2
     expected = asked(openai_server, lambda: native.embed_documents(texts))
@@ -315,12 +344,103 @@ def test_bad_texts_raise_as_natively(make: Make) -> None:
         ({}, ["fine", None]),
         ({}, "a string"),
         ({}, ("a", "tuple")),
+        # tiktoken refuses any of these strings, be they special tokens or not.
+        ({"disallowed_special": {"SECRET"}}, ["fine", "a SECRET"]),
+        ({"disallowed_special": ["SECRET", "<|endoftext|>"]}, ["fine", "a SECRET"]),
+        ({"allowed_special": "all", "disallowed_special": {"SECRET"}}, ["fine", "a SECRET"]),
+        ({"allowed_special": {"<|endoftext|>"}, "disallowed_special": ("fine",)}, ["fine", "<|endoftext|>"]),
+        ({"allowed_special": {"<|endoftext|>"}}, ["fine", "<|fim_prefix|>"]),
     ):
         native = make(**changes)
         call: Any = accelerate_embeddings(native).embed_documents
-        assert outcome(lambda call=call, texts=texts: call(texts)) == outcome(
-            lambda native=native, texts=texts: native.embed_documents(texts)
-        )
+        expected = outcome(lambda native=native, texts=texts: native.embed_documents(texts))
+        assert outcome(lambda call=call, texts=texts: call(texts)) == expected
+        if type(texts) is list and changes:
+            assert expected[0] is ValueError
+            assert outcome(lambda native=native, texts=texts: through(embedder_for(native), iter([texts]))) == expected
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"chunk_size": 2.5},
+        {"chunk_size": "a"},
+        {"chunk_size": -1},
+        {"chunk_size": True},
+        {"chunk_size": 0},
+        {"engine": "one"},
+        {"input": ["other"]},
+        {"unknown": 1},
+        {"extra_headers": {"X-Test": "1"}},
+        {"dimensions": 8, "user": "us"},
+        {"encoding_format": "float"},
+        {"timeout": "soon"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("changes", [{}, {"check_embedding_ctx_length": False}], ids=["token ids", "raw text"])
+def test_arguments_come_to_what_they_come_to_natively(
+    make: Make, openai_server: Connection, arguments: dict[str, Any], changes: dict[str, Any]
+) -> None:
+    """Good ones reach the API, bad ones raise the native exception before anything is sent."""
+    native = make(chunk_size=2, **changes)
+    fast = accelerate_embeddings(native)
+    texts = list("abcde")
+    expected = asked(openai_server, lambda: native.embed_documents(texts, **arguments))
+    assert asked(openai_server, lambda: fast.embed_documents(texts, **arguments)) == expected
+    expected = asked(
+        openai_server, lambda: asyncio.run(make(chunk_size=2, **changes).aembed_documents(texts, **arguments))
+    )
+    assert asked(openai_server, lambda: asyncio.run(fast.aembed_documents(texts, **arguments))) == expected
+
+
+def test_settings_of_other_types_are_left_to_the_native_code(make: Make) -> None:
+    """Pydantic does not check what is assigned later."""
+    for name in ("chunk_size", "embedding_ctx_length"):
+        native = make()
+        setattr(native, name, 2.5)
+        assert native_reason(native) == f"{name} is 2.5"
+        fast = accelerate_embeddings(native)
+        expected = outcome(lambda native=native: native.embed_documents(["a", "b"]))
+        assert expected[0] is TypeError
+        assert outcome(lambda fast=fast: fast.embed_documents(["a", "b"])) == expected
+
+
+def test_ingestion_keeps_to_the_requests_that_an_accelerated_object_allows(
+    make: Make, openai_server: Connection
+) -> None:
+    """An executor of ingestion's own has the last word."""
+    fast = accelerate_embeddings(make(chunk_size=1), Executor(max_concurrency=2))
+    assert embedder_for(fast).max_concurrency == 2
+    assert embedder_for(fast.model_copy()).max_concurrency == 2
+    assert embedder_for(fast, max_concurrency=5).max_concurrency == 5
+    for unbounded in (make(), accelerate_embeddings(make()), accelerate_embeddings(make(), Executor())):
+        assert embedder_for(unbounded).max_concurrency == 16
+    documents = [Document(f"text {number} " * 100) for number in range(40)]
+    for executor, in_flight in ((None, 2), (Executor(), 2), (Executor(max_concurrency=4), 4)):
+        openai_server.configure(base_ms=50, item_ms=0)
+        ingest(documents, splitter=None, embedding=fast, vectorstore=InMemoryVectorStore, executor=executor)
+        assert openai_server.stats()["requests"] == 40
+        assert openai_server.stats()["max_in_flight"] == in_flight
+
+
+def test_names_and_equality_are_native(make: Make) -> None:
+    """Whoever prints, logs or compares embeddings sees the native class; its own name is for pickling."""
+    native = make()
+    fast = accelerate_embeddings(native, Executor(max_concurrency=2))
+    assert repr(fast) == repr(native)
+    assert type(fast).__name__ == "OpenAIEmbeddings"
+    assert pickle.loads(pickle.dumps(type(fast))) is AcceleratedOpenAIEmbeddings
+    assert fast == native
+    assert native == fast
+    assert fast == accelerate_embeddings(native)
+    assert fast == fast.model_copy()
+    assert fast.model_json_schema()["title"] == native.model_json_schema()["title"]
+    for other in (make(), native.model_copy(update={"chunk_size": 7}), "text", None):
+        assert fast != other
+        assert other != fast
+        assert native != other
+    assert outcome(lambda: hash(fast)) == outcome(lambda: hash(native))
 
 
 def test_it_is_the_native_object_otherwise(make: Make, openai_server: Connection) -> None:
