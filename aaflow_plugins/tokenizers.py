@@ -29,8 +29,8 @@ _FASTER: Final = {"cl100k_base": "CL100K_BASE_PATTERN", "o200k_base": "O200K_BAS
 #: The long s. Ignoring case it is an s, so that tiktoken takes "'" and it for the end of "it's"; splintr does not.
 _UNLIKE: Final = "\u017f"
 
-#: Encodings whose patterns never look behind and never join letters across a space, so that the tokens of a text are
-#: those of its two halves wherever it is cut between a letter and a space followed by a letter.
+#: Encodings whose patterns match every character, never look behind and never join letters across a space, so that the
+#: tokens of a text are those of its two halves wherever it is cut between a letter and a space followed by a letter.
 _CUT_AT_SPACES: Final = frozenset(
     {"gpt2", "r50k_base", "p50k_base", "p50k_edit", "cl100k_base", "o200k_base", "o200k_harmony"}
 )
@@ -72,6 +72,8 @@ class OrdinaryTokens:
     Attributes:
         encoding: The tiktoken `Encoding`.
         engine: What counts at present, for `explain()`.
+        covers_text: Whether it is known that the tokens of a text spell all of it. A pattern of somebody's own may
+            leave out what it does not match.
     """
 
     def __init__(self, encoding: tiktoken.Encoding) -> None:
@@ -80,7 +82,7 @@ class OrdinaryTokens:
         self._specials = tuple(encoding.special_tokens_set)
         self._mark = "<|" if all("<|" in literal for literal in self._specials) else ""
         known = _is_registered(encoding)
-        self._cuts = known and encoding.name in _CUT_AT_SPACES
+        self._cuts = self.covers_text = known and encoding.name in _CUT_AT_SPACES
         self._pattern = _FASTER.get(encoding.name) if known else None
         self._flat: Callable[[str], bytes] | None = None
         self._seen = 0

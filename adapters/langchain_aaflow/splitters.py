@@ -268,7 +268,10 @@ class _Family:
             for name, function in methods:
                 if getattr(cls, name, None) is not function:
                     return False
-            return all(namespace.get(name) is function for namespace, name, function in functions)
+            for namespace, name, function in functions:  # noqa: SIM110 - a generator would cost as much as all of this
+                if namespace.get(name) is not function:
+                    return False
+            return True
 
         return calls_known_code
 

@@ -198,6 +198,21 @@ def test_byte_lengths() -> None:
         assert tokens.byte_lengths[token] == len(encoding.decode_single_token_bytes(token))
 
 
+@pytest.mark.parametrize("name", ["gpt2", "cl100k_base", "o200k_base"])
+def test_covers_text(name: str) -> None:
+    """Where all of a text is said to be spelled by its tokens, every character is; a variant promises nothing."""
+    try:
+        encoding = tiktoken.get_encoding(name)
+    except Exception:
+        pytest.skip(f"{name} is not to be had here")
+    tokens = OrdinaryTokens(encoding)
+    assert tokens.covers_text
+    text = "".join(f"{chr(point)}a {chr(point)}" for point in range(0x3100))
+    assert encoding.decode_bytes(encoding.encode_ordinary(text)) == text.encode()
+    variant = tiktoken.Encoding(name, pat_str=r"\w+", mergeable_ranks=encoding._mergeable_ranks, special_tokens={})
+    assert not OrdinaryTokens(variant).covers_text
+
+
 def test_one_for_each_encoding() -> None:
     """Counters, and what they have loaded, are kept by encoding."""
     encoding = tiktoken.get_encoding("cl100k_base")

@@ -166,6 +166,8 @@ def split_every_tokens(text: str, tokens: OrdinaryTokens, size: int, overlap: in
     data = text.encode()
     ids = tokens.encode(text)
     count = len(ids)
+    if count <= size and tokens.covers_text:
+        return [text] if count else []
     if not count:
         return None if data else []
     lengths = tokens.byte_lengths[ids]
