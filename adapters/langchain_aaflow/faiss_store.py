@@ -10,6 +10,7 @@ one private method; that one is replaced, everything else is inherited.
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
@@ -18,15 +19,18 @@ import faiss
 import numpy as np
 from langchain_community.docstore.base import AddableMixin
 from langchain_community.docstore.in_memory import InMemoryDocstore
+from langchain_community.vectorstores import faiss as faiss_module
 from langchain_community.vectorstores.faiss import FAISS, dependable_faiss_import
 from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
+from langchain_core.vectorstores import base as base_module
 
 from aaflow_plugins.collector import paused_collector
 from aaflow_plugins.embedding import Matrix, Vectors
 from aaflow_plugins.storing import VectorSink
 from langchain_aaflow.documents import documents
 from langchain_aaflow.faiss_search import batch_search_reason, search_each
+from langchain_aaflow.native_stores import replaced_methods, shared_view, turn_on
 from langchain_aaflow.random_ids import random_ids
 
 #: The releases of langchain-community, by major and minor version, whose store was compared with this module.
@@ -192,12 +196,17 @@ class FaissSink(VectorSink):
         return None if self._store is None else getattr(self._store.index, "d", None)
 
     def refusal(self, ids: Sequence[str | None]) -> str | None:
-        """FAISS takes an id only once, but finds that out when the vectors are in the index already."""
-        given = [id_ for id_ in ids if id_ is not None]
-        if len(set(given)) < len(given):
-            return f"duplicate ids, {next(id_ for id_ in given if given.count(id_) > 1)!r} for one"
+        """FAISS takes an id only once, but finds that out when the vectors are in the index already.
+
+        If any row has an id, those without one count as rows of the id that they have instead, None or "".
+        """
+        if not any(ids):
+            return None
+        id_, times = Counter(ids).most_common(1)[0]
+        if times > 1:
+            return f"duplicate ids, {id_!r} for one"
         held = getattr(self._store.docstore, "_dict", {}) if self._store is not None else {}
-        taken = [id_ for id_ in given if id_ in held]
+        taken = [id_ for id_ in ids if id_ in held]
         return f"already in the store: {taken[:3]}" if taken else None
 
     def upsert(
@@ -211,6 +220,7 @@ class FaissSink(VectorSink):
 
         As there, ids count if any row has one; a row without one is then stored under None. Where none has,
         the store makes random ones. The index copies the vectors once; the caller's buffer is left as it is.
+        Threads that fill one index, through whatever sinks, take turns.
 
         Raises:
             ValueError: For an id that is used twice, and as the native call for no rows at all.
@@ -219,12 +229,17 @@ class FaissSink(VectorSink):
         texts, metadatas = list(texts), list(metadatas)
         given: list[Any] | None = list(ids) if any(ids) else None
         rows: Any = vectors.matrix if len(vectors) else []
-        if self._store is not None:
-            view = shared_view(self._store, AcceleratedFAISS)
-            return AcceleratedFAISS._FAISS__add(view, texts, rows, metadatas=metadatas, ids=given)  # type: ignore[arg-type]
-        assert self._create is not None
-        self._store = self._create(texts, rows, metadatas, given)
-        return list(self._store.index_to_docstore_id.values())[-len(texts) :]
+        with turn_on(self):
+            if self._store is None:
+                assert self._create is not None
+                store = self._create(texts, rows, metadatas, given)
+                added = list(store.index_to_docstore_id.values())[-len(texts) :]
+                self._store = store
+                return added
+        view = shared_view(self._store, AcceleratedFAISS)
+        # A row is in three places, and the number of a vector in the index decides which document it stands for.
+        with turn_on(view.index):
+            return view._FAISS__add(texts, rows, metadatas=metadatas, ids=given)  # type: ignore[arg-type]
 
 
 class _AnsweredIndex:
@@ -236,15 +251,6 @@ class _AnsweredIndex:
         return self.answer
 
 
-def shared_view(store: FAISS, store_class: type[FAISS]) -> FAISS:
-    """An object of `store_class` with the very attributes of `store`: what one does, the other sees."""
-    if type(store) is store_class:
-        return store
-    view = object.__new__(store_class)
-    view.__dict__ = store.__dict__
-    return view
-
-
 def native_reason(store: FAISS | type[FAISS]) -> str | None:
     """Why this FAISS store or class is left as it is; None if it is accelerated."""
     store_class = store if isinstance(store, type) else type(store)
@@ -252,13 +258,20 @@ def native_reason(store: FAISS | type[FAISS]) -> str | None:
         return f"{store_class.__name__} is a subclass of FAISS, whose methods may mean something else"
     if tuple(_version.split(".")[:2]) not in KNOWN_RELEASES:
         return f"langchain-community {_version} is not a version whose FAISS store is known"
-    if not isinstance(store, type) and (changed := sorted(_ADDING & vars(store).keys())):
+    if changed := replaced_methods(store, _ADDING | _MAKING if isinstance(store, type) else _ADDING, _MODULES):
         return f"{', '.join(changed)} of this store is replaced"
     return None
 
 
-#: Methods that the sink stands for.
-_ADDING = {"add_documents", "add_texts", "_FAISS__add"}
+#: Methods that the sink stands for, and those that it stands for where it makes the store.
+_ADDING = {
+    *("add_documents", "aadd_documents", "add_texts", "aadd_texts"),
+    *("_embed_documents", "_aembed_documents", "_FAISS__add"),
+}
+_MAKING = {"from_documents", "afrom_documents", "from_texts", "afrom_texts", "_FAISS__from"}
+
+#: Where these methods are written.
+_MODULES = [base_module, faiss_module, sys.modules[__name__]]
 
 
 def _well_formed(texts: Any, embeddings: Any, metadatas: Any, ids: Any) -> bool:

@@ -10,6 +10,7 @@ that is not the first, replaced in the same list by a number of another type whi
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,11 +21,14 @@ import numpy as np
 import numpy.typing as npt
 from langchain_core.documents import Document
 from langchain_core.vectorstores import InMemoryVectorStore
+from langchain_core.vectorstores import base as base_module
+from langchain_core.vectorstores import in_memory as in_memory_module
 from langchain_core.vectorstores import utils as native_similarity
 
 from aaflow_plugins.collector import paused_collector
 from aaflow_plugins.embedding import Vectors
 from aaflow_plugins.storing import VectorSink
+from langchain_aaflow.native_stores import replaced_methods
 from langchain_aaflow.random_ids import random_ids
 
 Array = npt.NDArray[np.float64]
@@ -173,27 +177,25 @@ class InMemorySink(VectorSink):
         return added
 
 
-def shared_view(store: InMemoryVectorStore, store_class: type[InMemoryVectorStore]) -> InMemoryVectorStore:
-    """An object of `store_class` with the very attributes of `store`: what one does, the other sees."""
-    if type(store) is store_class:
-        return store
-    view = object.__new__(store_class)
-    view.__dict__ = store.__dict__
-    return view
-
-
 def native_reason(store: InMemoryVectorStore | type[InMemoryVectorStore]) -> str | None:
     """Why this InMemoryVectorStore or class is left as it is; None if it is accelerated."""
     store_class = store if isinstance(store, type) else type(store)
     if store_class not in (InMemoryVectorStore, AcceleratedInMemoryVectorStore):
         return f"{store_class.__name__} is a subclass of InMemoryVectorStore, whose methods may mean something else"
-    if not isinstance(store, type) and (changed := sorted(_REPLACED & vars(store).keys())):
+    if changed := replaced_methods(store, _REPLACED | _MAKING if isinstance(store, type) else _REPLACED, _MODULES):
         return f"{', '.join(changed)} of this store is replaced"
     return None
 
 
-#: Methods that the view or the sink stands for.
-_REPLACED = {"add_documents", "_similarity_search_with_score_by_vector"}
+#: Methods that the view or the sink stands for, and those that the sink stands for where it makes the store.
+_REPLACED = {
+    *("add_documents", "aadd_documents", "add_texts", "aadd_texts"),
+    "_similarity_search_with_score_by_vector",
+}
+_MAKING = {"from_documents", "afrom_documents", "from_texts", "afrom_texts"}
+
+#: Where these methods are written.
+_MODULES = [base_module, in_memory_module, sys.modules[__name__]]
 
 
 @dataclass(frozen=True)

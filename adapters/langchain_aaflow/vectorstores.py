@@ -12,6 +12,7 @@ from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import InMemoryVectorStore, VectorStore
 
 from aaflow_plugins.storing import VectorSink
+from langchain_aaflow.native_stores import shared_view
 
 Store = TypeVar("Store", bound=VectorStore | type[VectorStore])
 
@@ -32,8 +33,8 @@ def accelerate_store(store_or_class: Store) -> Store:
     known = _module_of(store_or_class)
     if known is None or native_reason(store_or_class) is not None:
         return store_or_class
-    module, accelerated = known
-    found: Store = accelerated if isinstance(store_or_class, type) else module.shared_view(store_or_class, accelerated)
+    _, accelerated = known
+    found: Store = accelerated if isinstance(store_or_class, type) else shared_view(store_or_class, accelerated)
     return found
 
 

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
+import inspect
+import itertools
 import pickle
+import subprocess
+import sys
+import time
 import tracemalloc
 import uuid
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -32,7 +39,7 @@ from aaflow_plugins.embedding import Vectors  # noqa: E402
 from langchain_aaflow import faiss_search  # noqa: E402
 from langchain_aaflow.faiss_store import AcceleratedFAISS, FaissSink  # noqa: E402
 from langchain_aaflow.random_ids import random_ids  # noqa: E402
-from langchain_aaflow.vectorstores import accelerate_store, native_reason, sink_for  # noqa: E402
+from langchain_aaflow.vectorstores import accelerate_store, native_reason, sink_for, sink_for_class  # noqa: E402
 
 DIM = 12
 
@@ -516,6 +523,117 @@ def test_what_is_left_native() -> None:
     assert "add_texts" in (native_reason(patched) or "")
     assert native_reason(FAISS) is None
     assert isinstance(sink_for(FAISS.from_texts(["a"], HashEmbeddings())), FaissSink)
+
+
+def wrapped(function: Any) -> Any:
+    """As instrumentation wraps a method."""
+
+    @functools.wraps(function)
+    def around(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    return around
+
+
+def _replace(monkeypatch: pytest.MonkeyPatch, owner: type, name: str) -> None:
+    found = inspect.getattr_static(owner, name)
+    is_made = isinstance(found, classmethod)
+    monkeypatch.setattr(owner, name, classmethod(wrapped(found.__func__)) if is_made else wrapped(found))
+
+
+@pytest.mark.parametrize("owner", [FAISS, VectorStore, AcceleratedFAISS])
+@pytest.mark.parametrize("name", ["add_documents", "aadd_documents", "add_texts", "aadd_texts"])
+def test_replaced_methods_of_the_class_are_called(owner: type, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    native, ours = empty(FAISS), empty(AcceleratedFAISS)
+    _replace(monkeypatch, owner, name)
+    assert name in (native_reason(ours) or "")
+    assert sink_for(ours) is None
+    if owner is not AcceleratedFAISS:
+        assert name in (native_reason(native) or "")
+        assert sink_for(native) is None
+        assert accelerate_store(native) is native
+        assert sink_for_class(FAISS, HashEmbeddings()) is None
+    monkeypatch.undo()
+    assert native_reason(native) is native_reason(ours) is native_reason(FAISS) is None
+
+
+@pytest.mark.parametrize("name", ["from_documents", "afrom_documents", "from_texts", "afrom_texts"])
+def test_replaced_ways_of_making_a_store_are_called(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = empty(FAISS)
+    _replace(monkeypatch, FAISS, name)
+    assert sink_for_class(FAISS, HashEmbeddings()) is None
+    assert isinstance(sink_for(store), FaissSink)
+
+
+def test_methods_replaced_before_the_import_are_noticed() -> None:
+    code = (
+        "import functools; from langchain_community.vectorstores import FAISS; native = FAISS.add_documents;"
+        "FAISS.add_documents = functools.wraps(native)(lambda *a, **k: native(*a, **k));"
+        "from langchain_aaflow.vectorstores import native_reason;"
+        "assert native_reason(FAISS) == 'add_documents of this store is replaced', native_reason(FAISS)"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=120)
+
+
+# --- several threads ----------------------------------------------------------------------------------------------
+
+
+def test_rows_stay_whole_when_threads_fill_one_store() -> None:
+    made = FaissSink.for_class(FAISS, HashEmbeddings())
+    given = empty(FAISS)
+    for sinks in ([made] * 8, [FaissSink(given) for _ in range(8)]):
+
+        def fill(thread: int, sinks: Any = sinks) -> list[str]:
+            added = []
+            for batch in range(40):
+                ids = [f"{thread}.{batch}.{row}" for row in range(5)]
+                vectors = np.repeat(np.float32([[thread * 1000 + batch * 10 + row] for row in range(5)]), DIM, axis=1)
+                assert sinks[thread].upsert(ids, [{}] * 5, ids, Vectors(vectors)) == ids
+                added += ids
+            return added
+
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(1e-6)
+        try:
+            with ThreadPoolExecutor(8) as pool:
+                added = sorted(itertools.chain.from_iterable(pool.map(fill, range(8))))
+        finally:
+            sys.setswitchinterval(interval)
+        store = sinks[0].store
+        assert sorted(store.docstore._dict) == sorted(store.index_to_docstore_id.values()) == added
+        assert list(store.index_to_docstore_id) == list(range(store.index.ntotal)) == list(range(1600))
+        for row, id_ in store.index_to_docstore_id.items():
+            thread, batch, place = map(int, id_.split("."))
+            assert store.index.reconstruct(row)[0] == thread * 1000 + batch * 10 + place
+        assert contents(pickle.loads(pickle.dumps(store))) == contents(store)
+
+
+# --- ids ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [[""] * 40, [None] * 3, ["", None, ""], ["1", None, None], ["1", "", ""], ["1", "", None], ["1", "1"], [], ["0"]],
+)
+def test_refused_are_the_ids_that_the_native_call_refuses(ids: list[Any]) -> None:
+    for held in ([], ["0", None], ["0", ""]):
+        native, ours = empty(FAISS), empty(FAISS)
+        for store in (native, ours):
+            if held:
+                store.add_documents([Document("held", id=id_) for id_ in held])
+        if not ids:
+            assert FaissSink(ours).refusal(ids) is None
+            continue
+        kind, _ = outcome(lambda store=native: store.add_documents([Document("a", id=id_) for id_ in ids]))
+        assert (FaissSink(ours).refusal(ids) is None) == (kind == "returned")
+
+
+def test_refusal_of_many_ids_is_linear() -> None:
+    ids = [f"id {row}" for row in range(100_000)]
+    ids[-1] = ids[-2]
+    start = time.process_time()
+    assert FaissSink(empty(FAISS)).refusal(ids) == "duplicate ids, 'id 99998' for one"
+    assert time.process_time() - start < 5
 
 
 # --- searching ----------------------------------------------------------------------------------------------------

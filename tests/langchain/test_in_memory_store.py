@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import functools
 import pickle
 import subprocess
 import sys
@@ -18,12 +19,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
-from langchain_core.vectorstores import InMemoryVectorStore
+from langchain_core.vectorstores import InMemoryVectorStore, VectorStore
 
 from aaflow_plugins.embedding import Vectors
 from langchain_aaflow import in_memory_store
-from langchain_aaflow.in_memory_store import AcceleratedInMemoryVectorStore, InMemorySink, shared_view
-from langchain_aaflow.vectorstores import accelerate_store, native_reason, sink_for
+from langchain_aaflow.in_memory_store import AcceleratedInMemoryVectorStore, InMemorySink
+from langchain_aaflow.native_stores import shared_view
+from langchain_aaflow.vectorstores import accelerate_store, native_reason, sink_for, sink_for_class
 
 DIM = 12
 
@@ -545,6 +547,37 @@ def test_what_is_left_native(monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(3):
         unknown.similarity_search("q")
     assert kept_rows(unknown) == 0
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [
+        *((InMemoryVectorStore, name) for name in ("add_documents", "aadd_documents", "add_texts", "aadd_texts")),
+        *((VectorStore, name) for name in ("add_texts", "aadd_texts")),
+        (InMemoryVectorStore, "_similarity_search_with_score_by_vector"),
+        (AcceleratedInMemoryVectorStore, "add_documents"),
+    ],
+)
+def test_replaced_methods_of_the_class_are_called(owner: type, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    stores = [filled(3), *([native_of(filled(3))] if owner is not AcceleratedInMemoryVectorStore else [])]
+    native = getattr(owner, name)
+    monkeypatch.setattr(owner, name, functools.wraps(native)(lambda *args, **kwargs: native(*args, **kwargs)))
+    for store in stores:
+        assert name in (native_reason(store) or "")
+        assert sink_for(store) is None
+        assert sink_for_class(type(store), HashEmbeddings()) is None
+        assert accelerate_store(store) is store
+    monkeypatch.undo()
+    assert all(native_reason(store) is None for store in stores)
+
+
+@pytest.mark.parametrize("name", ["from_documents", "afrom_documents", "from_texts", "afrom_texts"])
+def test_replaced_ways_of_making_a_store_are_called(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    native = getattr(InMemoryVectorStore, name).__func__
+    around = functools.wraps(native)(lambda *args, **kwargs: native(*args, **kwargs))
+    monkeypatch.setattr(InMemoryVectorStore, name, classmethod(around))
+    assert sink_for_class(InMemoryVectorStore, HashEmbeddings()) is None
+    assert sink_for(InMemoryVectorStore(HashEmbeddings())) is not None
 
 
 def test_arithmetic_is_compared_with_the_installed_one(monkeypatch: pytest.MonkeyPatch) -> None:
