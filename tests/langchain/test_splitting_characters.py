@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -72,6 +73,29 @@ def test_recursive(
         ),
         texts,
     )
+
+
+def oversize_records(splitter: Any, caplog: pytest.LogCaptureFixture) -> list[tuple[Any, ...]]:
+    caplog.clear()
+    splitter.split_text("word " + "long" * 20 + " word " + "longer" * 20 + " word")
+    return [
+        (record.name, record.levelno, record.pathname, record.lineno, record.funcName, record.getMessage())
+        for record in caplog.records
+    ]
+
+
+def test_log_records(caplog: pytest.LogCaptureFixture) -> None:
+    """A chunk that is too long is logged from native's own line, whether characters are counted or tokens."""
+    splitters = [CharacterTextSplitter(separator=" ", chunk_size=20, chunk_overlap=0)]
+    if find_spec("tiktoken"):
+        splitters.append(
+            CharacterTextSplitter.from_tiktoken_encoder("cl100k_base", separator=" ", chunk_size=8, chunk_overlap=0)
+        )
+    for splitter in splitters:
+        assert native_reason(splitter) is None
+        records = oversize_records(splitter, caplog)
+        assert len(records) == 2
+        assert oversize_records(accelerate_splitter(splitter), caplog) == records
 
 
 IN_A_GROUP = [r"(-)\1", "(?m)^#", r"(a)(b)\2", "(a)?(?(1)b|c)", "(?i)x"]

@@ -11,10 +11,10 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from langchain_text_splitters.base import logger
 from langchain_text_splitters.character import _split_text_with_regex
 
-from langchain_aaflow.splitting.separators import OVERSIZE, Keep, Separator, joint
+from langchain_aaflow.splitting.oversize import log_oversize
+from langchain_aaflow.splitting.separators import Keep, Separator, joint
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +228,7 @@ def split_once(text: str, separator: Separator, keep: Keep, between: str, limits
         last = max(bisect_right(cuts, cuts[first] + size + gap, first) - 1, first + 1)
         start = cuts[last] - gap
         if last < count and start - cuts[first] > size:
-            logger.warning(OVERSIZE, start - cuts[first], size)
+            log_oversize(start - cuts[first], size)
         _add(merged, cuts[first], start, limits, chunks, base)
         if last == count:
             return

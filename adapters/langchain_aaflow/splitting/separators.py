@@ -68,9 +68,6 @@ class Separator:
         return cls(text, pattern, None, "", text if overlaps_itself else None)
 
 
-#: Native's log message for a chunk of more than the specified size.
-OVERSIZE = "Created a chunk of size %d, which is longer than the specified %d"
-
 #: What may refer to a group by its number.
 _GROUP_NUMBER = re.compile(r"\\[1-9]|\(\?\(")
 

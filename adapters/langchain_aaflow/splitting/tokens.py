@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from langchain_text_splitters.base import logger
 from langchain_text_splitters.character import _split_text_with_regex
 
 from aaflow_plugins.tokenizers import OrdinaryTokens
-from langchain_aaflow.splitting.separators import OVERSIZE, Keep, Separator, joint
+from langchain_aaflow.splitting.oversize import log_oversize
+from langchain_aaflow.splitting.separators import Keep, Separator, joint
 
 
 class Counter(Protocol):
@@ -131,7 +131,7 @@ def merge_by_count(
     for last, count in enumerate(counts):
         if total + count + (gap if last > first else 0) > size:
             if total > size:
-                logger.warning(OVERSIZE, total, size)
+                log_oversize(total, size)
             if last > first:
                 _add(between.join(pieces[first:last]), measure.strip, chunks)
                 while total > overlap or (total + count + (gap if last > first else 0) > size and total > 0):
