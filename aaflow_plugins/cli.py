@@ -62,7 +62,7 @@ def demo(
         question = "How do I read a file line by line?"
         source, passage = shown.answer(last.result, question)
         console.print(f"[bold]{question}[/bold]\nThe nearest passage is in {source}:", highlight=False, soft_wrap=True)
-        console.print(passage.strip()[:400], highlight=False, markup=False)
+        _plain(passage.strip()[:400])
         _exit_if_different(outcomes)
 
 
@@ -84,7 +84,7 @@ def compare_command(
         outcome = _measured(compared, repeats)
         console.print(outcome.table())
         for note in compared.notes:
-            console.print(f"note: {note}", highlight=False)
+            _plain(f"note: {note}")
         _exit_if_different([outcome])
 
 
@@ -98,7 +98,9 @@ def explain(target: ObjectArgument, debug: DebugOption = False) -> None:
         plan = _hooks_for(obj).aaflow_plan(obj=obj)
         if plan is None:
             raise UserError(f"{target}: nothing here to plan: name a splitter, embeddings or a vector store")
-        console.print(plan.explain(Executor().schedule(plan)), highlight=False, markup=False, soft_wrap=True)
+        console.print(
+            plan.explain(Executor().schedule(plan)), highlight=False, markup=False, emoji=False, soft_wrap=True
+        )
 
 
 @app.command()
@@ -157,15 +159,21 @@ class _errors:
             return
         text = str(error).strip().splitlines()
         name = "" if isinstance(error, UserError | ValueError | TypeError) else f"{type(error).__name__}: "
-        progress_console.print(f"error: {name}{text[0] if text else ''} (--debug shows more)", markup=False)
+        line = f"error: {name}{text[0] if text else ''} (--debug shows more)"
+        progress_console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1) from error
+
+
+def _plain(text: str) -> None:
+    """Print as it is: nothing in it is markup, and no line is broken."""
+    console.print(text, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def _read(folder: Path | None) -> corpus.Corpus:
     texts = corpus.read_python_library(DEMO_CHARACTERS) if folder is None else corpus.read_folder(folder)
     console.print(f"{len(texts.texts):,} files, {texts.characters / 1e6:.1f} million characters")
     for path, reason in texts.skipped[:5]:
-        console.print(f"skipped {path}: {reason}", highlight=False)
+        _plain(f"skipped {path}: {reason}")
     if len(texts.skipped) > 5:
         console.print(f"skipped {len(texts.skipped) - 5} more")
     return texts

@@ -43,6 +43,7 @@ class Comparison:
         accelerated: Does it the accelerated way, from fresh objects.
         difference: The first difference between two results in words, or None.
         notes: What runs natively, and why.
+        basis: What was compared, as the verdict says it.
     """
 
     title: str
@@ -50,6 +51,7 @@ class Comparison:
     accelerated: Callable[[], Run]
     difference: Callable[[Any, Any], str | None]
     notes: tuple[str, ...] = ()
+    basis: str = "results"
 
 
 @dataclass
@@ -90,10 +92,10 @@ class Outcome:
         return self.native.seconds / self.accelerated.seconds
 
     def table(self) -> Table:
-        """Times, memory and the framework-owned share, side by side."""
+        """Median times, the framework-owned share of the wall time and extra peak memory, side by side."""
         table = Table(title=self.comparison.title, caption=self.verdict())
         table.add_column("")
-        for column in ("wall s (median)", "range", "CPU s", "framework-owned", "extra memory"):
+        for column in ("wall s", "range", "CPU s", "framework", "memory"):
             table.add_column(column, justify="right")
         for name, measured in (("native", self.native), ("accelerated", self.accelerated)):
             share = 1 - statistics.median(measured.model) / measured.seconds
@@ -112,11 +114,13 @@ class Outcome:
         """The honest answer in one line."""
         if self.difference:
             return f"NOT identical: {self.difference}"
+        same = f"identical {self.comparison.basis}"
         if self.speedup >= WORTH_IT:
-            return f"identical results, {self.speedup:.2f}x"
+            return f"{same}, {self.speedup:.2f}x"
+        answer = "nothing to gain here" if self.speedup > 1 / WORTH_IT else "slower here"
         share = 1 - statistics.median(self.native.model) / self.native.seconds
         why = f": the framework owns {max(0.0, share):.0%} of the native time" if self.native.model[0] else ""
-        return f"identical results, nothing to gain here ({self.speedup:.2f}x){why}"
+        return f"{same}, {answer} ({self.speedup:.2f}x){why}"
 
 
 def compare(comparison: Comparison, repeats: int, step: Callable[[str], None] = lambda _: None) -> Outcome:

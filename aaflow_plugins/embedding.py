@@ -135,6 +135,8 @@ def vectors_from_rows(rows: Any, source: str, first: int = 0) -> Vectors:
                 f"{source} returned vectors of different lengths: {widths[0]} floats for text {first}, "
                 f"{width} for text {first + row}"
             )
+    if widths and not widths[0]:
+        raise ValueError(f"{source} returned vectors without a single float from text {first} on")
     if not widths:
         return Vectors(np.empty((0, 0), dtype=np.float32))
     try:

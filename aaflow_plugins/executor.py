@@ -20,11 +20,11 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from aaflow_plugins.background import background_loop
-from aaflow_plugins.operators import Load, MapStage, Operator, Resource, Split, Stage, StreamStage
+from aaflow_plugins.operators import Load, MapStage, Operator, Resource, Split, Stage, StoppedError, StreamStage
 from aaflow_plugins.plan import Plan
 from aaflow_plugins.progress import Progress, ProgressCallback
 from aaflow_plugins.report import OperatorReport, Report, Span, covered_seconds
-from aaflow_plugins.scheduler import Resources, Schedule, Sizes, Step, batches, schedule
+from aaflow_plugins.scheduler import Resources, Schedule, Sizes, Step, batches, check_count, schedule
 from aaflow_plugins.worker import RemoteStage, unpicklable
 
 T = TypeVar("T")
@@ -63,10 +63,11 @@ class Executor:
             progress: Progress callback.
 
         Raises:
+            TypeError: If a number is not an int; the message names the argument.
             ValueError: If a number is out of range; the message names the argument.
         """
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1 (or None), not {batch_size}")
+        if batch_size is not None:
+            check_count("batch_size", batch_size, 1)
         self.resources = Resources(max_concurrency=max_concurrency, processes=processes, memory_limit=memory_limit)
         self.batch_size = batch_size
         self.progress = progress
@@ -136,6 +137,11 @@ class Executor:
         def drive() -> None:
             try:
                 result.set_result(context.run(run.drive, source, consume))
+            except StopIteration as error:
+                # No future takes it; a coroutine that lets one out raises this.
+                stopped = RuntimeError("coroutine raised StopIteration")
+                stopped.__cause__ = error
+                result.set_exception(stopped)
             except BaseException as error:
                 result.set_exception(error)
 
@@ -186,6 +192,8 @@ class _Run:
         cpu = time.process_time()
         try:
             return consume(self._pipeline(source))
+        except StoppedError as stopped:
+            raise stopped.error from None
         finally:
             self._shut_down()
             self._clock.stop()
@@ -229,6 +237,9 @@ class _Run:
 
     def _stages(self, operator: Operator, step: Step, index: int) -> Iterable[Stage]:
         if step.resource is not Resource.PROCESS or not isinstance(operator, Split) or not operator.remote:
+            if isinstance(operator, Split) and self._executor.resources.processes:
+                why = "it is not known to do the same in another process"
+                self._report.notes.append(f"{operator.kind} {operator.name} runs in this process: {why}")
             return operator.stages()
         reason = unpicklable(operator.remote.function)
         if reason:
@@ -271,7 +282,10 @@ class _Run:
                 return
             head = window.popleft()
             with self._clock.waiting(index):
-                result = head.result()
+                try:
+                    result = head.result()
+                except StopIteration as error:
+                    raise StoppedError(error) from error
             yield result
 
     def _submitter(self, stage: MapStage, step: Step, index: int) -> Callable[[Any], Future[Any]]:

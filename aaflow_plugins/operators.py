@@ -44,6 +44,18 @@ class Resource(Enum):
     PROCESS = "process"
 
 
+class StoppedError(Exception):
+    """Carries a StopIteration that user code raised out of the pipeline, whose iterators would take it for an end.
+
+    Attributes:
+        error: The exception as it was raised.
+    """
+
+    def __init__(self, error: StopIteration) -> None:
+        super().__init__(error)
+        self.error = error
+
+
 @dataclass(frozen=True)
 class StreamStage:
     """A serial step over the ordered stream; it may regroup items and keep state between them."""
@@ -158,9 +170,17 @@ class Split(Operator):
 
     def stages(self) -> Sequence[Stage]:
         """One stage; each batch is split by itself, or all together."""
-        if self.whole:
-            return [StreamStage(lambda batches: map(self.call, _joined(batches)))]
-        return [StreamStage(lambda batches: map(self.call, batches))]
+        call = self.call
+
+        def each(batches: Iterator[Batch]) -> Iterator[Batch]:
+            for batch in _joined(batches) if self.whole else batches:
+                try:
+                    chunks = call(batch)
+                except StopIteration as error:
+                    raise StoppedError(error) from error
+                yield chunks
+
+        return [StreamStage(each)]
 
 
 @dataclass(frozen=True)

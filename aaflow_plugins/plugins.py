@@ -70,9 +70,13 @@ def accelerate(obj: T, *, executor: Executor | None = None) -> T:
     hooks = load_for(obj)
     result = hooks.aaflow_accelerate(obj=obj, executor=executor)
     if result is None:
+        if isinstance(obj, type):
+            raise TypeError(
+                f"obj is the class {_class_name(obj)}, of which nothing is accelerated: give an object of it"
+            )
         known = ", ".join(entry.name for entry in installed()) or "none"
         raise TypeError(
-            f"obj: nothing installed accelerates a {_class_name(obj)} (plug-ins: {known}); "
+            f"obj: nothing installed accelerates an object of {_class_name(obj)} (plug-ins: {known}); "
             "see `aaflow doctor` for what is missing"
         )
     accelerated: T = result

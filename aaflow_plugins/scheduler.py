@@ -41,15 +41,29 @@ class Resources:
         """Refuse what no run could use.
 
         Raises:
-            ValueError: Naming the argument.
+            TypeError: If a number is not an int; names the argument.
+            ValueError: If it is out of range; names the argument.
         """
-        if self.max_concurrency is not None and self.max_concurrency < 1:
-            raise ValueError(f"max_concurrency must be at least 1 (or None), not {self.max_concurrency}")
-        if not 0 <= self.processes <= 4 * (os.cpu_count() or 1):
-            raise ValueError(f"processes must be from 0 to 4 a core, not {self.processes}")
+        if self.max_concurrency is not None:
+            check_count("max_concurrency", self.max_concurrency, 1)
+        check_count("processes", self.processes, 0)
         for name in ("memory_limit", "batch_rows", "batch_bytes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+            check_count(name, getattr(self, name), 1)
+        if self.processes > 4 * (os.cpu_count() or 1):
+            raise ValueError(f"processes must be at most 4 a core, not {self.processes}")
+
+
+def check_count(name: str, value: object, least: int) -> None:
+    """Refuse a number of things that is not a whole number, or too small.
+
+    Raises:
+        TypeError: If `value` is not an int.
+        ValueError: If it is less than `least`.
+    """
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a whole number, not {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, not {value}")
 
 
 @dataclass(frozen=True)

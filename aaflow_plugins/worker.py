@@ -121,7 +121,11 @@ class _Records(logging.Handler):
         self.records: list[logging.LogRecord] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        record.msg, record.args, record.exc_info = record.getMessage(), None, None
+        record.exc_info = None
+        try:
+            pickle.dumps(record)
+        except Exception:
+            record.msg, record.args = record.getMessage(), None
         self.records.append(record)
 
 

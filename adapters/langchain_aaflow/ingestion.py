@@ -16,9 +16,11 @@ from typing import Any, Generic, TypeVar
 from langchain_core.document_loaders import BaseLoader
 from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
+from langchain_core.runnables.config import run_in_executor
 from langchain_core.vectorstores import VectorStore
 
 from aaflow_plugins.dataplane.batch import Batch
+from aaflow_plugins.embedding import Embedder, Request
 from aaflow_plugins.executor import Executor
 from aaflow_plugins.operators import Operator
 from aaflow_plugins.plan import Plan
@@ -31,7 +33,7 @@ S = TypeVar("S", bound=VectorStore)
 Source = Iterable[Document] | AsyncIterable[Document] | BaseLoader
 Ids = Sequence[str] | Callable[[Document], str]
 
-#: Characters below which a plan costs more than it saves; such a source takes the native calls.
+#: Characters below which a plan costs more than it saves; such a source takes one step after the other.
 TINY_SOURCE = 20_000
 
 
@@ -72,7 +74,7 @@ def ingest(
         raise TypeError("source is asynchronous: use `await aingest(...)`")
     with job.progress(progress) as callback:
         if job.tiny:
-            return job.run_natively()
+            return job.run_at_once()
         plan = job.plan()
         documents = job.documents()
         assert isinstance(documents, Iterable)
@@ -97,7 +99,7 @@ async def aingest(
     job = _Job(source, splitter, embedding, vectorstore, ids, executor, asynchronous=True)
     with job.progress(progress) as callback:
         if job.tiny:
-            return await job.arun_natively()
+            return await job.arun_at_once()
         plan = job.plan()
         await job.executor.arun(plan, job.documents(), _exhaust, sizes=job.sizes, total=job.total, progress=callback)
     return job.target.finished()
@@ -124,6 +126,7 @@ class _Job(Generic[S]):
         _check_ids(ids)
         self._source, self._splitter, self._ids = source, splitter, ids
         self._asynchronous = asynchronous
+        self._default = executor is None
         self.executor = executor or Executor()
         self.target: Target[S] = Target(vectorstore, embedding, asynchronous=asynchronous)
         self._listed = list(source) if isinstance(source, list | tuple) else None
@@ -140,11 +143,18 @@ class _Job(Generic[S]):
 
     @property
     def tiny(self) -> bool:
-        """Whether the native calls are at least as fast, or the only ones that do the same."""
+        """Whether a plan would cost more than it saves, or could not do the same.
+
+        An executor of the caller's always runs a plan: its settings and its report are wanted.
+        """
         if not self._listed:
             return False
-        mixed_ids = self._splitter is None and len({document.id is None for document in self._listed}) > 1
-        return mixed_ids or sum(map(plans.size_of, self._listed)) < TINY_SOURCE
+        return self._mixed_ids or (self._default and sum(map(plans.size_of, self._listed)) < TINY_SOURCE)
+
+    @property
+    def _mixed_ids(self) -> bool:
+        """Whether some documents bring an id and some none: what becomes of those only the whole native call says."""
+        return self._splitter is None and len({bool(document.id) for document in self._listed or ()}) > 1
 
     def plan(self) -> Plan:
         """The plan. Split first, as a whole, where the number of chunks must be known or the store embeds."""
@@ -154,8 +164,8 @@ class _Job(Generic[S]):
             plans.load(),
             plans.split(self._splitter, whole=counted or one_call, ids=self._ids),
         ]
-        if self.target.takes_vectors:
-            embedding = self.target.embedding
+        embedding = self.target.embedding
+        if self.target.takes_vectors and embedding is not None:
             operators.append(plans.embed(embedding, self._batch_size(), asynchronous=self._asynchronous))
         operators.append(self.target.upsert(given_ids=self._ids is not None))
         return Plan(operators)
@@ -175,15 +185,46 @@ class _Job(Generic[S]):
             return progress_bar("ingest")
         return nullcontext(progress or None)
 
-    def run_natively(self) -> S:
-        chunks, ids = self._native_chunks()
-        return self.target.add_natively(chunks, ids)
+    def run_at_once(self) -> S:
+        """Without a plan: one step after the other."""
+        chunks, ids = self._chunks()
+        if self._mixed_ids or not self.target.takes_vectors or self.target.embedding is None:
+            return self.target.add_natively(chunks, ids)
+        embedder = plans.embedder(self.target.embedding, self.executor.batch_size)
+        requests = embedder.compose([_texts(chunks)] if chunks else [])
+        self._add(embedder, [(request, embedder.send(request)) for request in requests], chunks, ids)
+        return self.target.finished()
 
-    async def arun_natively(self) -> S:
-        chunks, ids = self._native_chunks()
-        return await self.target.aadd_natively(chunks, ids)
+    async def arun_at_once(self) -> S:
+        """Like `run_at_once`, with the asynchronous clients."""
+        chunks, ids = self._chunks()
+        if self._mixed_ids or not self.target.takes_vectors or self.target.embedding is None:
+            return await self.target.aadd_natively(chunks, ids)
+        embedder = plans.embedder(self.target.embedding, self.executor.batch_size)
+        replies = []
+        for request in embedder.compose([_texts(chunks)] if chunks else []):
+            if embedder.has_async:
+                replies.append((request, await embedder.asend(request)))
+            else:
+                replies.append((request, await run_in_executor(None, embedder.send, request)))
+        self._add(embedder, replies, chunks, ids)
+        return self.target.finished()
 
-    def _native_chunks(self) -> tuple[list[Document], list[str] | None]:
+    def _add(
+        self,
+        embedder: Embedder,
+        replies: Iterable[tuple[Request, Any]],
+        chunks: list[Document],
+        ids: list[str] | None,
+    ) -> None:
+        start = 0
+        for vectors in embedder.assemble(replies):
+            part = chunks[start : start + len(vectors)]
+            given = [chunk.id for chunk in part] if ids is None else ids[start : start + len(vectors)]
+            self.target.add_vectors(part, given, vectors)
+            start += len(vectors)
+
+    def _chunks(self) -> tuple[list[Document], list[str] | None]:
         chunks = plans.split_documents(self._splitter, self._listed or [])
         return chunks, plans.ids_of(chunks, self._ids)
 
@@ -192,6 +233,10 @@ class _Job(Generic[S]):
         if self.executor.batch_size is not None or self._listed is not None:
             return self.executor.batch_size
         return plans.STREAMED_TEXTS_A_CALL
+
+
+def _texts(chunks: list[Document]) -> list[str]:
+    return [chunk.page_content for chunk in chunks]
 
 
 def _exhaust(batches: Iterator[Batch]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -13,6 +14,7 @@ from langchain_text_splitters import TextSplitter
 
 from aaflow_plugins.dataplane import schemas
 from aaflow_plugins.dataplane.batch import Batch
+from aaflow_plugins.embedding import Embedder
 from aaflow_plugins.operators import Embed, Load, RemoteCall, Split
 from aaflow_plugins.plugins import load_for
 from langchain_aaflow.documents import documents, metadata_copier
@@ -78,7 +80,7 @@ def split_documents(splitter: Any, source: Sequence[Document]) -> list[Document]
         for chunk in splitter.split_text(document.page_content):
             if not isinstance(chunk, Document):
                 chunk = Document(page_content=chunk)
-            chunk.metadata = {**document.metadata, **chunk.metadata}
+            chunk.metadata = {**copy.deepcopy(document.metadata), **chunk.metadata}
             chunks.append(chunk)
     return chunks
 
@@ -126,7 +128,7 @@ def split(splitter: Any, *, whole: bool = False, ids: Any = None) -> Split:
         return chunk_batch(split_documents(fast, batch.native("document")), ids)
 
     remote = None
-    if known and isinstance(splitter, TextSplitter) and ids is None and not splitter._add_start_index:
+    if known and ids is None and _same_in_a_worker(splitter, reason):
         remote = RemoteCall(_texts, SplitTexts(fast), _rebuild)
     return Split(
         name="none" if splitter is None else type(splitter).__name__,
@@ -140,22 +142,32 @@ def split(splitter: Any, *, whole: bool = False, ids: Any = None) -> Split:
     )
 
 
+def embedder(embedding: Embeddings, batch_size: int | None = None) -> Embedder:
+    """The fast path that some plug-in provides for these embeddings, else their own calls.
+
+    Args:
+        embedding: The embeddings.
+        batch_size: Texts a call where the class has no grouping of its own; None for all in one.
+    """
+    found = load_for(embedding).aaflow_embedder(embeddings=embedding)
+    if found is None:
+        found = NativeEmbedder(embedding, reason=embedder_reason(embedding))
+    if isinstance(found, NativeEmbedder):
+        found.batch_size = batch_size
+    way: Embedder = found
+    return way
+
+
 def embed(embedding: Embeddings, batch_size: int | None = None, *, asynchronous: bool = False) -> Embed:
-    """Embeddings as an operator: by a fast path that some plug-in provides, else through their own calls."""
-    embedder = load_for(embedding).aaflow_embedder(embeddings=embedding)
-    reason = None
-    if embedder is None:
-        reason = embedder_reason(embedding)
-        embedder = NativeEmbedder(embedding, reason=reason)
-    if isinstance(embedder, NativeEmbedder):
-        embedder.batch_size = batch_size
+    """Embeddings as an operator."""
+    way = embedder(embedding, batch_size)
     return Embed(
         name=type(embedding).__name__,
-        config={"requests": embedder.describe()},
-        native=reason,
-        embedder=embedder,
-        asynchronous=asynchronous and embedder.has_async,
-        slots=embedder.max_concurrency,
+        config={"requests": way.describe()},
+        native=way.reason if isinstance(way, NativeEmbedder) else None,
+        embedder=way,
+        asynchronous=asynchronous and way.has_async,
+        slots=way.max_concurrency,
         item_bytes=REQUEST_BYTES,
     )
 
@@ -195,6 +207,14 @@ def _rebuild(batch: Batch, record: pa.RecordBatch) -> Batch:
 def _texts(batch: Batch) -> pa.RecordBatch:
     texts = [document.page_content for document in batch.native("document")]
     return pa.record_batch([pa.array(texts, pa.large_utf8())], names=["text"])
+
+
+def _same_in_a_worker(splitter: Any, reason: str | None) -> bool:
+    """Whether a copy of the splitter in another process splits alike: nothing of the user's has a part in it."""
+    native = type(splitter).__module__.partition(".")[0] == "langchain_text_splitters"
+    if not native or not isinstance(splitter, TextSplitter) or splitter._add_start_index:
+        return False
+    return reason is None or splitter._length_function is len
 
 
 def _splits_one_by_one(splitter_class: type[TextSplitter]) -> bool:

@@ -13,6 +13,7 @@ from langchain_core.vectorstores import VectorStore
 
 from aaflow_plugins.dataplane import schemas
 from aaflow_plugins.dataplane.batch import Batch
+from aaflow_plugins.embedding import Vectors
 from aaflow_plugins.operators import EXACT, Upsert, vectors_of
 from aaflow_plugins.plugins import load_for
 from aaflow_plugins.storing import VectorSink
@@ -34,7 +35,7 @@ class Target(Generic[S]):
 
         Raises:
             TypeError: If `vectorstore` or `embedding` is of the wrong kind, or `embedding` is missing.
-            ValueError: If the store has embeddings of its own of another class.
+            ValueError: If the store has other embeddings of its own.
         """
         if embedding is not None and not isinstance(embedding, Embeddings):
             raise TypeError(f"embedding must be a LangChain Embeddings object, not a {type(embedding).__name__}")
@@ -51,8 +52,8 @@ class Target(Generic[S]):
             self._store = vectorstore
             own = vectorstore.embeddings
             _check_same(embedding, own, vectorstore)
-            embedding = embedding or own
-            self._sink = load_for(vectorstore).aaflow_sink(store=vectorstore) if embedding else None
+            embedding = own if embedding is None else embedding
+            self._sink = load_for(vectorstore).aaflow_sink(store=vectorstore) if embedding is not None else None
         else:
             raise TypeError(f"vectorstore must be a LangChain VectorStore or such a class, not {vectorstore!r}")
         self.embedding = embedding
@@ -117,7 +118,7 @@ class Target(Generic[S]):
             pass  # a store may refuse to add nothing, and nothing is to be added
         elif self._store is not None:
             self._store.add_documents(chunks, **options)
-        elif self._class and self.embedding:
+        elif self._class and self.embedding is not None:
             self._store = self._class.from_documents(chunks, self.embedding, **options)
         return self.finished()
 
@@ -128,14 +129,18 @@ class Target(Generic[S]):
             pass
         elif self._store is not None:
             await self._store.aadd_documents(chunks, **options)
-        elif self._class and self.embedding:
+        elif self._class and self.embedding is not None:
             self._store = await self._class.afrom_documents(chunks, self.embedding, **options)
         return self.finished()
 
-    def _upsert_vectors(self, batch: Batch) -> Batch:
+    def add_vectors(self, chunks: Sequence[Document], ids: Sequence[str | None], vectors: Vectors) -> int:
+        """Hand rows with finished vectors to a store that takes them; returns the bytes copied.
+
+        Raises:
+            ValueError: If the store would refuse the vectors' dimension or the ids. Nothing is stored then.
+        """
         sink = self._sink
         assert sink
-        vectors, ids = vectors_of(batch), batch.native("id")
         width = vectors.matrix.shape[1]
         if sink.dimension not in (None, width):
             raise ValueError(
@@ -143,10 +148,12 @@ class Target(Generic[S]):
                 f"but {self.name} holds vectors of {sink.dimension}"
             )
         self._check_ids(ids)
-        documents: Sequence[Document] = batch.native("document")
-        texts = [document.page_content for document in documents]
-        sink.upsert(texts, [document.metadata for document in documents], ids, vectors)
-        return replace(batch, bytes_copied=0 if sink.takes_buffer else vectors.matrix.nbytes)
+        sink.upsert([chunk.page_content for chunk in chunks], [chunk.metadata for chunk in chunks], ids, vectors)
+        return 0 if sink.takes_buffer else vectors.matrix.nbytes
+
+    def _upsert_vectors(self, batch: Batch) -> Batch:
+        copied = self.add_vectors(batch.native("document"), batch.native("id"), vectors_of(batch))
+        return replace(batch, bytes_copied=copied)
 
     def _options(self, chunks: Sequence[Document], ids: list[str] | None) -> dict[str, Any]:
         self._check_ids([chunk.id for chunk in chunks] if ids is None else ids)
@@ -166,9 +173,10 @@ def _check_same(embedding: Embeddings | None, own: Embeddings | None, store: Vec
     """Refuse to mix the vectors of two models in one store."""
     if embedding is None or own is None or embedding is own:
         return
-    # An accelerated object is of a subclass of its native class.
-    if not isinstance(embedding, type(own)) and not isinstance(own, type(embedding)):
+    # An accelerated object is of a subclass of its native class, and has the same settings and clients.
+    related = isinstance(embedding, type(own)) or isinstance(own, type(embedding))
+    if not related or vars(embedding) != vars(own):
         raise ValueError(
-            f"embedding is a {type(embedding).__name__}, but the {type(store).__name__} embeds queries with its own "
-            f"{type(own).__name__}: leave `embedding` out"
+            f"embedding is not what the {type(store).__name__} embeds queries with, a {type(own).__name__} of its "
+            "own: leave `embedding` out"
         )

@@ -9,8 +9,15 @@ from aaflow_plugins import plugins
 
 
 def test_an_object_that_nobody_knows_is_refused_by_its_class() -> None:
-    with pytest.raises(TypeError, match=r"nothing installed accelerates a builtins.dict .*langchain"):
+    with pytest.raises(TypeError, match=r"nothing installed accelerates an object of builtins.dict .*langchain"):
         aaflow_plugins.accelerate({})
+
+
+def test_a_class_in_place_of_an_object_is_named() -> None:
+    from langchain_text_splitters import CharacterTextSplitter
+
+    with pytest.raises(TypeError, match=r"is the class .*CharacterTextSplitter.*give an object"):
+        aaflow_plugins.accelerate(CharacterTextSplitter)
 
 
 def test_the_adapter_is_found_by_the_objects_bases() -> None:

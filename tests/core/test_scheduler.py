@@ -42,6 +42,13 @@ def test_batches_keep_order_and_bounds(items: list[int], rows: int, size: int) -
     assert all(batch and len(batch) <= rows and (sum(batch) <= size or len(batch) == 1) for batch in cut)
 
 
+@pytest.mark.parametrize("argument", ["max_concurrency", "processes", "memory_limit"])
+@pytest.mark.parametrize("value", ["x", 2.5, True])
+def test_a_number_that_is_not_whole_is_refused_by_name(argument: str, value: object) -> None:
+    with pytest.raises(TypeError, match=f"{argument} must be a whole number"):
+        Resources(**{argument: value})
+
+
 @pytest.mark.parametrize(
     ("argument", "value"), [("max_concurrency", 0), ("processes", -1), ("memory_limit", 0), ("batch_rows", 0)]
 )

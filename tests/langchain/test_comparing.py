@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
+import numpy as np
 import pytest
 from langchain_community.vectorstores import FAISS
 from langchain_core.documents import Document
 from langchain_core.embeddings import DeterministicFakeEmbedding
-from langchain_core.vectorstores import InMemoryVectorStore
+from langchain_core.vectorstores import InMemoryVectorStore, VectorStore
 from langchain_text_splitters import RecursiveCharacterTextSplitter
 
 from aaflow_plugins.comparison import Comparison, Run, compare
@@ -113,3 +115,47 @@ def test_an_error_is_compared_like_a_result(documents: list[tuple[str, str]]) ->
 def test_repeats_must_be_positive() -> None:
     with pytest.raises(ValueError, match="repeats"):
         compare(Comparison("t", lambda: Run(1), lambda: Run(1), difference), 0)
+
+
+def test_rows_of_numpy_are_compared_by_their_bits(documents: list[tuple[str, str]]) -> None:
+    class Arrays(DeterministicFakeEmbedding):
+        def embed_documents(self, texts: list[str]) -> list[list[float]]:
+            return [np.array(row) for row in super().embed_documents(texts)]  # type: ignore[misc]
+
+    for obj in ([Arrays(size=3), InMemoryVectorStore], Arrays(size=3)):
+        compared = comparison(lambda obj=obj: obj, documents)  # type: ignore[misc]
+        assert compared
+        assert compare(compared, 1).difference is None
+    assert difference([np.array([0.0])], [np.array([-0.0])])
+    assert difference([np.array([0.0])], [np.array([0.0], dtype=np.float32)])
+
+
+def test_stores_that_are_not_known_are_compared_by_what_they_find(documents: list[tuple[str, str]]) -> None:
+    class Elsewhere(VectorStore):
+        """Keeps rows in an order of its own choosing."""
+
+        def __init__(self) -> None:
+            self.rows: list[Document] = []
+
+        def add_documents(self, documents: list[Document], **kwargs: Any) -> list[str]:
+            self.rows = [*documents, *self.rows]
+            return []
+
+        def similarity_search(self, query: str, k: int = 4, **kwargs: Any) -> list[Document]:
+            return self.rows[:k]
+
+        @classmethod
+        def from_texts(cls, *args: Any, **kwargs: Any) -> Any:
+            raise RuntimeError
+
+    class Random(Elsewhere):
+        def similarity_search(self, query: str, k: int = 4, **kwargs: Any) -> list[Document]:
+            return [Document(page_content=str(random.random()))]
+
+    outcomes = []
+    for store in (Elsewhere, Random):
+        compared = comparison(lambda store=store: store(), documents)  # type: ignore[misc]
+        assert compared
+        outcomes.append(compare(compared, 1))
+    assert outcomes[0].verdict().startswith("identical results of 10 searches")
+    assert outcomes[1].verdict().startswith("NOT identical")

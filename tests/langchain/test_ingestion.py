@@ -391,7 +391,7 @@ def test_documents_ids_count_without_a_splitter(documents: list[Document]) -> No
         ({"embedding": None}, TypeError, "embedding is needed to make a new InMemoryVectorStore"),
         ({"embedding": len}, TypeError, "embedding must be a LangChain Embeddings"),
         ({"vectorstore": dict}, TypeError, "vectorstore must be"),
-        ({"vectorstore": InMemoryVectorStore(ByText())}, ValueError, "embeds queries with its own ByText"),
+        ({"vectorstore": InMemoryVectorStore(ByText())}, ValueError, "a ByText of its own: leave"),
         ({"ids": "abc"}, TypeError, "ids must be a sequence"),
         ({"ids": [1, 2]}, TypeError, r"ids\[0\] is a int"),
         ({"executor": 4}, TypeError, "executor must be"),
@@ -570,3 +570,97 @@ def test_infinite_floats_pass_as_natively(documents: list[Document]) -> None:
     native = FAISS.from_documents(documents, embedding)
     made = ingest(documents, splitter=None, embedding=embedding, vectorstore=FAISS)
     assert np.array_equal(native.index.reconstruct_n(0, 5), made.index.reconstruct_n(0, 5))
+
+
+# -- what a reviewer broke ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", ["list", "tiny"])
+async def test_a_stop_iteration_of_the_users_is_an_error_and_no_end(documents: list[Document], size: str) -> None:
+    """An iterator takes StopIteration for its end; nothing may be lost that way."""
+    chosen = documents if size == "list" else documents[:1]
+
+    class Stopping(ByText):
+        def embed_documents(self, texts: list[str]) -> list[list[float]]:
+            return next(iter([]))  # type: ignore[no-any-return]
+
+    class StoppingSplitter(RecursiveCharacterTextSplitter):
+        def split_text(self, text: str) -> list[str]:
+            return next(iter([]))  # type: ignore[no-any-return]
+
+    empty: Iterator[str] = iter([])
+    options: dict[str, Any] = {"splitter": None, "embedding": EMBEDDING, "vectorstore": InMemoryVectorStore}
+    for changed in (
+        {"ids": lambda chunk: next(empty)},
+        {"splitter": StoppingSplitter()},
+        {"embedding": Stopping()},
+    ):
+        with pytest.raises(StopIteration):
+            ingest(chosen, **{**options, **changed})
+        with pytest.raises(RuntimeError):
+            await aingest(chosen, **{**options, **changed})
+
+
+@pytest.mark.parametrize("count", [1, 3, 100])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda texts: [[float("nan"), 0.0] for _ in texts],
+        lambda texts: [[0.0, 1.0]] * (len(texts) + 1),
+        lambda texts: None,
+        lambda texts: [[] for _ in texts],
+    ],
+    ids=["nan", "too many", "none", "empty"],
+)
+def test_the_same_vectors_are_refused_whatever_the_size_of_the_source(
+    documents: list[Document], count: int, answer: Any
+) -> None:
+    for store in (FAISS, InMemoryVectorStore):
+        with pytest.raises(ValueError, match="ByText"):
+            ingest(documents[:count], splitter=None, embedding=ByText(answer=answer), vectorstore=store)
+
+
+def test_the_embedding_of_another_model_is_refused(documents: list[Document]) -> None:
+    store = InMemoryVectorStore(DeterministicFakeEmbedding(size=8))
+    for other in (DeterministicFakeEmbedding(size=4), ByText()):
+        with pytest.raises(ValueError, match="embedding is not what the InMemoryVectorStore embeds queries with"):
+            ingest(documents, splitter=None, embedding=other, vectorstore=store)
+    assert store.store == {}
+    ingest(documents[:2], splitter=None, embedding=DeterministicFakeEmbedding(size=8), vectorstore=store)
+    assert len(store.store) == 2
+
+
+def test_markdown_chunks_share_no_metadata_with_each_other_or_their_document() -> None:
+    source = [Document(page_content="# A\n\nx\n\n# B\n\ny\n", metadata={"tags": ["a"]})]
+    store = ingest(
+        source, splitter=MarkdownHeaderTextSplitter([("#", "h")]), embedding=EMBEDDING, vectorstore=InMemoryVectorStore
+    )
+    first, second = store.store.values()
+    first["metadata"]["tags"].append("changed")
+    assert second["metadata"]["tags"] == source[0].metadata["tags"] == ["a"]
+
+
+class CountingSplitter(RecursiveCharacterTextSplitter):
+    """Splits differently from call to call."""
+
+    calls = 0
+
+    def split_text(self, text: str) -> list[str]:
+        self.calls += 1
+        return [f"{self.calls}: {chunk}" for chunk in super().split_text(text)]
+
+
+def test_a_splitter_of_the_users_is_not_copied_into_workers(documents: list[Document]) -> None:
+    native = InMemoryVectorStore.from_documents(CountingSplitter().split_documents(documents), EMBEDDING)
+    executor = Executor(processes=2)
+    options: dict[str, Any] = {"embedding": EMBEDDING, "vectorstore": InMemoryVectorStore, "executor": executor}
+    assert difference(native, ingest(documents, splitter=CountingSplitter(), **options)) is None
+    assert executor.report
+    assert "runs in this process" in executor.report.notes[0]
+
+
+def test_an_executor_given_always_reports(documents: list[Document]) -> None:
+    executor = Executor()
+    ingest(documents[:1], splitter=None, embedding=EMBEDDING, vectorstore=FAISS, executor=executor)
+    assert executor.report
+    assert executor.report.operators[-1].rows == 1
