@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -48,11 +48,11 @@ Corpus = Annotated[
         "--corpus", exists=True, file_okay=False, help="Folder of text; else what the Python library carries."
     ),
 ]
-Only = Annotated[str, typer.Option("--only", help="Run the cases whose name contains this.")]
+Only = Annotated[list[str] | None, typer.Option("--only", help="Run the cases whose name contains this; repeatable.")]
 
 
 def run_and_write(
-    benchmark: Benchmark, out: Path, *, quick: bool, repeats: int | None, corpus: Path | None, only: str
+    benchmark: Benchmark, out: Path, *, quick: bool, repeats: int | None, corpus: Path | None, only: Sequence[str] = ()
 ) -> Results:
     """Run one benchmark and write NAME.json, NAME.md and, where matplotlib is installed, NAME.png."""
     report: Callable[[str], object] = lambda line: _console.print(line, style="dim", markup=False, highlight=False)  # noqa: E731
@@ -79,9 +79,9 @@ def _add_command(home: str) -> None:
         repeats: Repeats = None,
         out: Out = _RESULTS,
         corpus: Corpus = None,
-        only: Only = "",
+        only: Only = None,
     ) -> None:
-        run_and_write(benchmark, out, quick=quick, repeats=repeats, corpus=corpus, only=only)
+        run_and_write(benchmark, out, quick=quick, repeats=repeats, corpus=corpus, only=only or ())
 
 
 for _home in HOMES:
@@ -91,7 +91,7 @@ for _home in HOMES:
 @app.command("all", help="Every benchmark, one after the other.")
 def run_all(quick: Quick = False, repeats: Repeats = None, out: Out = _RESULTS, corpus: Corpus = None) -> None:
     for home in HOMES:
-        run_and_write(load_benchmark(home), out, quick=quick, repeats=repeats, corpus=corpus, only="")
+        run_and_write(load_benchmark(home), out, quick=quick, repeats=repeats, corpus=corpus)
 
 
 @app.command("readme", help="Put the results of full runs into benchmarks/README.md.")

@@ -1,4 +1,4 @@
-"""Puts the last full results into README.md, between the marks that name each benchmark."""
+"""Puts the last results into README.md, between the marks that name each benchmark."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def fill(readme: Path, folder: Path, benchmarks: Iterable[Benchmark]) -> list[st
         Names of the benchmarks that were filled in.
 
     Raises:
-        ValueError: If results are of a quick or partial run, or the file has no place for them. Nothing is written.
+        ValueError: If results are of a quick run, or the file has no place for them. Nothing is written.
     """
     text = readme.read_text(encoding="utf-8")
     filled = []
@@ -32,8 +32,8 @@ def fill(readme: Path, folder: Path, benchmarks: Iterable[Benchmark]) -> list[st
         if not path.exists():
             continue
         results = Results.read(path)
-        if results.quick or results.partial:
-            raise ValueError(f"{path.name} is of a quick or partial run: only a full one goes into {readme.name}")
+        if results.quick:
+            raise ValueError(f"{path.name} is of a quick run, which says nothing: it does not go into {readme.name}")
         place = re.compile(rf"(?<=<!-- results: {re.escape(benchmark.name)} -->\n).*?(?=<!-- end of results -->)", re.S)
         # In a replacement, unlike here, a backslash would mean something.
         content = f"\n{markdown(results, benchmark)}\n".replace("\\", r"\\")
