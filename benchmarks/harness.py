@@ -170,7 +170,9 @@ def run_benchmark(
         cases = benchmark.cases(Scale(quick, Corpora(Path(scratch), folder)))
         chosen = [case for case in cases if not only or any(word in case.name for word in only)]
         if not chosen:
-            raise ValueError(f"no case of {benchmark.name} has {', '.join(only)!r} in its name: {[case.name for case in cases]}")
+            raise ValueError(
+                f"no case of {benchmark.name} has {', '.join(only)!r} in its name: {[case.name for case in cases]}"
+            )
         done = [_run_case(benchmark, case, repeats, Path(scratch), report) for case in chosen]
     return Results(
         benchmark=benchmark.name,
