@@ -13,7 +13,7 @@ from langchain_core.embeddings import DeterministicFakeEmbedding
 from langchain_core.vectorstores import InMemoryVectorStore, VectorStore
 from langchain_text_splitters import RecursiveCharacterTextSplitter
 
-from aaflow_plugins.comparison import Comparison, Run, compare
+from aaflow_plugins.comparison import Comparison, Measured, Outcome, Run, compare
 from langchain_aaflow.comparing import comparison, difference, pipeline_of
 from langchain_aaflow.wordllama import WordLlamaEmbeddings
 
@@ -92,11 +92,18 @@ def test_differences_are_found_wherever_they_are() -> None:
     assert difference(ValueError("x"), ValueError("x")) is None
 
 
-def test_an_outcome_that_differs_or_gains_nothing_says_so() -> None:
+def test_an_outcome_that_differs_gains_nothing_or_loses_says_so() -> None:
     wrong = Comparison("t", lambda: Run([1]), lambda: Run([2]), difference)
     assert compare(wrong, 1).verdict() == "NOT identical: result 0: 1 against 2"
-    same = Comparison("t", lambda: Run([sum(range(200_000))]), lambda: Run([sum(range(200_000))]), difference)
-    assert "nothing to gain here" in compare(same, 5).verdict()
+
+    def verdict(native: float, accelerated: float, model: float = 0.0) -> str:
+        times = Measured([native], [native], [model], [None]), Measured([accelerated], [accelerated], [model], [None])
+        return Outcome(wrong, *times, difference=None).verdict()
+
+    assert verdict(3.0, 1.0) == "identical results, 3.00x"
+    assert verdict(1.0, 1.0) == "identical results, nothing to gain here (1.00x)"
+    assert verdict(1.0, 1.0, 0.95).endswith(": the framework owns 5% of the native time")
+    assert verdict(1.0, 2.0) == "identical results, slower here (0.50x)"
 
 
 def test_an_error_is_compared_like_a_result(documents: list[tuple[str, str]]) -> None:
