@@ -71,9 +71,7 @@ def accelerate(obj: T, *, executor: Executor | None = None) -> T:
     result = hooks.aaflow_accelerate(obj=obj, executor=executor)
     if result is None:
         if isinstance(obj, type):
-            raise TypeError(
-                f"obj is the class {_class_name(obj)}, of which nothing is accelerated: give an object of it"
-            )
+            raise TypeError(f"obj is the class {_class_name(obj)}, which is not accelerated: give an object of it")
         known = ", ".join(entry.name for entry in installed()) or "none"
         raise TypeError(
             f"obj: nothing installed accelerates an object of {_class_name(obj)} (plug-ins: {known}); "
