@@ -1,9 +1,9 @@
 """Runs a schedule on this process: bounded stages, work side by side, results in input order.
 
 One driving thread pulls batches through the stages. CPU stages run in it (Python code holds the interpreter lock
-anyway); client calls run in pool threads or on an event loop; split work may run in worker processes. A concurrent
-stage pulls ahead until its window is full, then hands on its oldest result: order is kept, nothing is
-unbounded, and no stage waits for another to finish.
+anyway), and model calls that go one at a time; calls that go side by side run in pool threads or on an event loop;
+split work may run in worker processes. A concurrent stage pulls ahead until its window is full, then hands on its
+oldest result: order is kept, nothing is unbounded, and no stage waits for another to finish.
 """
 
 from __future__ import annotations
@@ -252,7 +252,23 @@ class _Run:
     def _stage(self, stage: Stage, step: Step, index: int, stream: Iterator[Any]) -> Iterator[Any]:
         if isinstance(stage, StreamStage):
             return self._clock.timed(stage.run(stream), index)
+        if step.resource is Resource.CPU:
+            return self._clock.timed(self._one_by_one(stage, index, stream), index)
         return self._clock.timed(self._side_by_side(stage, step, index, stream), index)
+
+    def _one_by_one(self, stage: MapStage, index: int, stream: Iterator[Any]) -> Iterator[Any]:
+        """Make one call after the other in the driving thread."""
+        report = self._report.operators[index]
+        for item in stream:
+            report.peak_in_flight = 1
+            start = time.perf_counter()
+            try:
+                result = stage.call(item)
+            except StopIteration as error:
+                raise StoppedError(error) from error
+            finally:
+                self._clock.add_span(report.kind, "driver", start, time.perf_counter(), stage.model)
+            yield result
 
     def _side_by_side(self, stage: MapStage, step: Step, index: int, stream: Iterator[Any]) -> Iterator[Any]:
         """Keep `step.slots` calls going over a window of `step.window` items; hand results on in order."""

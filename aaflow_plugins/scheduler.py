@@ -184,7 +184,11 @@ def _placement(operator: Operator, resources: Resources) -> tuple[Resource, int]
     if isinstance(operator, Split) and operator.remote and not operator.whole and resources.processes:
         return Resource.PROCESS, resources.processes
     if isinstance(operator, Embed | Call):
-        return operator.resource, resources.max_concurrency or operator.slots
+        slots = resources.max_concurrency or operator.slots
+        # One call at a time is made where the native call would be made: a client may be bound to its thread, and
+        # a model that computes in this process is slower in another one.
+        alone = slots == 1 and operator.resource is Resource.THREAD
+        return Resource.CPU if alone else operator.resource, slots
     return operator.resource, operator.slots
 
 

@@ -338,3 +338,20 @@ def test_a_slice_of_an_arrow_column_shares_its_buffer() -> None:
 
     assert slice_batch(batch, 1, 2).native("text") == ["b"]
     assert slice_batch(batch, 1, 2).arrow("text").buffers()[2].address == batch.arrow("text").buffers()[2].address
+
+
+@pytest.mark.parametrize(("concurrency", "in_the_callers"), [(1, True), (2, False)])
+def test_one_model_call_at_a_time_is_made_in_the_callers_thread(concurrency: int, in_the_callers: bool) -> None:
+    """As natively: a client may be bound to its thread, a SQLite cache for one."""
+    threads = set()
+
+    class Noting(HashEmbedder):
+        def send(self, request: Any) -> Any:
+            threads.add(threading.current_thread())
+            return self._answer(request)
+
+    executor = Executor()
+    run(Noting(concurrency), executor)
+    assert (threads == {threading.current_thread()}) is in_the_callers
+    assert executor.report
+    assert executor.report.model_seconds > 0
