@@ -724,12 +724,9 @@ def test_batched_search_equals_single_searches(dim: int, metric: str, rows: int,
     points, queries = spread(rows, dim)
     store = store_of(points, metric)
     assert_batch_is_single(store, queries, k=4)
-    if (dim, metric) == (3, "ip"):
-        # The routines give the same bits, so which one a single search uses stays unknown.
-        assert store.index not in faiss_search._trusted
-        return
-    _, way = faiss_search._trusted[store.index]
-    assert way is not None, "no routine gives the scores of a single search: the batch is slow"
+    if (dim, metric) != (3, "ip"):  # there the routines of some releases of faiss give the same bits
+        _, way = faiss_search._trusted[store.index]
+        assert way is not None, "no routine gives the scores of a single search: the batch is slow"
 
 
 def test_most_queries_are_answered_from_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
