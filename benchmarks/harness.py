@@ -156,7 +156,7 @@ def run_benchmark(
         quick: A smoke test.
         repeats: Processes a contender and case. None: 5, or 2 if quick.
         folder: Text to work on; None takes what the installed Python's library carries.
-        only: Run only cases whose name contains one of these.
+        only: Run only cases whose name is, or else contains, one of these.
         report: Called with one line a measurement.
 
     Raises:
@@ -168,7 +168,12 @@ def run_benchmark(
     surroundings = machine()
     with tempfile.TemporaryDirectory(prefix="benchmark-") as scratch:
         cases = benchmark.cases(Scale(quick, Corpora(Path(scratch), folder)))
-        chosen = [case for case in cases if not only or any(word in case.name for word in only)]
+        names = {case.name for case in cases}
+        chosen = [
+            case
+            for case in cases
+            if not only or any(case.name == word if word in names else word in case.name for word in only)
+        ]
         if not chosen:
             raise ValueError(
                 f"no case of {benchmark.name} has {', '.join(only)!r} in its name: {[case.name for case in cases]}"
