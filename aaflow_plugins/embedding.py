@@ -157,6 +157,26 @@ def _is_vector(values: Any) -> bool:
         return False
 
 
+def same_width(vectors: Vectors, width: int | None, source: str, first: int) -> int:
+    """The floats a vector, once it is clear that they are as many as before.
+
+    Args:
+        vectors: The vectors of one reply.
+        width: Floats a vector in the replies before; None for the first reply.
+        source: What made them, for the message.
+        first: Position of their first text in the whole input, for the message.
+
+    Raises:
+        ValueError: If the replies before had vectors of another length.
+    """
+    own: int = vectors.matrix.shape[1]
+    if width not in (None, own):
+        raise ValueError(
+            f"{source} returned vectors of different lengths: {width} floats before text {first}, {own} from it on"
+        )
+    return own
+
+
 def reject_nan(vectors: Vectors, source: str, first: int = 0) -> None:
     """Raise if a vector holds NaN: it would be stored without complaint and never be found.
 

@@ -179,14 +179,14 @@ _QUERIES = ("the", "a file", "import", "error", "how to begin", "list of names",
 
 
 def _is_faiss(store: Any) -> bool:
-    return any(base.__name__ == "FAISS" for base in type(store).__mro__)
+    owner = store if isinstance(store, type) else type(store)
+    return any(base.__name__ == "FAISS" for base in owner.__mro__)
 
 
 def _basis(store: Any) -> str:
     """What a comparison of such stores rests on, for the verdict."""
-    bases = (store if isinstance(store, type) else type(store)).__mro__
-    known = InMemoryVectorStore in bases or "FAISS" in {base.__name__ for base in bases}
-    return "results" if known else f"results of {len(_QUERIES)} searches"
+    in_memory = issubclass(store if isinstance(store, type) else type(store), InMemoryVectorStore)
+    return "results" if in_memory or _is_faiss(store) else f"results of {len(_QUERIES)} searches"
 
 
 def _faiss_rows(store: Any) -> tuple[Any, list[tuple[str, dict[str, Any]]]]:

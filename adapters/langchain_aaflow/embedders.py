@@ -7,7 +7,7 @@ from typing import Any
 
 from langchain_core.embeddings import Embeddings
 
-from aaflow_plugins.embedding import Embedder, Request, Vectors, reject_nan, vectors_from_rows
+from aaflow_plugins.embedding import Embedder, Request, Vectors, reject_nan, same_width, vectors_from_rows
 
 
 class NativeEmbedder(Embedder):
@@ -80,12 +80,7 @@ class NativeEmbedder(Embedder):
                 raise ValueError(
                     f"{self._name} returned {len(vectors)} vectors for {request.items} texts from text {first} on"
                 )
-            if width not in (None, vectors.matrix.shape[1]):
-                raise ValueError(
-                    f"{self._name} returned vectors of different lengths: {width} floats before text {first}, "
-                    f"{vectors.matrix.shape[1]} from it on"
-                )
-            width = vectors.matrix.shape[1]
+            width = same_width(vectors, width, self._name, first)
             reject_nan(vectors, self._name, first)
             first += len(vectors)
             yield vectors

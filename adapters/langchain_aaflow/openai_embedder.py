@@ -19,7 +19,7 @@ import tiktoken
 from langchain_core.runnables.config import run_in_executor
 from langchain_openai import OpenAIEmbeddings
 
-from aaflow_plugins.embedding import Embedder, Request, Vectors, reject_nan, vectors_from_rows
+from aaflow_plugins.embedding import Embedder, Request, Vectors, reject_nan, same_width, vectors_from_rows
 from aaflow_plugins.executor import Executor
 from aaflow_plugins.tokenizers import TokenIds, ordinary_tokens, plain_special_settings
 from langchain_aaflow.openai_replies import decode, native_rows
@@ -213,12 +213,7 @@ class OpenAIEmbedder(Embedder):
                 raise ValueError(
                     f"{self._name} returned {len(vectors)} vectors for {len(call.items)} inputs from text {first} on"
                 )
-            if width not in (None, vectors.matrix.shape[1]):
-                raise ValueError(
-                    f"{self._name} returned vectors of different lengths: {width} floats before text {first}, "
-                    f"{vectors.matrix.shape[1]} from it on"
-                )
-            width = vectors.matrix.shape[1]
+            width = same_width(vectors, width, self._name, first)
             if not begun.pieces and len(call.pieces) == len(call.items) and set(call.pieces) == {1}:
                 yield vectors
             elif call.pieces or not isinstance(call.items, str):
