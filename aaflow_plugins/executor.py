@@ -371,9 +371,21 @@ class _Run:
         # An interrupt in the middle of a submit can leave a thread that its pool does not know of.
         for thread in threading.enumerate():
             if thread.name.startswith(self._thread_names):
-                thread.join()
+                _await_end(thread)
         for close in self._closers:
             close()
+
+
+def _await_end(thread: threading.Thread) -> None:
+    """Wait until `thread` has ended. One that was interrupted while it was being started may never begin."""
+    deadline = time.monotonic() + 0.5
+    while True:
+        try:
+            return thread.join()
+        except RuntimeError:
+            if time.monotonic() > deadline:
+                return
+            time.sleep(0.001)
 
 
 def _any_failed(window: deque[Future[Any]]) -> bool:
