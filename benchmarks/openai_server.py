@@ -1,12 +1,12 @@
-"""A loopback server that speaks OpenAI's embeddings API, with a stated latency and next to no CPU of its own.
+"""A loopback server that speaks OpenAI's embeddings and chat APIs, with a stated latency and next to no CPU of its own.
 
 Run it on its own as `python -m benchmarks.openai_server --port 0 --base-ms 20 --item-ms 1.5 --dim 1536` (the first
 line it prints is its base URL), or around a block of code with `serving(...)`.
 
-The latency of a request is `base_ms + item_ms * items`, counted from the moment its body has arrived; requests
-wait side by side, or at most `max_concurrency` of them where the server is given a cap. A vector depends on the
-content of its item alone (its text, or its token ids): the same content gives the same unit vector in every
-request, so that anything which shuffles, drops or repeats items shows.
+The latency of a request for embeddings is `base_ms + item_ms * items`, counted from the moment its body has arrived;
+requests wait side by side, or at most `max_concurrency` of them where the server is given a cap. A vector depends on
+the content of its item alone (its text, or its token ids): the same content gives the same unit vector in every
+request, so that anything which shuffles, drops or repeats items shows. `chat_completions` has the same for chats.
 
 Vectors come from a pool that is already base64; each item turns its pool vector in one plane by an angle of its own,
 which costs a few microseconds, and the ids of compact JSON are never parsed. Client and server share the machine's
@@ -30,11 +30,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import orjson
 from aiohttp import web
+
+from benchmarks.chat_completions import Completion, Latency
 
 POOL = 4096
 _BODY_LIMIT = 1 << 30
@@ -46,31 +48,77 @@ class Fault:
     """What goes wrong with the requests whose number (from 1) is in `requests`.
 
     Attributes:
-        requests: Numbers of the requests concerned, in order of arrival since the last reset.
+        requests: Numbers of the API's requests concerned, in order of arrival since the last reset.
         kind: `status` (an HTTP error), `count` (one vector too few), `extra` (one too many), `ragged` (the second
             vector one float short), `nan` (a NaN in the last vector), `empty` (no vectors), `text` (not JSON),
             `floats` (floats although base64 was asked for), `unordered` (vectors in reverse order), `null` (null for
             the last vector).
         status: The HTTP status of kind `status`.
         retry_after: Seconds for a `Retry-After` header.
+        api: Whose requests: those for chats know the kind `status` alone.
     """
 
     requests: list[int]
     kind: str = "status"
     status: int = 500
     retry_after: float | None = None
+    api: Literal["embeddings", "chat"] = "embeddings"
 
 
 @dataclass
 class Settings:
-    """What a running server can be told to change (`POST /settings`)."""
+    """What a running server can be told to change (`POST /settings`).
+
+    Attributes:
+        base_ms: Milliseconds of every request for embeddings.
+        item_ms: Milliseconds more for each item.
+        dim: Floats a vector, where the request does not say.
+        max_concurrency: Requests for embeddings that are answered at once; None is no bound.
+        chat_latency: How long a chat's answer takes.
+        tool_rounds: How often a chat that offers tools is answered by a call of the first before there is a text.
+        record: Keep bodies and headers.
+        faults: What goes wrong.
+    """
 
     base_ms: float = 20.0
     item_ms: float = 1.5
     dim: int = 1536
     max_concurrency: int | None = None
+    chat_latency: Latency = field(default_factory=Latency)
+    tool_rounds: int = 0
     record: bool = False
     faults: list[Fault] = field(default_factory=list)
+
+
+@dataclass
+class Traffic:
+    """The requests of one API since the last reset.
+
+    Attributes:
+        requests: How many have come.
+        in_flight: How many have no answer yet.
+        max_in_flight: Most of them at any time.
+        latency: Seconds of all latencies together, faults left out.
+        longest: Seconds of the longest.
+    """
+
+    requests: int = 0
+    in_flight: int = 0
+    max_in_flight: int = 0
+    latency: float = 0.0
+    longest: float = 0.0
+
+    def begin(self) -> int:
+        """Count a request in; returns its number, from 1."""
+        self.requests += 1
+        self.in_flight += 1
+        self.max_in_flight = max(self.max_in_flight, self.in_flight)
+        return self.requests
+
+    def waits(self, latency: float) -> None:
+        """Add the latency of a request that is answered."""
+        self.latency += latency
+        self.longest = max(self.longest, latency)
 
 
 class VectorPool:
@@ -126,7 +174,9 @@ class OpenAIServer:
 
     def reset(self) -> None:
         """Forget the requests counted and recorded so far."""
-        self.requests = self.items = self.in_flight = self.max_in_flight = 0
+        # Requests under way keep counting in the objects that they began with.
+        self.embedded, self.chatted = Traffic(), Traffic()
+        self.items = 0
         self.bodies: list[bytes] = []
         self.headers: list[list[tuple[str, str]]] = []
         cap = self.settings.max_concurrency
@@ -136,7 +186,9 @@ class OpenAIServer:
         """The routes: OpenAI's, Azure's, and those that steer the server."""
         app = web.Application(client_max_size=_BODY_LIMIT)
         app.router.add_post("/v1/embeddings", self.embeddings)
+        app.router.add_post("/v1/chat/completions", self.chat)
         app.router.add_post("/openai/deployments/{deployment}/embeddings", self.embeddings)
+        app.router.add_post("/openai/deployments/{deployment}/chat/completions", self.chat)
         app.router.add_post("/settings", self._change_settings)
         app.router.add_get("/stats", self._stats)
         app.router.add_get("/bodies", self._bodies)
@@ -150,52 +202,90 @@ class OpenAIServer:
 
     async def embeddings(self, http: web.Request) -> web.Response:
         """Answer `POST /v1/embeddings`."""
-        body = await http.read()
+        body = await self._body(http)
         arrived = time.monotonic()
+        traffic, slots = self.embedded, self._slots
+        number = traffic.begin()
+        try:
+            if slots is None:
+                return await self._embed(body, number, arrived)
+            async with slots:
+                return await self._embed(body, number, time.monotonic())
+        finally:
+            traffic.in_flight -= 1
+
+    async def chat(self, http: web.Request) -> web.StreamResponse:
+        """Answer `POST /v1/chat/completions`."""
+        body = await self._body(http)
+        arrived = time.monotonic()
+        traffic = self.chatted
+        number = traffic.begin()
+        try:
+            fault = self._fault("chat", number)
+            if fault is not None:
+                return _failure(fault)
+            try:
+                request = orjson.loads(body)
+                completion = Completion(request, self.settings.tool_rounds)
+            except (ValueError, TypeError, AttributeError) as error:
+                return _refusal(error)
+            latency = self.settings.chat_latency.seconds(completion.messages)
+            traffic.waits(latency)
+            if not request.get("stream"):
+                await _until(arrived + latency)
+                return web.Response(body=completion.whole(), content_type="application/json")
+            usage = bool((request.get("stream_options") or {}).get("include_usage"))
+            return await self._stream(http, completion.events(usage=usage), arrived, latency)
+        finally:
+            traffic.in_flight -= 1
+
+    async def _stream(
+        self, http: web.Request, events: list[bytes], arrived: float, latency: float
+    ) -> web.StreamResponse:
+        """Send the events spread evenly over the latency; the last when all of it has passed."""
+        reply = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await reply.prepare(http)
+        for sent, event in enumerate(events, 1):
+            await _until(arrived + latency * sent / len(events))
+            await reply.write(event)
+        await reply.write_eof()
+        return reply
+
+    async def _body(self, http: web.Request) -> bytes:
+        body = await http.read()
         if self.settings.record:
             self.headers.append([("path", http.raw_path), *http.headers.items()])
             self.bodies.append(body)
-        self.requests += 1
-        number = self.requests
-        self.in_flight += 1
-        self.max_in_flight = max(self.max_in_flight, self.in_flight)
-        try:
-            if self._slots is None:
-                return await self._answer(body, number, arrived)
-            async with self._slots:
-                return await self._answer(body, number, time.monotonic())
-        finally:
-            self.in_flight -= 1
+        return body
 
-    async def _answer(self, body: bytes, number: int, started: float) -> web.Response:
-        fault = next((fault for fault in self.settings.faults if number in fault.requests), None)
+    def _fault(self, api: str, number: int) -> Fault | None:
+        faults = self.settings.faults
+        return next((fault for fault in faults if fault.api == api and number in fault.requests), None)
+
+    async def _embed(self, body: bytes, number: int, started: float) -> web.Response:
+        fault = self._fault("embeddings", number)
         if fault is not None and fault.kind == "status":
-            await self._wait(started, 0)
-            headers = {} if fault.retry_after is None else {"Retry-After": f"{fault.retry_after:g}"}
-            error = {"error": {"message": f"injected fault {fault.status}", "type": "injected", "code": None}}
-            return web.json_response(error, status=fault.status, headers=headers)
+            await _until(started + self.settings.base_ms / 1000)
+            return _failure(fault)
         try:
             request, contents = _contents(body)
             pool = self._pool(int(request.get("dimensions") or self.settings.dim))
         except (ValueError, TypeError, KeyError) as error:
-            detail = {"error": {"message": str(error), "type": "invalid_request_error", "code": None}}
-            return web.json_response(detail, status=400)
+            return _refusal(error)
         self.items += len(contents)
+        latency = (self.settings.base_ms + self.settings.item_ms * len(contents)) / 1000
+        self.embedded.waits(latency)
         vectors = [pool.base64(content) for content in contents]
         as_floats = request.get("encoding_format", "float") != "base64"
         reply = _reply(vectors, contents, str(request.get("model")), as_floats, fault.kind if fault else None)
-        await self._wait(started, len(contents))
+        await _until(started + latency)
         return web.Response(body=reply, content_type="application/json")
-
-    async def _wait(self, started: float, items: int) -> None:
-        latency = (self.settings.base_ms + self.settings.item_ms * items) / 1000
-        remaining = started + latency - time.monotonic()
-        if remaining > 0:
-            await asyncio.sleep(remaining)
 
     async def _change_settings(self, http: web.Request) -> web.Response:
         changes = orjson.loads(await http.read())
         faults = [Fault(**fault) for fault in changes.pop("faults", [])]
+        if "chat_latency" in changes:
+            changes["chat_latency"] = Latency(**changes["chat_latency"])
         self.settings = Settings(**{**vars(self.settings), **changes, "faults": faults})
         self.reset()
         return web.Response()
@@ -203,10 +293,9 @@ class OpenAIServer:
     async def _stats(self, _: web.Request) -> web.Response:
         return web.json_response(
             {
-                "requests": self.requests,
+                **vars(self.embedded),
                 "items": self.items,
-                "in_flight": self.in_flight,
-                "max_in_flight": self.max_in_flight,
+                "chat": vars(self.chatted),
                 "cpu_seconds": time.process_time(),
             }
         )
@@ -217,6 +306,23 @@ class OpenAIServer:
 
     async def _headers(self, _: web.Request) -> web.Response:
         return web.json_response(self.headers)
+
+
+async def _until(moment: float) -> None:
+    remaining = moment - time.monotonic()
+    if remaining > 0:
+        await asyncio.sleep(remaining)
+
+
+def _failure(fault: Fault) -> web.Response:
+    headers = {} if fault.retry_after is None else {"Retry-After": f"{fault.retry_after:g}"}
+    error = {"error": {"message": f"injected fault {fault.status}", "type": "injected", "code": None}}
+    return web.json_response(error, status=fault.status, headers=headers)
+
+
+def _refusal(error: Exception) -> web.Response:
+    detail = {"error": {"message": str(error), "type": "invalid_request_error", "code": None}}
+    return web.json_response(detail, status=400)
 
 
 def _reply(vectors: list[bytes], contents: list[bytes], model: str, as_floats: bool, fault: str | None) -> bytes:
@@ -289,7 +395,7 @@ class Connection:
             pass
 
     def stats(self) -> dict[str, Any]:
-        """Requests, items, most requests in flight and the server's CPU seconds."""
+        """`Traffic` of embeddings, their items, `Traffic` of chats as `chat`, and the server's CPU seconds."""
         with urllib.request.urlopen(f"{self.url}/stats") as reply:
             stats: dict[str, Any] = orjson.loads(reply.read())
             return stats

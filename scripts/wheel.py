@@ -23,6 +23,7 @@ _OUTSIDE_THE_PACKAGES = (
     "LICENSE",
     "Makefile",
     "README.md",
+    "benchmarks/chat_completions.py",
     "benchmarks/openai_server.py",
     "constraints/oldest.txt",
     "pyproject.toml",

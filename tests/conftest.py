@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.chat_completions import Latency
 from benchmarks.openai_server import Connection, serving
 
 
@@ -37,8 +38,10 @@ def _openai_server() -> Iterator[Connection]:
 
 @pytest.fixture
 def openai_server(_openai_server: Connection) -> Connection:
-    """A server that speaks OpenAI's embeddings API, without latency or faults, and records what it is asked."""
-    _openai_server.configure(base_ms=0, item_ms=0, dim=24, max_concurrency=None, record=True)
+    """A server that speaks OpenAI's API, without latency or faults, and records what it is asked."""
+    _openai_server.configure(
+        base_ms=0, item_ms=0, dim=24, max_concurrency=None, chat_latency=Latency(), tool_rounds=0, record=True
+    )
     return _openai_server
 
 
