@@ -39,6 +39,14 @@ def aaflow_embedder(embeddings: Any) -> Embedder | None:
 
 
 @hookspec(firstresult=True)
+def aaflow_query_batching(embeddings: Any) -> bool | None:
+    """Return True if many queries in one call get, bit for bit, the vectors of single calls; None if not known.
+
+    True also says that a query's vector depends on nothing but its text.
+    """
+
+
+@hookspec(firstresult=True)
 def aaflow_sink(store: Any) -> VectorSink | None:
     """Return the zero-copy way into this vector store, or None if it is not known exactly."""
 

@@ -20,6 +20,7 @@ from aaflow_plugins.plan import Plan
 from aaflow_plugins.storing import VectorSink
 from langchain_aaflow import comparing, embedders, vectorstores
 from langchain_aaflow.embeddings import accelerate_embeddings
+from langchain_aaflow.query_batching import known_to_batch
 from langchain_aaflow.splitters import accelerate_splitter
 from langchain_aaflow.wordllama import WordLlamaEmbedder, WordLlamaEmbeddings
 
@@ -42,6 +43,12 @@ def aaflow_embedder(embeddings: Any) -> Embedder | None:
     if type(embeddings) is WordLlamaEmbeddings:
         return WordLlamaEmbedder()
     return embedders.fast_path(embeddings)[0] if isinstance(embeddings, Embeddings) else None
+
+
+@hookimpl
+def aaflow_query_batching(embeddings: Any) -> bool | None:
+    """Whether the class is one of those compared bit by bit."""
+    return known_to_batch(embeddings)
 
 
 @hookimpl
