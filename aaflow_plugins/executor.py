@@ -25,6 +25,7 @@ from aaflow_plugins.plan import Plan
 from aaflow_plugins.progress import Progress, ProgressCallback
 from aaflow_plugins.report import OperatorReport, Report, Span, covered_seconds
 from aaflow_plugins.scheduler import Resources, Schedule, Sizes, Step, batches, check_count, schedule
+from aaflow_plugins.threads import await_threads
 from aaflow_plugins.worker import RemoteStage, unpicklable
 
 T = TypeVar("T")
@@ -368,24 +369,10 @@ class _Run:
             future.cancel()
         for pool in self._pools:
             pool.shutdown(wait=True, cancel_futures=True)
-        # An interrupt in the middle of a submit can leave a thread that its pool does not know of.
-        for thread in threading.enumerate():
-            if thread.name.startswith(self._thread_names):
-                _await_end(thread)
+        if self._pools:
+            await_threads(self._thread_names)
         for close in self._closers:
             close()
-
-
-def _await_end(thread: threading.Thread) -> None:
-    """Wait until `thread` has ended. One that was interrupted while it was being started may never begin."""
-    deadline = time.monotonic() + 0.5
-    while True:
-        try:
-            return thread.join()
-        except RuntimeError:
-            if time.monotonic() > deadline:
-                return
-            time.sleep(0.001)
 
 
 def _any_failed(window: deque[Future[Any]]) -> bool:

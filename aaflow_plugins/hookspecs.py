@@ -29,8 +29,11 @@ hookimpl = pluggy.HookimplMarker(GROUP)
 
 
 @hookspec(firstresult=True)
-def aaflow_accelerate(obj: Any, executor: Executor | None) -> Any:
-    """Return an accelerated object of the same native class, or None if `obj` is not this plug-in's."""
+def aaflow_accelerate(obj: Any, executor: Executor | None, batching: bool, batch_queries: bool) -> Any:
+    """Return an accelerated object of the same native class, or None if `obj` is not this plug-in's.
+
+    `batching` and `batch_queries` are as in `accelerate`; an implementation may leave out what it has no use for.
+    """
 
 
 @hookspec(firstresult=True)

@@ -54,12 +54,16 @@ def load_for(obj: Any) -> pluggy.HookRelay:
     return plugin_manager().hook
 
 
-def accelerate(obj: T, *, executor: Executor | None = None) -> T:
+def accelerate(obj: T, *, executor: Executor | None = None, batching: bool = False, batch_queries: bool = False) -> T:
     """Return an object of the same native class as `obj` that does the same, sooner.
 
     Args:
-        obj: A framework's object (a text splitter, embeddings, a vector store or its class, ...). It is not changed.
+        obj: A framework's object (a text splitter, embeddings, a vector store or its class, a chain, ...). It is not
+            changed.
         executor: Settings for what runs as a plan; None for the defaults.
+        batching: Whether concurrent single calls are joined, as in a `batching()` block.
+        batch_queries: Whether several queries may be embedded in one call. Where an embeddings class is known to
+            give the same vectors either way they are in any case; a hosted model may differ in the last digits.
 
     Returns:
         The accelerated object. Where nothing can be made faster with the same result, `obj` itself.
@@ -68,7 +72,7 @@ def accelerate(obj: T, *, executor: Executor | None = None) -> T:
         TypeError: If no installed plug-in knows objects of this kind.
     """
     hooks = load_for(obj)
-    result = hooks.aaflow_accelerate(obj=obj, executor=executor)
+    result = hooks.aaflow_accelerate(obj=obj, executor=executor, batching=batching, batch_queries=batch_queries)
     if result is None:
         if isinstance(obj, type):
             raise TypeError(f"obj is the class {_class_name(obj)}, which is not accelerated: give an object of it")

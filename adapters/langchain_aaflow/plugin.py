@@ -8,6 +8,7 @@ from typing import Any
 
 from langchain_core.documents import BaseDocumentTransformer
 from langchain_core.embeddings import Embeddings
+from langchain_core.runnables import Runnable
 from langchain_core.vectorstores import VectorStore
 from langchain_text_splitters import MarkdownHeaderTextSplitter
 
@@ -19,6 +20,7 @@ from aaflow_plugins.hookspecs import hookimpl
 from aaflow_plugins.plan import Plan
 from aaflow_plugins.storing import VectorSink
 from langchain_aaflow import comparing, embedders, vectorstores
+from langchain_aaflow.chains.accelerated import accelerate_chain
 from langchain_aaflow.embeddings import accelerate_embeddings
 from langchain_aaflow.query_batching import known_to_batch
 from langchain_aaflow.splitters import accelerate_splitter
@@ -26,14 +28,16 @@ from langchain_aaflow.wordllama import WordLlamaEmbedder, WordLlamaEmbeddings
 
 
 @hookimpl
-def aaflow_accelerate(obj: Any, executor: Executor | None) -> Any:
-    """Accelerate a splitter, embeddings, a vector store or its class."""
+def aaflow_accelerate(obj: Any, executor: Executor | None, batch_queries: bool) -> Any:
+    """Accelerate a splitter, embeddings, a vector store or its class, a chain or any other runnable."""
     if isinstance(obj, BaseDocumentTransformer | MarkdownHeaderTextSplitter):
         return accelerate_splitter(obj)
     if isinstance(obj, Embeddings):
         return accelerate_embeddings(obj, executor)
     if isinstance(obj, VectorStore) or (isinstance(obj, type) and issubclass(obj, VectorStore)):
         return vectorstores.accelerate_store(obj)
+    if isinstance(obj, Runnable):
+        return accelerate_chain(obj, executor, batch_queries=batch_queries)
     return None
 
 

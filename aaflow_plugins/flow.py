@@ -1,0 +1,517 @@
+"""Runs the steps of many items at once: bounded calls, and points where items are answered together.
+
+The steps are coroutines, written once. A `ThreadFlow` drives them in the calling thread, without an event loop, and
+makes blocking calls in pool threads; a `LoopFlow` runs them as tasks of the running loop. An item goes on as soon as
+it can: nothing waits for another item, but for a slot or at a point.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from contextvars import Context, copy_context
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from types import TracebackType
+from typing import Any, Generic, TypeVar, cast
+
+from aaflow_plugins.operators import StoppedError
+from aaflow_plugins.threads import await_threads
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Outcome(Generic[T]):
+    """How a coroutine ended.
+
+    Attributes:
+        value: What it returned, if it did.
+        error: What it raised, or None.
+        number: Its place in the order in which those of one `gather` ended.
+    """
+
+    value: T
+    error: BaseException | None
+    number: int
+
+
+class Flow(ABC):
+    """What steps may do.
+
+    Attributes:
+        limit: Calls in flight at the most; None for any number.
+    """
+
+    def __init__(self, limit: int | None) -> None:
+        self.limit = limit
+        self._in_flight = 0
+        self._urgent: deque[Any] = deque()
+        self._waiting: deque[Any] = deque()
+
+    @abstractmethod
+    async def call(self, function: Callable[..., T], *args: Any, urgent: bool = False) -> T:
+        """Make a blocking call in a thread, within the limit; `urgent` calls come before all that wait.
+
+        Raises:
+            StoppedError: In place of a StopIteration, which no coroutine can raise.
+        """
+
+    @abstractmethod
+    def spawn(self, coroutine: Coroutine[Any, Any, T], context: Context | None = None) -> Awaitable[T]:
+        """Begin a coroutine beside the others, in a copy of the current context or in the one given."""
+
+    @abstractmethod
+    def promise(self) -> Any:
+        """Something to await until `settle` is called with it."""
+
+    @abstractmethod
+    def settle(self, promise: Any, value: Any = None, error: BaseException | None = None) -> None:
+        """Give the one who awaits `promise` a value or an error; nothing if it doesn't wait any more."""
+
+    @abstractmethod
+    def when_idle(self, function: Callable[[], None]) -> None:
+        """Call `function` once all that can go on now has."""
+
+    @abstractmethod
+    async def abandon(self, tasks: Sequence[Any]) -> None:
+        """Cancel what `spawn` returned, and wait until it has ended; after an error."""
+
+    async def gather(self, coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[Outcome[T]]:
+        """Run coroutines side by side until the last has ended, whatever the others did."""
+        numbers = itertools.count()
+
+        async def watch(coroutine: Coroutine[Any, Any, T]) -> Outcome[T]:
+            try:
+                return Outcome(await coroutine, None, next(numbers))
+            except Exception as error:
+                return Outcome(cast(T, None), error, next(numbers))
+
+        watched = [self.spawn(watch(coroutine)) for coroutine in coroutines]
+        return [await outcome for outcome in watched]
+
+    async def each(
+        self, count: int, body: Callable[[int], Coroutine[Any, Any, None]], *, block: int, window: int | None
+    ) -> None:
+        """Run `body` for the items 0 to `count - 1`, which begin in order.
+
+        Args:
+            count: Number of items.
+            body: The steps of one item.
+            block: Items that begin together, so that the same ones meet at a point.
+            window: Items begun and not ended at the most (but one block in any case); None for any number.
+
+        Raises:
+            BaseException: What a body raised; the others are abandoned then.
+        """
+        running = 0
+        tasks: dict[int, Any] = {}
+        failure: BaseException | None = None
+        waiting: Any = None  # for an item to end
+
+        async def item(index: int) -> None:
+            nonlocal running, failure, waiting
+            try:
+                await body(index)
+            except BaseException as error:
+                failure = failure or error
+            running -= 1
+            tasks.pop(index, None)
+            if waiting is not None:
+                promise, waiting = waiting, None
+                self.settle(promise)
+
+        async def until_at_most(most: int) -> None:
+            nonlocal waiting
+            while running > most and failure is None:
+                waiting = self.promise()
+                await waiting
+            if failure is not None:
+                raise failure
+
+        try:
+            for start in range(0, count, block):
+                size = min(block, count - start)
+                await until_at_most(count if window is None else max(0, window - size))
+                running += size
+                for index in range(start, start + size):
+                    tasks[index] = self.spawn(item(index))
+            await until_at_most(0)
+        except BaseException:
+            await self.abandon(list(tasks.values()))
+            raise
+
+
+class Point:
+    """Where the values of several items are answered together.
+
+    A full batch is answered at once. What has come together when nothing else can go on is answered too, unless a
+    batch is under way, after which it will be.
+    """
+
+    def __init__(self, flow: Flow, answer: Callable[[list[Any]], Awaitable[Sequence[Outcome[Any]]]], size: int) -> None:
+        """Set up.
+
+        Args:
+            flow: The flow whose items come here.
+            answer: Gives an outcome for each value, in order.
+            size: Values a batch at the most.
+        """
+        self._flow, self._answer, self._size = flow, answer, size
+        self._waiting: list[tuple[Any, Any]] = []
+        self._under_way = 0
+
+    async def ask(self, value: Any) -> Any:
+        """Wait for the answer to `value`; raises its error."""
+        promise = self._flow.promise()
+        self._waiting.append((value, promise))
+        if len(self._waiting) >= self._size:
+            self._begin()
+        elif len(self._waiting) == 1:
+            self._flow.when_idle(self._idle)
+        return await promise
+
+    def _idle(self) -> None:
+        if self._waiting and not self._under_way:
+            self._begin()
+
+    def _begin(self) -> None:
+        batch, self._waiting = self._waiting, []
+        self._under_way += 1
+        self._flow.spawn(self._run(batch))
+
+    async def _run(self, batch: list[tuple[Any, Any]]) -> None:
+        try:
+            outcomes = await self._answer([value for value, _ in batch])
+            for (_, promise), outcome in zip(batch, outcomes, strict=True):
+                self._flow.settle(promise, outcome.value, outcome.error)
+        except BaseException as error:
+            for _, promise in batch:
+                self._flow.settle(promise, error=error)
+            if not isinstance(error, Exception):
+                raise
+        finally:
+            self._under_way -= 1
+            self._flow.when_idle(self._idle)
+
+
+class _Promise:
+    """A result to come in a `ThreadFlow`; one coroutine may await it."""
+
+    __slots__ = ("_done", "error", "value", "waiter")
+
+    def __init__(self) -> None:
+        self._done = False
+        self.value: Any = None
+        self.error: BaseException | None = None
+        self.waiter: _Task | None = None
+
+    def done(self) -> bool:
+        return self._done
+
+    def settle(self, value: Any, error: BaseException | None) -> None:
+        self.value, self.error, self._done = value, error, True
+
+    def __await__(self) -> Generator[_Promise, None, Any]:
+        if not self._done:
+            yield self
+        if self.error is not None:
+            raise self.error
+        return self.value
+
+
+class _Task(_Promise):
+    __slots__ = ("context", "coroutine", "waits_for")
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], context: Context) -> None:
+        super().__init__()
+        self.coroutine, self.context = coroutine, context
+        self.waits_for: _Promise | None = None
+
+
+class ThreadFlow(Flow):
+    """Drives coroutines in the calling thread, and makes their blocking calls in pool threads.
+
+    No event loop is involved: it works in a thread that runs one, and what it calls may start its own.
+    """
+
+    _numbers = itertools.count(1)
+
+    def __init__(self, limit: int | None = None) -> None:
+        """Set up; `limit` None is what `ThreadPoolExecutor` takes for a pool of its own."""
+        super().__init__(limit or min(32, (os.cpu_count() or 1) + 4))
+        self._name = f"aaflow-flow-{next(self._numbers)}"
+        self._pool: ThreadPoolExecutor | None = None
+        self._ready: deque[_Task] = deque()
+        self._idle: list[Callable[[], None]] = []
+        self._blocked: dict[_Task, None] = {}
+        self._inbox: SimpleQueue[tuple[_Promise | None, Any, BaseException | None]] = SimpleQueue()
+        self._interrupt: BaseException | None = None
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Drive `coroutine`, and all that it spawns, until it ends.
+
+        Raises:
+            BaseException: What it raised. After KeyboardInterrupt, and whatever else is no Exception, calls under way
+                are awaited, those that wait are dropped, and each coroutine sees the error where it stands.
+        """
+        main = self._start(coroutine, copy_context())
+        try:
+            while not main.done():
+                try:
+                    self._turn()
+                except BaseException as error:
+                    self._stop(error)
+        finally:
+            self._shut_down()
+            for task in list(self._blocked):
+                task.coroutine.close()
+        if main.error is not None:
+            raise main.error
+        value: T = main.value
+        return value
+
+    async def call(self, function: Callable[..., T], *args: Any, urgent: bool = False) -> T:
+        """Make a blocking call in a pool thread."""
+        if self._interrupt is not None:
+            raise self._interrupt
+        promise = _Promise()
+        work = (promise, function, args)
+        if self.limit is None or self._in_flight < self.limit:
+            self._submit(work)
+        else:
+            (self._urgent if urgent else self._waiting).append(work)
+        result: T = await promise
+        return result
+
+    def spawn(self, coroutine: Coroutine[Any, Any, T], context: Context | None = None) -> Awaitable[T]:
+        """Begin a coroutine; it runs when the current one waits."""
+        return self._start(coroutine, context or copy_context())
+
+    async def abandon(self, tasks: Sequence[Any]) -> None:
+        """Nothing: after an error of a coroutine nobody awaits, the flow ends with it."""
+
+    def promise(self) -> Any:
+        """A promise."""
+        return _Promise()
+
+    def settle(self, promise: Any, value: Any = None, error: BaseException | None = None) -> None:
+        """Settle it; the one who awaits it goes on in its turn."""
+        if not promise.done():
+            promise.settle(value, error)
+            if promise.waiter is not None:
+                self._wake(promise.waiter)
+
+    def when_idle(self, function: Callable[[], None]) -> None:
+        """Call `function` when every coroutine waits."""
+        self._idle.append(function)
+
+    def interrupt(self, error: BaseException) -> None:
+        """End the run from another thread, as if `error` had been raised in the driving one."""
+        self._inbox.put((None, None, error))
+
+    def _start(self, coroutine: Coroutine[Any, Any, Any], context: Context) -> _Task:
+        task = _Task(coroutine, context)
+        self._ready.append(task)
+        return task
+
+    def _wake(self, task: _Task) -> None:
+        self._blocked.pop(task, None)
+        task.waits_for = None
+        self._ready.append(task)
+
+    def _turn(self) -> None:
+        """Let all that can go on do so, then wait for a call to end."""
+        while self._ready:
+            self._step(self._ready.popleft())
+        if self._idle:
+            idle, self._idle = self._idle, []
+            for function in idle:
+                function()
+        elif self._in_flight:
+            self._receive(block=True)
+            while self._receive(block=False):
+                pass
+        elif not self._ready:
+            raise RuntimeError("every step waits for another: this is a defect of aaflow_plugins")
+
+    def _step(self, task: _Task) -> None:
+        try:
+            waits_for: _Promise = task.context.run(task.coroutine.send, None)
+        except StopIteration as stop:
+            self.settle(task, stop.value)
+        except BaseException as error:
+            self.settle(task, error=error)
+            if not isinstance(error, Exception) and self._interrupt is None:
+                self._stop(error)
+        else:
+            if waits_for.done():
+                self._ready.append(task)
+            else:
+                waits_for.waiter, task.waits_for = task, waits_for
+                self._blocked[task] = None
+
+    def _submit(self, work: tuple[_Promise, Callable[..., Any], tuple[Any, ...]]) -> None:
+        promise, function, args = work
+        inbox = self._inbox
+
+        def run() -> None:
+            try:
+                result = function(*args)
+            except StopIteration as error:
+                inbox.put((promise, None, StoppedError(error)))
+            except BaseException as error:
+                inbox.put((promise, None, error))
+            else:
+                inbox.put((promise, result, None))
+
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self.limit, thread_name_prefix=self._name)
+        self._in_flight += 1
+        self._pool.submit(run)
+
+    def _receive(self, *, block: bool) -> bool:
+        """Take note of a call that has ended; False if none has."""
+        try:
+            promise, value, error = self._inbox.get(block)
+        except Empty:
+            return False
+        if promise is None:
+            assert error is not None
+            raise error
+        self._in_flight -= 1
+        self.settle(promise, value, error)
+        while (self._urgent or self._waiting) and (self.limit is None or self._in_flight < self.limit):
+            self._submit((self._urgent or self._waiting).popleft())
+        return True
+
+    def _shut_down(self) -> None:
+        if self._pool:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+            await_threads(self._name)
+
+    def _stop(self, error: BaseException) -> None:
+        """Await the calls under way, then raise `error` in every coroutine that waits for something else to happen."""
+        self._interrupt = error
+        self._urgent.clear()
+        self._waiting.clear()
+        self._shut_down()
+        while not self._inbox.empty():
+            promise, value, failed = self._inbox.get()
+            if promise is not None:
+                self.settle(promise, value, failed)
+        self._in_flight = 0
+        for task in list(self._blocked):
+            promise = task.waits_for
+            if promise is not None and not isinstance(promise, _Task):
+                self.settle(promise, error=error)
+
+
+class LoopFlow(Flow):
+    """Runs coroutines as tasks of the running event loop.
+
+    An asynchronous context manager: at its exit nothing that it began is left running.
+    """
+
+    def __init__(self, limit: int | None = None) -> None:
+        super().__init__(limit)
+        self._loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def __aenter__(self) -> LoopFlow:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        while self._tasks:
+            await self.abandon(list(self._tasks))
+
+    @asynccontextmanager
+    async def slot(self, *, urgent: bool = False) -> Any:
+        """Hold one of the `limit` slots during the block."""
+        if self.limit is None:
+            yield
+            return
+        if self._in_flight >= self.limit:
+            turn = self._loop.create_future()
+            queue = self._urgent if urgent else self._waiting
+            queue.append(turn)
+            try:
+                await turn
+            except BaseException:
+                if turn.done() and not turn.cancelled():
+                    self._release()
+                raise
+        else:
+            self._in_flight += 1
+        try:
+            yield
+        finally:
+            self._release()
+
+    def _release(self) -> None:
+        """Hand the slot to who comes next."""
+        for queue in (self._urgent, self._waiting):
+            while queue:
+                turn = queue.popleft()
+                if not turn.done():
+                    turn.set_result(None)
+                    return
+        self._in_flight -= 1
+
+    async def call(self, function: Callable[..., T], *args: Any, urgent: bool = False) -> T:
+        """Make a blocking call in the loop's default executor."""
+
+        def run() -> T:
+            try:
+                return function(*args)
+            except StopIteration as error:
+                raise StoppedError(error) from None
+
+        async with self.slot(urgent=urgent):
+            return await self._loop.run_in_executor(None, run)
+
+    def spawn(self, coroutine: Coroutine[Any, Any, T], context: Context | None = None) -> Awaitable[T]:
+        """Begin a task."""
+        task = self._loop.create_task(coroutine, context=context or copy_context())
+        self._tasks.add(task)
+        task.add_done_callback(self._forget)
+        return task
+
+    def _forget(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # retrieved: whoever awaits the task hears of it
+
+    async def abandon(self, tasks: Sequence[Any]) -> None:
+        """Cancel tasks and wait for them."""
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    def promise(self) -> Any:
+        """A future of the loop."""
+        return self._loop.create_future()
+
+    def settle(self, promise: Any, value: Any = None, error: BaseException | None = None) -> None:
+        """Settle it."""
+        if promise.done():
+            return
+        if error is None:
+            promise.set_result(value)
+        elif isinstance(error, asyncio.CancelledError):
+            promise.cancel()
+        else:
+            promise.set_exception(error)
+
+    def when_idle(self, function: Callable[[], None]) -> None:
+        """Call `function` after all that is ready now."""
+        self._loop.call_soon(function)

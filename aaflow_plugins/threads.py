@@ -1,0 +1,28 @@
+"""Waiting for the threads of a pool to end, whatever interrupted it."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+
+def await_threads(prefix: str) -> None:
+    """Wait until every thread whose name begins with `prefix` has ended.
+
+    An interrupt in the middle of a submit can leave a thread that its pool does not know of.
+    """
+    for thread in threading.enumerate():
+        if thread.name.startswith(prefix):
+            _await_end(thread)
+
+
+def _await_end(thread: threading.Thread) -> None:
+    """Wait until `thread` has ended. One that was interrupted while it was being started may never begin."""
+    deadline = time.monotonic() + 0.5
+    while True:
+        try:
+            return thread.join()
+        except RuntimeError:
+            if time.monotonic() > deadline:
+                return None
+            time.sleep(0.001)

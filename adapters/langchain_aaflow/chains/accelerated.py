@@ -1,0 +1,304 @@
+"""Chains whose batches run as a plan. All else about them is native: class, `invoke`, streams, events, graphs."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import threading
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextvars import copy_context
+from queue import SimpleQueue
+from typing import Any, TypeVar
+
+from langchain_core.callbacks import CallbackManager
+from langchain_core.runnables import (
+    Runnable,
+    RunnableAssign,
+    RunnableBinding,
+    RunnableBranch,
+    RunnableConfig,
+    RunnableParallel,
+    RunnableSequence,
+)
+from langchain_core.runnables.base import RunnableEach
+from langchain_core.runnables.config import get_config_list
+from langchain_core.vectorstores import VectorStoreRetriever
+from pydantic import PrivateAttr
+
+from aaflow_plugins.executor import Executor
+from aaflow_plugins.flow import Flow, LoopFlow, ThreadFlow
+from langchain_aaflow.chains.batches import batch
+from langchain_aaflow.chains.execution import Execution, raised
+from langchain_aaflow.chains.nodes import Bind, Call, Kwargs, Node
+from langchain_aaflow.chains.translate import translate
+
+R = TypeVar("R", bound=Runnable[Any, Any])
+
+#: Queries that are embedded and searched together, unless the executor's `batch_size` says otherwise.
+JOIN_SIZE = 64
+
+#: Batches of so few inputs run natively: there is next to nothing to join or to overlap.
+FEW = 2
+
+
+class Batching:
+    """Runs `batch`, `abatch` and their `as_completed` forms as a plan."""
+
+    _aaflow_settings: tuple[Executor | None, bool]
+
+    def batch(
+        self,
+        inputs: list[Any],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[Any]:
+        """As natively, without waiting for all inputs after each step."""
+        native: Any = super()
+        node = self._plan_for(inputs)
+        if node is None:
+            outputs: list[Any] = native.batch(inputs, config, return_exceptions=return_exceptions, **kwargs)
+            return outputs
+        configs, node, kwargs = _configs(node, inputs, config, kwargs)
+        limit = self._limit(configs)
+        if limit is not None and limit < 1:
+            return native.batch(inputs, config, return_exceptions=return_exceptions, **kwargs)  # which says so
+        flow = ThreadFlow(limit)
+        x = self._execution(flow, node, configs)
+        return flow.run(batch(x, node, list(inputs), configs, return_exceptions, kwargs))
+
+    async def abatch(
+        self,
+        inputs: list[Any],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[Any]:
+        """As natively, without waiting for all inputs after each step."""
+        native: Any = super()
+        node = self._plan_for(inputs)
+        if node is None:
+            outputs: list[Any] = await native.abatch(inputs, config, return_exceptions=return_exceptions, **kwargs)
+            return outputs
+        configs, node, kwargs = _configs(node, inputs, config, kwargs)
+        async with LoopFlow(self._limit(configs)) as flow:
+            x = self._execution(flow, node, configs)
+            return await batch(x, node, list(inputs), configs, return_exceptions, kwargs)
+
+    def batch_as_completed(
+        self,
+        inputs: Sequence[Any],
+        config: RunnableConfig | Sequence[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> Iterator[tuple[int, Any]]:
+        """As natively, with queries answered together."""
+        native: Any = super()
+        node = self._plan_for(inputs)
+        if node is None or node.together:
+            yield from native.batch_as_completed(inputs, config, return_exceptions=return_exceptions, **kwargs)
+            return
+        configs, node, kwargs = _configs(node, inputs, config, kwargs)
+        flow = ThreadFlow(self._limit(configs))
+        x = self._execution(flow, node, configs)
+        done: SimpleQueue[Any] = SimpleQueue()
+        every = _each_as_completed(x, node, list(inputs), configs, kwargs, done.put)
+        context = copy_context()
+        driver = threading.Thread(
+            target=context.run, args=(_drive, flow, every, done), name="aaflow-chain", daemon=True
+        )
+        driver.start()
+        try:
+            while (ended := done.get()) is not None:
+                yield _taken(ended, return_exceptions)
+        finally:
+            flow.interrupt(GeneratorExit())
+            driver.join()
+
+    async def abatch_as_completed(
+        self,
+        inputs: Sequence[Any],
+        config: RunnableConfig | Sequence[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> AsyncIterator[tuple[int, Any]]:
+        """As natively, with queries answered together."""
+        native: Any = super()
+        node = self._plan_for(inputs)
+        if node is None or node.together:
+            async for ended in native.abatch_as_completed(
+                inputs, config, return_exceptions=return_exceptions, **kwargs
+            ):
+                yield ended
+            return
+        configs, node, kwargs = _configs(node, inputs, config, kwargs)
+        async with LoopFlow(self._limit(configs)) as flow:
+            x = self._execution(flow, node, configs)
+            done: asyncio.Queue[Any] = asyncio.Queue()
+            every = flow.spawn(_each_as_completed(x, node, list(inputs), configs, kwargs, done.put_nowait))
+            for _ in inputs:
+                yield _taken(await done.get(), return_exceptions)
+            await every
+
+    def _plan_for(self, inputs: Sequence[Any]) -> Node | None:
+        """The steps that inputs go through; None if the native code does as well."""
+        if len(inputs) <= FEW:
+            return None
+        native: Any = self
+        node = translate(native, batch_queries=self._aaflow_settings[1])
+        return None if isinstance(node, Call) else node
+
+    def _limit(self, configs: Sequence[RunnableConfig]) -> int | None:
+        limit = configs[0].get("max_concurrency")
+        executor = self._aaflow_settings[0]
+        return executor.resources.max_concurrency if limit is None and executor else limit
+
+    def _execution(self, flow: Flow, node: Node, configs: Sequence[RunnableConfig]) -> Execution:
+        executor = self._aaflow_settings[0]
+        listening = any(step.sees_runs for step in node.walk()) or _has_handlers(configs)
+        if not listening:
+            for config in configs:
+                # They are this run's; what is below has none, and nobody sees this one.
+                for own in ("run_name", "run_id"):
+                    config.pop(own, None)  # type: ignore[misc]
+        return Execution(flow, listening=listening, join_size=(executor and executor.batch_size) or JOIN_SIZE)
+
+
+def _configs(
+    node: Node, inputs: Sequence[Any], config: Any, kwargs: Kwargs
+) -> tuple[Sequence[RunnableConfig], Node, Kwargs]:
+    """A configuration an input, made as the native `batch` makes them, for the step that they are for."""
+    while isinstance(node, Bind):
+        merge = node.native._merge_configs
+        config = [merge(one) for one in config] if isinstance(config, Sequence) else [merge(config) for _ in inputs]
+        node, kwargs = node.inner["bound"], {**node.native.kwargs, **kwargs}
+    return get_config_list(config, len(inputs)), node, kwargs
+
+
+def _has_handlers(configs: Sequence[RunnableConfig]) -> bool:
+    seen: set[int] = set()
+    for config in configs:
+        callbacks: Any = config.get("callbacks")
+        if id(callbacks) not in seen:
+            seen.add(id(callbacks))
+            if CallbackManager.configure(inheritable_callbacks=callbacks).handlers:
+                return True
+    return False
+
+
+async def _each_as_completed(
+    x: Execution, node: Node, values: list[Any], configs: Sequence[RunnableConfig], kwargs: Kwargs, put: Any
+) -> None:
+    async def one(index: int) -> None:
+        try:
+            put((index, await node.run(x, values[index], configs[index], dict(kwargs)), None))
+        except Exception as error:
+            put((index, None, error))
+
+    limit = x.flow.limit
+    window = None if limit is None else limit + 2 * x.join_size
+    await x.flow.each(len(values), one, block=x.join_size, window=window)
+
+
+def _drive(flow: ThreadFlow, every: Any, done: SimpleQueue[Any]) -> None:
+    try:
+        flow.run(every)
+    except GeneratorExit:
+        pass  # nobody asks for the rest
+    except BaseException as error:
+        done.put((None, None, error))
+    finally:
+        done.put(None)
+
+
+def _taken(ended: tuple[int, Any, BaseException | None], return_exceptions: bool) -> tuple[int, Any]:
+    index, output, error = ended
+    if error is None:
+        return index, output
+    if return_exceptions and isinstance(error, Exception):
+        return index, raised(error)
+    raise raised(error)
+
+
+class AcceleratedSequence(Batching, RunnableSequence[Any, Any]):
+    """A RunnableSequence whose batches run as a plan."""
+
+    _aaflow_settings: Any = PrivateAttr(default=(None, False))
+
+
+class AcceleratedParallel(Batching, RunnableParallel[Any]):
+    """A RunnableParallel whose batches run as a plan."""
+
+    _aaflow_settings: Any = PrivateAttr(default=(None, False))
+
+
+class AcceleratedAssign(Batching, RunnableAssign):
+    """A RunnableAssign whose batches run as a plan."""
+
+    _aaflow_settings: Any = PrivateAttr(default=(None, False))
+
+
+class AcceleratedBranch(Batching, RunnableBranch[Any, Any]):
+    """A RunnableBranch whose batches run as a plan."""
+
+    _aaflow_settings: Any = PrivateAttr(default=(None, False))
+
+
+class AcceleratedBinding(Batching, RunnableBinding[Any, Any]):
+    """A RunnableBinding whose batches run as a plan."""
+
+    _aaflow_settings: Any = PrivateAttr(default=(None, False))
+
+
+class AcceleratedEach(Batching, RunnableEach[Any, Any]):
+    """A RunnableEach whose batches run as a plan."""
+
+    _aaflow_settings: Any = PrivateAttr(default=(None, False))
+
+
+class AcceleratedRetriever(Batching, VectorStoreRetriever):
+    """A VectorStoreRetriever whose batches are searched together."""
+
+    _aaflow_settings: Any = PrivateAttr(default=(None, False))
+
+
+_ACCELERATED: dict[type, type] = {
+    RunnableSequence: AcceleratedSequence,
+    RunnableParallel: AcceleratedParallel,
+    RunnableAssign: AcceleratedAssign,
+    RunnableBranch: AcceleratedBranch,
+    RunnableBinding: AcceleratedBinding,
+    RunnableEach: AcceleratedEach,
+    VectorStoreRetriever: AcceleratedRetriever,
+}
+for _native, _accelerated in _ACCELERATED.items():
+    # Names of runs and of serialized objects are those of classes; pickle goes by `__qualname__`.
+    _accelerated.__name__ = _native.__name__
+
+
+def accelerate_chain(native: R, executor: Executor | None = None, *, batch_queries: bool = False) -> R:
+    """Return a runnable of the same class whose batches run as a plan.
+
+    Args:
+        native: Any runnable. It is not changed; the steps are shared.
+        executor: `max_concurrency` bounds a batch whose configuration does not, `batch_size` is the number of queries
+            that are embedded and searched together.
+        batch_queries: Whether queries may be embedded in one call, whatever the embeddings' class.
+
+    Returns:
+        The accelerated runnable; one whose batches gain nothing is returned as it is.
+    """
+    kind: Any = type(native)
+    origin = getattr(kind, "__pydantic_generic_metadata__", {}).get("origin") or kind
+    accelerated = _ACCELERATED.get(origin, kind if issubclass(kind, Batching) else None)
+    if accelerated is None:
+        return native
+    twin = copy.copy(native)
+    object.__setattr__(twin, "__class__", accelerated)
+    private = getattr(twin, "__pydantic_private__", None) or {}
+    object.__setattr__(twin, "__pydantic_private__", {**private, "_aaflow_settings": (executor, batch_queries)})
+    return twin

@@ -1,0 +1,153 @@
+"""What the steps of one batch share: the flow they run on, and the callbacks of their runs."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Coroutine
+from contextvars import Context, copy_context
+from functools import partial
+from typing import Any
+
+from langchain_core.callbacks import AsyncCallbackManager, CallbackManager
+from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.runnables.config import (
+    _set_config_context,
+    get_async_callback_manager_for_config,
+    get_callback_manager_for_config,
+    patch_config,
+    var_child_runnable_config,
+)
+
+from aaflow_plugins.flow import Flow, LoopFlow
+from aaflow_plugins.operators import StoppedError
+
+#: What `run_type` is given as where the native code names none.
+_NOT_GIVEN: Any = object()
+
+
+class Execution:
+    """One batch under way.
+
+    Attributes:
+        flow: Runs the steps.
+        listening: Whether anything sees the runs: handlers, a tracer, a function that is given its run's config. If
+            not, runs are not begun, and configurations are handed down as they are.
+        asynchronous: Whether steps are invoked by `ainvoke`.
+        join_size: Queries answered together at the most.
+    """
+
+    def __init__(self, flow: Flow, *, listening: bool, join_size: int) -> None:
+        self.flow = flow
+        self.listening = listening
+        self.asynchronous = isinstance(flow, LoopFlow)
+        self.join_size = join_size
+        self._shared: dict[int, Any] = {}
+
+    def shared(self, owner: Any, make: Callable[[], Any]) -> Any:
+        """What `make` gives, once for this batch and this owner."""
+        found = self._shared.get(id(owner))
+        if found is None:
+            found = self._shared[id(owner)] = make()
+        return found
+
+    # -- runs --------------------------------------------------------------------------------------------
+
+    async def start(
+        self,
+        config: RunnableConfig,
+        value: Any,
+        native: Runnable[Any, Any],
+        *,
+        defaults: bool = True,
+        run_type: Any = _NOT_GIVEN,
+    ) -> Any:
+        """Begin the run of a chain, as the native code does; its run manager, or None if nothing listens.
+
+        Args:
+            config: The run's configuration; its `run_id` is taken out.
+            value: The input.
+            native: The runnable whose run it is.
+            defaults: Whether the native code hands LangSmith's defaults on.
+            run_type: What the native code gives for it, if it does.
+        """
+        if not self.listening:
+            return None
+        kwargs: dict[str, Any] = {} if run_type is _NOT_GIVEN else {"run_type": run_type}
+        kwargs["name"] = config.get("run_name") or native.get_name()
+        kwargs["run_id"] = config.pop("run_id", None)
+        if self.asynchronous:
+            manager: Any = (
+                get_async_callback_manager_for_config(config) if defaults else _configure(AsyncCallbackManager, config)
+            )
+            return await manager.on_chain_start(None, value, **kwargs)
+        manager = get_callback_manager_for_config(config) if defaults else _configure(CallbackManager, config)
+        return manager.on_chain_start(None, value, **kwargs)
+
+    async def end(self, run: Any, output: Any) -> None:
+        """End a run with its output."""
+        if run is not None:
+            ended = run.on_chain_end(output)
+            if self.asynchronous:
+                await ended
+
+    async def fail(self, run: Any, error: BaseException) -> None:
+        """End a run with an error."""
+        if run is not None:
+            failed = run.on_chain_error(raised(error))
+            if self.asynchronous:
+                await failed
+
+    async def within(self, run: Any, work: Awaitable[Any]) -> Any:
+        """Await `work`, and end its run with what comes of it."""
+        try:
+            output = await work
+        except BaseException as error:
+            await self.fail(run, error)
+            raise
+        await self.end(run, output)
+        return output
+
+    def child(self, config: RunnableConfig, run: Any, tag: str | None = None) -> RunnableConfig:
+        """The configuration of a step below a run."""
+        return config if run is None else patch_config(config, callbacks=run.get_child(tag))
+
+    def context(self, config: RunnableConfig) -> Context:
+        """A copy of the current context in which `config` is the one that runnables inherit."""
+        context = copy_context()
+        context.run(_set_config_context if self.listening else var_child_runnable_config.set, config)
+        return context
+
+    # -- calls -------------------------------------------------------------------------------------------
+
+    async def invoke(
+        self, native: Runnable[Any, Any], value: Any, config: RunnableConfig, kwargs: dict[str, Any], context: Context
+    ) -> Any:
+        """Invoke a runnable natively, in `context`, in a slot of its own."""
+        if self.asynchronous:
+            return await self.awaited(partial(native.ainvoke, value, config, **kwargs), context)
+        return await self.flow.call(partial(context.run, native.invoke, value, config, **kwargs))
+
+    async def awaited(self, begin: Callable[[], Coroutine[Any, Any, Any]], context: Context) -> Any:
+        """Await what an asynchronous call begins, in `context` and in a slot."""
+        flow = self.flow
+        assert isinstance(flow, LoopFlow)
+        if flow.limit is None:
+            return await flow.spawn(context.run(begin), context)
+        async with flow.slot():
+            return await flow.spawn(context.run(begin), context)
+
+
+def raised(error: BaseException) -> BaseException:
+    """The error as user code raised it."""
+    return error.error if isinstance(error, StoppedError) else error
+
+
+def _configure(manager_class: Any, config: RunnableConfig) -> Any:
+    return manager_class.configure(
+        inheritable_callbacks=config.get("callbacks"),
+        local_callbacks=None,
+        verbose=False,
+        inheritable_tags=config.get("tags"),
+        local_tags=None,
+        inheritable_metadata=config.get("metadata"),
+        local_metadata=None,
+    )

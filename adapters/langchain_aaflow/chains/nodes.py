@@ -1,0 +1,469 @@
+"""The steps of a chain: for each native class, what its `invoke` and `ainvoke` do with one input.
+
+What the native code does beside the work itself (the run, the child configuration, the context) is done here in
+the same places. A step whose class is not known runs its own `invoke` or `ainvoke`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextvars import copy_context
+from functools import partial
+from typing import Any
+
+from langchain_core.callbacks import (
+    AsyncCallbackManager,
+    AsyncCallbackManagerForRetrieverRun,
+    CallbackManager,
+    CallbackManagerForRetrieverRun,
+)
+from langchain_core.documents import Document
+from langchain_core.messages import BaseMessage
+from langchain_core.output_parsers import BaseOutputParser
+from langchain_core.outputs import ChatGeneration, Generation
+from langchain_core.prompts import BasePromptTemplate
+from langchain_core.retrievers import BaseRetriever
+from langchain_core.runnables import (
+    Runnable,
+    RunnableAssign,
+    RunnableBinding,
+    RunnableBranch,
+    RunnableConfig,
+    RunnableLambda,
+    RunnableParallel,
+    RunnablePassthrough,
+    RunnablePick,
+    RunnableSequence,
+)
+from langchain_core.runnables.base import RunnableEach
+from langchain_core.runnables.config import ensure_config, patch_config
+from typing_extensions import override
+
+from aaflow_plugins.flow import Outcome, Point
+from aaflow_plugins.operators import StoppedError
+from langchain_aaflow.chains.execution import Execution, raised
+from langchain_aaflow.retrieval import BatchedRetrieval
+
+Kwargs = dict[str, Any]
+
+
+class Node:
+    """A step.
+
+    Attributes:
+        native: The runnable it stands for.
+        kind: The operator's kind, for `explain`.
+        inner: The steps within, by what they are there for.
+        reason: Why it runs natively, or None.
+        batches: Whether its class has a `batch` of its own, which looks at the inputs together.
+        ordered: Whether the order of its calls matters.
+        sees_runs: Whether it may look at its run's configuration or callbacks.
+    """
+
+    kind = "call"
+    reason: str | None = None
+    batches = False
+    ordered = False
+    sees_runs = False
+
+    def __init__(self, native: Runnable[Any, Any], inner: dict[str, Node] | None = None) -> None:
+        self.native = native
+        self.inner = inner or {}
+
+    async def run(self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs) -> Any:
+        """What `native.invoke(value, config, **kwargs)` does, or `ainvoke`, in the current context."""
+        raise NotImplementedError
+
+    async def below(self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs) -> Any:
+        """The same in a context in which `config` is the one that runnables inherit."""
+        return await x.flow.spawn(self.run(x, value, config, kwargs), x.context(config))
+
+    @property
+    def together(self) -> bool:
+        """Whether all inputs of a batch have to be there before it begins."""
+        return self.batches or any(node.ordered for node in self.walk())
+
+    def walk(self) -> list[Node]:
+        """This step and all within."""
+        return [self, *(node for inner in self.inner.values() for node in inner.walk())]
+
+
+class Call(Node):
+    """Any runnable, natively."""
+
+    def __init__(
+        self,
+        native: Runnable[Any, Any],
+        reason: str | None,
+        *,
+        batches: bool = False,
+        ordered: bool = False,
+        sees_runs: bool = True,
+    ) -> None:
+        super().__init__(native)
+        self.reason, self.batches, self.ordered, self.sees_runs = reason, batches, ordered, sees_runs
+
+    @override
+    async def run(self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs) -> Any:
+        return await x.invoke(self.native, value, config, kwargs, copy_context())
+
+    @override
+    async def below(self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs) -> Any:
+        return await x.invoke(self.native, value, config, kwargs, x.context(config))
+
+
+class Generate(Call):
+    """A model."""
+
+    kind = "generate"
+
+
+class Quick(Node):
+    """A step that computes and never waits, of a class of langchain-core: it runs where it stands."""
+
+    @override
+    async def run(self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs) -> Any:
+        if x.listening or kwargs:
+            return await x.invoke(self.native, value, config, kwargs, copy_context())
+        return self.compute(value)
+
+    @override
+    async def below(self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs) -> Any:
+        if x.listening or kwargs:
+            return await x.invoke(self.native, value, config, kwargs, x.context(config))
+        return self.compute(value)
+
+    def compute(self, value: Any) -> Any:
+        """The output, where nothing sees the run."""
+        raise NotImplementedError
+
+
+class Prompt(Quick):
+    """A prompt template."""
+
+    kind = "prompt"
+    native: BasePromptTemplate[Any]
+
+    @override
+    def compute(self, value: Any) -> Any:
+        return self.native._format_prompt_with_error_handling(value)
+
+
+class Parse(Quick):
+    """An output parser."""
+
+    kind = "parse"
+    native: BaseOutputParser[Any]
+
+    @override
+    def compute(self, value: Any) -> Any:
+        if isinstance(value, BaseMessage):
+            return self.native.parse_result([ChatGeneration(message=value)])
+        return self.native.parse_result([Generation(text=value)])
+
+
+class Pass(Quick):
+    """A passthrough without a function."""
+
+    kind = "pass"
+    native: RunnablePassthrough[Any]
+
+    @override
+    def compute(self, value: Any) -> Any:
+        return value
+
+
+class Pick(Quick):
+    """Values of a dict."""
+
+    kind = "pick"
+    native: RunnablePick
+
+    @override
+    def compute(self, value: Any) -> Any:
+        return self.native._pick(value)
+
+
+class QuickFunction(Quick):
+    """A RunnableLambda around a C function that looks something up."""
+
+    kind = "function"
+    native: RunnableLambda[Any, Any]
+
+    @override
+    def compute(self, value: Any) -> Any:
+        return self.native.func(value)
+
+
+class Function(Node):
+    """A RunnableLambda whose function takes the input alone."""
+
+    kind = "function"
+    native: RunnableLambda[Any, Any]
+
+    @override
+    async def run(self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs) -> Any:
+        if x.listening or kwargs:
+            return await x.invoke(self.native, value, config, kwargs, copy_context())
+        context = x.context(config)
+        if not x.asynchronous:
+            return await x.flow.call(context.run, self._call, value, config)
+        if not hasattr(self.native, "afunc"):
+            try:
+                output = await x.flow.call(context.run, self.native.func, value)
+            except StoppedError as stopped:
+                raise RuntimeError from stopped.error
+        else:
+            output = await x.awaited(partial(self._acall, value), context)
+        if isinstance(output, Runnable):
+            return await x.awaited(partial(output.ainvoke, value, self._deeper(value, config)), x.context(config))
+        return output
+
+    @override
+    async def below(self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs) -> Any:
+        if x.listening or kwargs:
+            return await x.invoke(self.native, value, config, kwargs, x.context(config))
+        return await self.run(x, value, config, kwargs)
+
+    def _call(self, value: Any, config: RunnableConfig) -> Any:
+        output = self.native.func(value)
+        if isinstance(output, Runnable):
+            return output.invoke(value, self._deeper(value, config))
+        return output
+
+    async def _acall(self, value: Any) -> Any:
+        return await self.native.afunc(value)
+
+    def _deeper(self, value: Any, config: RunnableConfig) -> RunnableConfig:
+        limit = config["recursion_limit"]
+        if limit <= 0:
+            raise RecursionError(f"Recursion limit reached when invoking {self.native} with input {value}.")
+        return patch_config(config, recursion_limit=limit - 1)
+
+
+class Retrieve(Node):
+    """A retriever whose queries are answered together."""
+
+    kind = "retrieve"
+    native: BaseRetriever
+
+    def __init__(self, native: BaseRetriever, retrieval: BatchedRetrieval) -> None:
+        super().__init__(native)
+        self.retrieval = retrieval
+
+    @override
+    async def run(self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs) -> Any:
+        if kwargs or type(value) is not str:
+            return await x.invoke(self.native, value, config, kwargs, copy_context())
+        run = await self._start(x, value, config) if x.listening else None
+        try:
+            documents = await self._answer(x, value)
+        except Exception as error:
+            if run is not None:
+                failed = run.on_retriever_error(raised(error))
+                if x.asynchronous:
+                    await failed
+            raise
+        if run is not None:
+            ended = run.on_retriever_end(documents)
+            if x.asynchronous:
+                await ended
+        return documents
+
+    async def _start(self, x: Execution, query: str, config: RunnableConfig) -> Any:
+        config = ensure_config(config)
+        native = self.native
+        configure: Any = AsyncCallbackManager.configure if x.asynchronous else CallbackManager.configure
+        manager = configure(
+            config.get("callbacks"),
+            None,
+            verbose=False,
+            inheritable_tags=config.get("tags"),
+            local_tags=native.tags,
+            inheritable_metadata={**(config.get("metadata") or {}), **native._get_ls_params()},
+            local_metadata=native.metadata,
+        )
+        name = config.get("run_name") or native.get_name()
+        started = manager.on_retriever_start(None, query, name=name, run_id=None)
+        return await started if x.asynchronous else started
+
+    async def _answer(self, x: Execution, query: str) -> list[Document]:
+        retrieval = self.retrieval
+        vector: Any = None
+        if not retrieval.embeds_together:
+            if x.asynchronous:
+                vector = await x.awaited(partial(retrieval.aembed_one, query), copy_context())
+            else:
+                vector = await x.flow.call(copy_context().run, retrieval.embed_one, query)
+        point: Point = x.shared(self, lambda: Point(x.flow, partial(self._answer_all, x), x.join_size))
+        documents: list[Document] = await point.ask((query, vector))
+        return documents
+
+    async def _answer_all(self, x: Execution, asked: list[tuple[str, Any]]) -> Sequence[Outcome[list[Document]]]:
+        retrieval = self.retrieval
+        queries = [query for query, _ in asked]
+        vectors = [vector for _, vector in asked]
+        try:
+            if retrieval.embeds_together:
+                if x.asynchronous:
+                    vectors = await x.awaited(partial(retrieval.aembed, queries), copy_context())
+                else:
+                    vectors = await x.flow.call(retrieval.embed, queries, urgent=True)
+            found = await x.flow.call(retrieval.search, vectors, queries, urgent=True)
+        except Exception:
+            # Which query it was, and what else it would have raised, single calls tell.
+            return await x.flow.gather(self._answer_one(x, query) for query in queries)
+        return [Outcome(documents, None, number) for number, documents in enumerate(found)]
+
+    async def _answer_one(self, x: Execution, query: str) -> list[Document]:
+        native = self.native
+        if x.asynchronous:
+            unseen = AsyncCallbackManagerForRetrieverRun.get_noop_manager()
+            asingle = partial(native._aget_relevant_documents, query, run_manager=unseen)
+            return await x.awaited(asingle, copy_context())
+        single = partial(
+            native._get_relevant_documents, query, run_manager=CallbackManagerForRetrieverRun.get_noop_manager()
+        )
+        return await x.flow.call(copy_context().run, single)
+
+
+class Steps(Node):
+    """A sequence."""
+
+    kind = "sequence"
+    native: RunnableSequence[Any, Any]
+
+    @property
+    def steps(self) -> list[Node]:
+        """The steps, first to last."""
+        return list(self.inner.values())
+
+    @property
+    def together(self) -> bool:
+        """Whether some step does."""
+        return any(step.together for step in self.steps)
+
+    @override
+    async def run(self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs) -> Any:
+        config = ensure_config(config)
+        run = await x.start(config, value, self.native)
+        return await x.within(run, self._through(x, value, config, run, kwargs))
+
+    async def _through(self, x: Execution, value: Any, config: RunnableConfig, run: Any, kwargs: Kwargs) -> Any:
+        for number, step in enumerate(self.steps, 1):
+            config = x.child(config, run, f"seq:step:{number}")
+            value = await step.below(x, value, config, {} if number > 1 else kwargs)
+        return value
+
+
+class Parallel(Node):
+    """A dict of steps for one input."""
+
+    kind = "parallel"
+    native: RunnableParallel[Any]
+
+    @override
+    async def run(self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs) -> Any:
+        config = ensure_config(config)
+        run = await x.start(config, value, self.native, defaults=x.asynchronous)
+        return await x.within(run, self._through(x, value, config, run))
+
+    async def _through(self, x: Execution, value: Any, config: RunnableConfig, run: Any) -> dict[str, Any]:
+        keys = list(self.inner)
+        outcomes = await x.flow.gather(
+            step.below(x, value, x.child(config, run, f"map:key:{key}"), {}) for key, step in self.inner.items()
+        )
+        failed = [outcome for outcome in outcomes if outcome.error is not None]
+        if failed:
+            # The native code raises the first by key, its asynchronous form the first in time.
+            first = min(failed, key=lambda outcome: outcome.number) if x.asynchronous else failed[0]
+            assert first.error is not None
+            raise first.error
+        return {key: outcome.value for key, outcome in zip(keys, outcomes, strict=True)}
+
+
+class Assign(Node):
+    """A dict and what a mapper adds to it."""
+
+    kind = "assign"
+    native: RunnableAssign
+
+    @override
+    async def run(self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs) -> Any:
+        config = ensure_config(config)
+        run = await x.start(config, value, self.native, run_type=None)
+        return await x.within(run, self._through(x, value, config, run, kwargs))
+
+    async def _through(self, x: Execution, value: Any, config: RunnableConfig, run: Any, kwargs: Kwargs) -> Any:
+        if not isinstance(value, dict):
+            raise ValueError("The input to RunnablePassthrough.assign() must be a dict.")
+        added = await self.inner["mapper"].below(x, value, x.child(config, run), kwargs)
+        return {**value, **added}
+
+
+class Branch(Node):
+    """The first branch whose condition holds."""
+
+    kind = "branch"
+    native: RunnableBranch[Any, Any]
+
+    @override
+    async def run(self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs) -> Any:
+        config = ensure_config(config)
+        run = await x.start(config, value, self.native)
+        return await x.within(run, self._through(x, value, config, run, kwargs))
+
+    async def _through(self, x: Execution, value: Any, config: RunnableConfig, run: Any, kwargs: Kwargs) -> Any:
+        for number in range(1, len(self.native.branches) + 1):
+            tag = f"condition:{number}"
+            if await self.inner[tag].run(x, value, x.child(config, run, tag), {}):
+                tag = f"branch:{number}"
+                return await self.inner[tag].run(x, value, x.child(config, run, tag), kwargs)
+        return await self.inner["branch:default"].run(x, value, x.child(config, run, "branch:default"), kwargs)
+
+
+class Bind(Node):
+    """A step with arguments or configuration bound to it."""
+
+    kind = "bind"
+    native: RunnableBinding[Any, Any]
+
+    @property
+    def together(self) -> bool:
+        """Whether the bound step does."""
+        return self.inner["bound"].together
+
+    @override
+    async def run(self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs) -> Any:
+        merged, bound_kwargs = self.merged(x, config, kwargs)
+        return await self.inner["bound"].run(x, value, merged, bound_kwargs)
+
+    def merged(self, x: Execution, config: RunnableConfig, kwargs: Kwargs) -> tuple[RunnableConfig, Kwargs]:
+        """What the native code gives to the bound step."""
+        merged = self.native._merge_configs(config)
+        if not x.listening:
+            for own in ("run_name", "run_id"):
+                merged.pop(own, None)
+        return merged, {**self.native.kwargs, **kwargs}
+
+
+class Each(Node):
+    """A step for each element of a list."""
+
+    kind = "each"
+    native: RunnableEach[Any, Any]
+
+    @override
+    async def run(self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs) -> Any:
+        config = ensure_config(config)
+        run = await x.start(config, value, self.native, run_type=None)
+        work = x.flow.spawn(self._through(x, value, config, run, kwargs), x.context(x.child(config, run)))
+        return await x.within(run, work)
+
+    async def _through(self, x: Execution, value: Any, config: RunnableConfig, run: Any, kwargs: Kwargs) -> Any:
+        from langchain_aaflow.chains.batches import batch
+
+        values = list(value)
+        config = x.child(config, run)
+        configs = [x.child(config, run) for _ in values]
+        return await batch(x, self.inner["bound"], values, configs, False, kwargs)

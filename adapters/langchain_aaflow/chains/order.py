@@ -1,0 +1,113 @@
+"""Which functions depend on the order in which they are called.
+
+A chain's inputs overtake each other between steps. For a function of its argument alone that makes no difference;
+one that counts, draws from an iterator or collects what it sees must be called in the order of the inputs, so the
+batch runs that step natively. What the code of a function shows is looked at; what it does not show, the user says
+with `in_order` or `any_order`.
+"""
+
+from __future__ import annotations
+
+import dis
+import functools
+import inspect
+import operator
+from collections.abc import Callable, Iterable, Iterator
+from random import Random
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
+from typing import Any, TypeVar
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_MARK = "__aaflow_in_order__"
+
+
+def in_order(function: F) -> F:
+    """Mark a function that must see a batch's inputs in their order. Returns it."""
+    setattr(function, _MARK, True)
+    return function
+
+
+def any_order(function: F) -> F:
+    """Mark a function that may see a batch's inputs in any order, whatever its code looks like. Returns it."""
+    setattr(function, _MARK, False)
+    return function
+
+
+def order_reason(function: Any) -> str | None:
+    """Why `function` must see inputs in order; None if it need not."""
+    mark = getattr(function, _MARK, None)
+    if mark is not None:
+        return "it is marked `in_order`" if mark else None
+    if isinstance(function, functools.partial):
+        return _held_reason(
+            "an argument of the partial", [*function.args, *function.keywords.values()]
+        ) or order_reason(function.func)
+    if isinstance(function, type | BuiltinFunctionType | operator.itemgetter | operator.attrgetter):
+        owner = getattr(function, "__self__", None)
+        return None if owner is None or isinstance(owner, ModuleType | str) else "it is a method of an object"
+    if isinstance(function, functools._lru_cache_wrapper):
+        return order_reason(function.__wrapped__)
+    if isinstance(function, MethodType):
+        return "it is a method of an object"
+    if not isinstance(function, FunctionType):
+        return f"a {type(function).__name__} may keep state between calls"
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        return "it is a generator"
+    return _code_reason(function)
+
+
+_SETTING = ("STORE_GLOBAL", "DELETE_GLOBAL", "STORE_ATTR", "DELETE_ATTR")
+
+#: Methods that change a collection.
+_CHANGING = {
+    *("append", "appendleft", "extend", "insert", "add", "update", "setdefault", "pop", "popleft", "popitem"),
+    *("remove", "discard", "clear", "sort", "reverse", "put", "put_nowait", "send", "__next__"),
+}
+
+
+def _code_reason(function: FunctionType) -> str | None:
+    outer = set(function.__code__.co_freevars)
+    names: set[str] = set()
+    changes = False
+    for code in _codes(function.__code__):
+        names.update(code.co_names)
+        for instruction in dis.get_instructions(code):
+            name, argument = instruction.opname, instruction.argval
+            if name in _SETTING or (name in ("STORE_DEREF", "DELETE_DEREF") and argument in outer):
+                return f"it sets {argument}"
+            changes = changes or name in ("STORE_SUBSCR", "DELETE_SUBSCR")
+    held = [cell.cell_contents for cell in function.__closure__ or () if _filled(cell)]
+    held += [function.__globals__[name] for name in names if name in function.__globals__]
+    held += [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+    if (changes or names & _CHANGING) and (reason := _collection_reason(held)):
+        return reason
+    return _held_reason("it uses", held)
+
+
+def _collection_reason(held: Iterable[Any]) -> str | None:
+    for value in held:
+        if hasattr(type(value), "__len__") and not isinstance(value, str | bytes | tuple | frozenset | type):
+            return f"it may change a {type(value).__name__} that outlives the call"
+    return None
+
+
+def _held_reason(where: str, held: Iterable[Any]) -> str | None:
+    for value in held:
+        if isinstance(value, Iterator | Random):
+            return f"{where} a {type(value).__name__}, which gives something else at every call"
+    return None
+
+
+def _filled(cell: Any) -> bool:
+    try:
+        return cell.cell_contents is not cell
+    except ValueError:
+        return False
+
+
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _codes(constant)
