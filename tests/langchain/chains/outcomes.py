@@ -1,0 +1,241 @@
+"""Running a chain in one of the ways that take many inputs, and all that can be seen of it."""
+
+from __future__ import annotations
+
+import asyncio
+import warnings
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from hypothesis import strategies as st
+from langchain_core.runnables import Runnable, RunnableConfig
+
+from tests.langchain.chains.generated import Spec, build
+from tests.langchain.chains.parts import REQUEST, World, origin
+from tests.langchain.chains.recording import Recording, error_of, handler, tree, visible
+
+METHODS = ("batch", "abatch", "batch_as_completed", "abatch_as_completed")
+
+
+@dataclass(frozen=True)
+class Call:
+    """One way of calling a chain.
+
+    Args:
+        method: One of `METHODS`.
+        count: How many inputs.
+        return_exceptions: As LangChain's.
+        max_concurrency: As LangChain's.
+        configs: 'none', 'one' for all inputs, or 'each' its own.
+        handler: 'sync', 'inline', 'async', or '' for none.
+        run_ids: Whether configs give ids of runs.
+        keywords: Keyword arguments for the first step.
+    """
+
+    method: str = "batch"
+    count: int = 4
+    return_exceptions: bool = False
+    max_concurrency: int | None = None
+    configs: str = "none"
+    handler: str = "sync"
+    run_ids: bool = False
+    keywords: bool = False
+
+    @property
+    def asynchronous(self) -> bool:
+        """Whether it runs in an event loop."""
+        return self.method.startswith("a")
+
+    @property
+    def inputs(self) -> list[str]:
+        """The inputs, each with its origin."""
+        return [f"#{number}. What of {number * 7 % 5}?" for number in range(self.count)]
+
+    @property
+    def ids(self) -> list[UUID]:
+        """The ids given to runs."""
+        return [UUID(int=number + 1) for number in range(self.count if self.configs == "each" else 1)]
+
+    def config(self, recording: Recording) -> Any:
+        """The config, or the list of them."""
+
+        def one(number: int) -> RunnableConfig:
+            config: RunnableConfig = {}
+            if self.handler:
+                config["callbacks"] = [handler(self.handler, recording)]
+            if self.max_concurrency:
+                config["max_concurrency"] = self.max_concurrency
+            if self.configs != "none":
+                config["tags"] = ["all", f"tag {number}"]
+                config["metadata"] = {"number": number, "of": "the caller"}
+                config["run_name"] = f"run {number}"
+                config["configurable"] = {"temperature": number / 2}
+                if number % 2:
+                    config["configurable"] |= {"which": "second", "suffix": f"!{number}"}
+                if self.run_ids:
+                    config["run_id"] = self.ids[number]
+            return config
+
+        return [one(number) for number in range(self.count)] if self.configs == "each" else one(0)
+
+
+def settled(spec: Spec, call: Call) -> bool:
+    """Whether LangChain gives each run an id of its own: a binding gives one run_id to the runs of all inputs."""
+    return not call.run_ids or call.configs == "each" or call.count == 1 or spec.kind == "sequence"
+
+
+calls = st.builds(
+    Call,
+    method=st.sampled_from(METHODS[:2] * 3 + METHODS),
+    count=st.sampled_from([4, 3, 5, 6, 7, 8, 1, 2]),
+    return_exceptions=st.booleans(),
+    max_concurrency=st.sampled_from([None, None, 1, 2, 3]),
+    configs=st.sampled_from(["none", "one", "each"]),
+    handler=st.sampled_from(["sync", "inline", "async", ""]),
+    run_ids=st.sampled_from([False, False, True]),
+    keywords=st.sampled_from([False] * 9 + [True]),
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """All that can be seen of a call.
+
+    Attributes:
+        pieces: What came out and which runs were seen, by input; of a call that raised, its error and runs.
+        impossible: What the handler was told that is true of no run.
+        late: Runs that went on when the run above them had ended.
+        peak: How many slow parts were at work, at most, at the same time.
+    """
+
+    pieces: dict[str, Any]
+    impossible: list[str]
+    late: list[str]
+    peak: int
+
+    @property
+    def failed(self) -> bool:
+        """Whether anything went wrong within."""
+        return "error" in repr(self.pieces)
+
+
+def run(spec: Spec, call: Call, accelerate: Callable[[Any], Any], seed: int = 0) -> Outcome:
+    """Build a chain, accelerate it, and call it.
+
+    Args:
+        spec: What the chain is made of.
+        call: How to call it.
+        accelerate: Gives the object to call for the native chain.
+        seed: What delays follow from. All but 0 slow every part down.
+    """
+    given = frozenset(map(str, call.ids)) if call.run_ids else frozenset()
+    world, recording, inputs = World(seed), Recording(given), call.inputs
+    chain = accelerate(build(spec, world))
+    config = call.config(recording)
+    error: Exception | None = None
+    outputs: dict[int, Any] = {}
+    token = REQUEST.set("the caller's")
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            try:
+                outputs = _called(chain, call, inputs, config)
+            except Exception as raised:
+                error = raised
+    finally:
+        REQUEST.reset(token)
+    pieces = _raised(spec, call, recording, error) if error else _returned(call, recording, outputs)
+    pieces["inputs"] = visible(inputs)
+    pieces["warnings"] = sorted((warning.category.__name__, visible(str(warning.message))) for warning in caught)
+    return Outcome(pieces, recording.impossible, recording.late, world.peak)
+
+
+def _returned(call: Call, recording: Recording, outputs: dict[int, Any]) -> dict[str, Any]:
+    pieces: dict[str, Any] = {}
+    for number, text in enumerate(call.inputs):
+        runs = [root for root in recording.roots if origin(root.inputs).startswith(origin(text))]
+        trees = sorted((tree(root, call.asynchronous) for root in runs), key=repr)
+        pieces[f"input {number}"] = (visible(outputs[number], recording.given), trees)
+    return {**pieces, "count": (len(outputs), len(recording.roots))}
+
+
+def _raised(spec: Spec, call: Call, recording: Recording, error: Exception) -> dict[str, Any]:
+    """The runs to compare of a call that raised: those that do not depend on timing.
+
+    Natively a failure leaves it to timing which of the other inputs are still begun, and how far they get. What is
+    certain is the run of the failing input, and, for a sequence, that the root of every input is closed with the error.
+    """
+    failing = origin(error)
+    own = [tree(root, call.asynchronous) for root in recording.roots if failing.startswith(origin(root.inputs) or " ")]
+    closed = sorted(((root.inputs, root.status, root.outputs) for root in recording.roots), key=repr)
+    certain = spec.kind == "sequence" and call.method in ("batch", "abatch")
+    return {"raised": (error_of(error, recording.given), own, closed if certain else None)}
+
+
+def differences(spec: Spec, call: Call, accelerate: Callable[[Any], Any], reruns: int = 30) -> list[str]:
+    """What an accelerated chain does that the native one never does; [] if they are the same.
+
+    What LangChain leaves to timing, such as which of several failing branches fails first, may come out in more than
+    one way: the native chain is then run again, with other delays, until it has done the same for each input.
+
+    Args:
+        spec: What the chain is made of.
+        call: How to call it.
+        accelerate: Gives the accelerated object for a native chain.
+        reruns: How often the native chain may be run again.
+    """
+    found = run(spec, call, accelerate)
+    first = native = run(spec, call, _native)
+    unexplained = set(found.pieces) | set(native.pieces)
+    for seed in range(1, reruns + 2):
+        unexplained -= {key for key in unexplained if found.pieces.get(key, found) == native.pieces.get(key, native)}
+        if not unexplained:
+            break
+        native = run(spec, call, _native, seed)
+    lines = [
+        f"{key}:\n  natively {first.pieces.get(key)}\n  here     {found.pieces.get(key)}" for key in sorted(unexplained)
+    ]
+    if not first.impossible:
+        lines += found.impossible
+    if not first.late and not (call.asynchronous and found.failed):
+        lines += found.late
+    if call.max_concurrency and found.peak > call.max_concurrency:
+        lines.append(f"{found.peak} at work at once, {call.max_concurrency} allowed")
+    return lines
+
+
+def _native(chain: Any) -> Any:
+    return chain
+
+
+def _called(chain: Runnable[Any, Any], call: Call, inputs: list[str], config: Any) -> dict[int, Any]:
+    keywords = {"suffix": "%"} if call.keywords else {}
+    method = getattr(chain, call.method)
+    if call.method == "batch":
+        return dict(enumerate(method(inputs, config, return_exceptions=call.return_exceptions, **keywords)))
+    if call.method == "batch_as_completed":
+        return dict(method(inputs, config, return_exceptions=call.return_exceptions, **keywords))
+
+    async def acall() -> dict[int, Any]:
+        # A failed gather leaves tasks behind whose errors nobody asks for.
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
+        async with _nothing_left():
+            awaited = method(inputs, config, return_exceptions=call.return_exceptions, **keywords)
+            if call.method == "abatch":
+                return dict(enumerate(await awaited))
+            return {number: output async for number, output in awaited}
+
+    return asyncio.run(acall())
+
+
+@asynccontextmanager
+async def _nothing_left() -> AsyncIterator[None]:
+    """Wait for tasks that a failed gather has left behind: when they end is nobody's promise."""
+    try:
+        yield
+    finally:
+        while left := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(left)
