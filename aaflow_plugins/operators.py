@@ -315,6 +315,27 @@ class Upsert(Operator):
         return [MapStage(self.call, self.acall)]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Apply(Operator):
+    """Takes each item by itself through a step of a chain, as soon as it arrives.
+
+    Attributes:
+        inner: The operators of the steps within, by what they are there for.
+        meets: Whether all items have to be there before the step begins.
+    """
+
+    kind: ClassVar[str] = "apply"
+    reads: pa.Schema = field(default_factory=lambda: pa.schema([native("item", "object")]))
+    adds: pa.Schema = field(default_factory=lambda: pa.schema([native("item", "object")]))
+    inner: Mapping[str, Operator] = field(default_factory=dict)
+    meets: bool = False
+
+    @property
+    def whole_input(self) -> bool:
+        """As `meets` says."""
+        return self.meets
+
+
 def vectors_of(batch: Batch) -> Vectors:
     """The vectors that `Embed` added to a batch, as a view of its Arrow column."""
     exact = {row: values for row, values in enumerate(batch.native(EXACT.name)) if values is not None}

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from aaflow_plugins.dataplane import schemas
-from aaflow_plugins.operators import Operator
+from aaflow_plugins.operators import Apply, Operator
 
 if TYPE_CHECKING:
     from aaflow_plugins.scheduler import Schedule
@@ -51,22 +51,17 @@ class Plan:
         object.__setattr__(self, "operators", chain)
         object.__setattr__(self, "edges", tuple(edges))
 
+    @property
+    def by_item(self) -> bool:
+        """Whether each item goes through by itself, so that there is nothing to schedule in batches."""
+        return any(isinstance(operator, Apply) for operator in self.operators)
+
     def fingerprint(self) -> str:
         """32 hexadecimal digits that depend on the operators, their schemas and configuration, and nothing else.
 
         The same in every process, and on every run, for the same plan.
         """
-        content = [
-            {
-                "kind": operator.kind,
-                "name": operator.name,
-                "reads": schemas.describe(operator.reads),
-                "output": schemas.describe(edge),
-                "config": operator.config,
-                "native": operator.native,
-            }
-            for operator, edge in zip(self.operators, self.edges, strict=True)
-        ]
+        content = [_content(operator, edge) for operator, edge in zip(self.operators, self.edges, strict=True)]
         canonical = json.dumps(content, sort_keys=True, default=repr, ensure_ascii=True)
         return hashlib.blake2b(canonical.encode(), digest_size=16).hexdigest()
 
@@ -81,12 +76,39 @@ class Plan:
             if operator.config:
                 settings = ", ".join(f"{key}={value!r}" for key, value in sorted(operator.config.items()))
                 lines.append(f"     config: {settings}")
+            lines.extend(_within(operator, "     "))
             if schedule:
                 lines.append(f"     schedule: {schedule.steps[position].describe()}")
         if schedule:
             beyond = "" if schedule.bounded else ", beyond what waits for all of its input and grows with the source"
             lines.append(f"in flight at most: {schedule.in_flight_bytes / 2**20:.1f} MiB predicted{beyond}")
         return "\n".join(lines)
+
+
+def _content(operator: Operator, edge: pa.Schema) -> dict[str, Any]:
+    """What of an operator the fingerprint covers."""
+    content = {
+        "kind": operator.kind,
+        "name": operator.name,
+        "reads": schemas.describe(operator.reads),
+        "output": schemas.describe(edge),
+        "config": operator.config,
+        "native": operator.native,
+    }
+    if isinstance(operator, Apply):
+        content["inner"] = {role: _content(inner, inner.adds) for role, inner in operator.inner.items()}
+    return content
+
+
+def _within(operator: Operator, indent: str) -> Iterator[str]:
+    """Lines for the operators inside another."""
+    if isinstance(operator, Apply):
+        for role, inner in operator.inner.items():
+            why = f", natively: {inner.native}" if inner.native else ""
+            waits = "; waits for all of its input" if inner.whole_input else ""
+            settings = "".join(f", {key} {value}" for key, value in sorted(inner.config.items()))
+            yield f"{indent}{role}: {inner.name}{settings}{why}{waits}"
+            yield from _within(inner, indent + "  ")
 
 
 def _check_edge(before: Operator | None, incoming: pa.Schema, operator: Operator) -> None:

@@ -21,6 +21,7 @@ from aaflow_plugins.plan import Plan
 from aaflow_plugins.storing import VectorSink
 from langchain_aaflow import comparing, embedders, vectorstores
 from langchain_aaflow.chains.accelerated import accelerate_chain
+from langchain_aaflow.chains.plans import chain_plan
 from langchain_aaflow.embeddings import accelerate_embeddings
 from langchain_aaflow.query_batching import known_to_batch
 from langchain_aaflow.splitters import accelerate_splitter
@@ -63,7 +64,9 @@ def aaflow_sink(store: Any) -> VectorSink | None:
 
 @hookimpl
 def aaflow_plan(obj: Any) -> Plan | None:
-    """The plan of an ingestion with these objects."""
+    """The plan of a chain, or of an ingestion with these objects."""
+    if isinstance(obj, Runnable) and not isinstance(obj, BaseDocumentTransformer):
+        return chain_plan(obj)
     pipeline = comparing.pipeline_of(obj)
     return pipeline.plan() if pipeline else None
 

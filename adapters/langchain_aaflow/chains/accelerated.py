@@ -63,7 +63,8 @@ class Batching:
         configs, node, kwargs = _configs(node, inputs, config, kwargs)
         limit = self._limit(configs)
         if limit is not None and limit < 1:
-            return native.batch(inputs, config, return_exceptions=return_exceptions, **kwargs)  # which says so
+            refused: list[Any] = native.batch(inputs, config, return_exceptions=return_exceptions, **kwargs)
+            return refused
         flow = ThreadFlow(limit)
         x = self._execution(flow, node, configs)
         return flow.run(batch(x, node, list(inputs), configs, return_exceptions, kwargs))
@@ -163,8 +164,8 @@ class Batching:
         if not listening:
             for config in configs:
                 # They are this run's; what is below has none, and nobody sees this one.
-                for own in ("run_name", "run_id"):
-                    config.pop(own, None)  # type: ignore[misc]
+                config.pop("run_name", None)
+                config.pop("run_id", None)
         return Execution(flow, listening=listening, join_size=(executor and executor.batch_size) or JOIN_SIZE)
 
 
@@ -173,9 +174,10 @@ def _configs(
 ) -> tuple[Sequence[RunnableConfig], Node, Kwargs]:
     """A configuration an input, made as the native `batch` makes them, for the step that they are for."""
     while isinstance(node, Bind):
-        merge = node.native._merge_configs
+        binding = node.native
+        merge = binding._merge_configs
         config = [merge(one) for one in config] if isinstance(config, Sequence) else [merge(config) for _ in inputs]
-        node, kwargs = node.inner["bound"], {**node.native.kwargs, **kwargs}
+        node, kwargs = node.inner["bound"], {**binding.kwargs, **kwargs}
     return get_config_list(config, len(inputs)), node, kwargs
 
 

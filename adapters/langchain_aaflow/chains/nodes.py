@@ -232,7 +232,8 @@ class Function(Node):
         return output
 
     async def _acall(self, value: Any) -> Any:
-        return await self.native.afunc(value)
+        afunc: Any = self.native.afunc
+        return await afunc(value)
 
     def _deeper(self, value: Any, config: RunnableConfig) -> RunnableConfig:
         limit = config["recursion_limit"]
@@ -316,15 +317,16 @@ class Retrieve(Node):
         return [Outcome(documents, None, number) for number, documents in enumerate(found)]
 
     async def _answer_one(self, x: Execution, query: str) -> list[Document]:
-        native = self.native
+        documents: list[Document]
         if x.asynchronous:
             unseen = AsyncCallbackManagerForRetrieverRun.get_noop_manager()
-            asingle = partial(native._aget_relevant_documents, query, run_manager=unseen)
-            return await x.awaited(asingle, copy_context())
-        single = partial(
-            native._get_relevant_documents, query, run_manager=CallbackManagerForRetrieverRun.get_noop_manager()
-        )
-        return await x.flow.call(copy_context().run, single)
+            asingle = partial(self.native._aget_relevant_documents, query, run_manager=unseen)
+            documents = await x.awaited(asingle, copy_context())
+        else:
+            silent = CallbackManagerForRetrieverRun.get_noop_manager()
+            single = partial(self.native._get_relevant_documents, query, run_manager=silent)
+            documents = await x.flow.call(copy_context().run, single)
+        return documents
 
 
 class Steps(Node):
@@ -442,8 +444,8 @@ class Bind(Node):
         """What the native code gives to the bound step."""
         merged = self.native._merge_configs(config)
         if not x.listening:
-            for own in ("run_name", "run_id"):
-                merged.pop(own, None)
+            merged.pop("run_name", None)
+            merged.pop("run_id", None)
         return merged, {**self.native.kwargs, **kwargs}
 
 

@@ -60,7 +60,7 @@ _METHODS: dict[type, dict[str, Any]] = {
 _PER_INPUT = {name: getattr(Runnable, name) for name in _BATCHING}
 
 
-def translate(native: Runnable[Any, Any], *, batch_queries: bool = False) -> Node:
+def translate(native: Any, *, batch_queries: bool = False) -> Node:
     """The step that stands for a runnable.
 
     Args:
@@ -116,7 +116,7 @@ def translate(native: Runnable[Any, Any], *, batch_queries: bool = False) -> Nod
     return _call(native, f"{type(native).__name__} is not known")
 
 
-def _function(native: RunnableLambda[Any, Any]) -> Node:
+def _function(native: Any) -> Node:
     if not _is(native, RunnableLambda):
         return _call(native, f"{type(native).__name__} is a subclass of RunnableLambda")
     functions = [getattr(native, name) for name in ("func", "afunc") if hasattr(native, name)]
