@@ -6,6 +6,7 @@ its objects is handed over.
 
 from typing import TYPE_CHECKING, Any
 
+from aaflow_plugins.batching import batching
 from aaflow_plugins.hookspecs import hookimpl
 from aaflow_plugins.plugins import accelerate
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from aaflow_plugins.progress import Progress
     from aaflow_plugins.report import Report
 
-__all__ = ["Executor", "Plan", "PlanError", "Progress", "Report", "__version__", "accelerate", "hookimpl"]
+__all__ = ["Executor", "Plan", "PlanError", "Progress", "Report", "__version__", "accelerate", "batching", "hookimpl"]
 
 _HOMES = {
     "Executor": "executor",
