@@ -216,17 +216,17 @@ async def test_each_outlives_the_other(openai_server: Connection, key: str) -> N
 
 
 def test_a_closed_client_is_closed_for_both(openai_server: Connection, key: str) -> None:
-    """And says so in the same words."""
-    model = model_of(OpenAIEmbeddings, openai_server.url, key)
+    """And says so in the same words, whatever the openai release makes of it."""
+    model = model_of(OpenAIEmbeddings, openai_server.url, key, max_retries=1)
     copied = limited(model)
     copied.client._client.close()
     assert model.client._client.is_closed()
     assert copied.client._client.is_closed()
     errors = []
     for each in (model, copied):
-        with pytest.raises(RuntimeError) as caught:
+        with pytest.raises((RuntimeError, openai.APIConnectionError)) as caught:
             each.embed_query("text")
-        errors.append(str(caught.value))
+        errors.append((type(caught.value), str(caught.value)))
     assert errors[0] == errors[1]
 
 
