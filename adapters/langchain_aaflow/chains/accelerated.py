@@ -44,7 +44,12 @@ FEW = 2
 class Batching:
     """Runs `batch`, `abatch` and their `as_completed` forms as a plan."""
 
-    _aaflow_settings: tuple[Executor | None, bool]
+    @property
+    def _settings(self) -> tuple[Executor | None, bool]:
+        """The executor, and `batch_queries`. A binding would look for a private attribute on what it binds."""
+        private: dict[str, Any] = object.__getattribute__(self, "__pydantic_private__") or {}
+        settings: tuple[Executor | None, bool] = private.get("_aaflow_settings", (None, False))
+        return settings
 
     def batch(
         self,
@@ -150,16 +155,16 @@ class Batching:
         if len(inputs) <= FEW:
             return None
         native: Any = self
-        node = translate(native, batch_queries=self._aaflow_settings[1])
+        node = translate(native, batch_queries=self._settings[1])
         return None if isinstance(node, Call) else node
 
     def _limit(self, configs: Sequence[RunnableConfig]) -> int | None:
         limit = configs[0].get("max_concurrency")
-        executor = self._aaflow_settings[0]
+        executor = self._settings[0]
         return executor.resources.max_concurrency if limit is None and executor else limit
 
     def _execution(self, flow: Flow, node: Node, configs: Sequence[RunnableConfig]) -> Execution:
-        executor = self._aaflow_settings[0]
+        executor = self._settings[0]
         listening = any(step.sees_runs for step in node.walk()) or _has_handlers(configs)
         if not listening:
             for config in configs:
