@@ -94,7 +94,11 @@ class Flow(ABC):
                 return Outcome(cast(T, None), error, next(numbers))
 
         watched = [self.spawn(watch(coroutine)) for coroutine in coroutines]
-        return [await outcome for outcome in watched]
+        try:
+            return [await outcome for outcome in watched]
+        except BaseException:
+            await self.abandon(watched)
+            raise
 
     async def each(
         self, count: int, body: Callable[[int], Coroutine[Any, Any, None]], *, block: int, window: int | None
@@ -416,7 +420,7 @@ class ThreadFlow(Flow):
 class LoopFlow(Flow):
     """Runs coroutines as tasks of the running event loop.
 
-    An asynchronous context manager: at its exit nothing that it began is left running.
+    An asynchronous context manager: at its exit what it began is awaited, after an error cancelled first.
     """
 
     def __init__(self, limit: int | None = None) -> None:
@@ -431,7 +435,10 @@ class LoopFlow(Flow):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         while self._tasks:
-            await self.abandon(list(self._tasks))
+            if error is None:
+                await asyncio.wait(self._tasks)
+            else:
+                await self.abandon(list(self._tasks))
 
     @asynccontextmanager
     async def slot(self, *, urgent: bool = False) -> Any:

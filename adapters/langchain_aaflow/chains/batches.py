@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextvars import copy_context
 from functools import partial
 from typing import Any
 
@@ -105,7 +106,7 @@ async def _native_batch(
         outputs: list[Any] = await native.abatch(values, list(configs), **settings)
         return outputs
     # Its calls are its own: the slot is that of one, the bound is in each configuration.
-    return await x.flow.call(partial(native.batch, values, list(configs), **settings))
+    return await x.flow.call(partial(copy_context().run, native.batch, values, list(configs), **settings))
 
 
 class _DroppedError(BaseException):
@@ -152,9 +153,14 @@ class Pipeline:
     async def run(self) -> list[Any]:
         """The outputs, in order."""
         x, count = self._x, len(self._values)
+        limit, own = x.flow.limit, self._config_of(0, 0).get("max_concurrency")
         block = x.join_size
-        limit = x.flow.limit
-        window = None if limit is None or self._meetings else limit + 2 * block
+        window = None if limit is None else limit + 2 * block
+        if own is not None and (limit is None or own < limit):
+            # A batch within the batch, with a bound of its own.
+            block, window = 1, own
+        if self._meetings:
+            window = None
         await x.flow.each(count, self._input, block=block, window=window)
         if self._failure is not None:
             error = self._failure[2]

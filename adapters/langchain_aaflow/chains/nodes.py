@@ -6,6 +6,7 @@ the same places. A step whose class is not known runs its own `invoke` or `ainvo
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from contextvars import copy_context
 from functools import partial
@@ -372,15 +373,14 @@ class Parallel(Node):
 
     async def _through(self, x: Execution, value: Any, config: RunnableConfig, run: Any) -> dict[str, Any]:
         keys = list(self.inner)
-        outcomes = await x.flow.gather(
-            step.below(x, value, x.child(config, run, f"map:key:{key}"), {}) for key, step in self.inner.items()
-        )
-        failed = [outcome for outcome in outcomes if outcome.error is not None]
-        if failed:
-            # The native code raises the first by key, its asynchronous form the first in time.
-            first = min(failed, key=lambda outcome: outcome.number) if x.asynchronous else failed[0]
-            assert first.error is not None
-            raise first.error
+        steps = [step.below(x, value, x.child(config, run, f"map:key:{key}"), {}) for key, step in self.inner.items()]
+        if x.asynchronous:
+            # As natively: the first error in time is raised at once, the other steps go on.
+            return dict(zip(keys, await asyncio.gather(*map(x.flow.spawn, steps)), strict=True))
+        outcomes = await x.flow.gather(steps)
+        for outcome in outcomes:
+            if outcome.error is not None:
+                raise outcome.error
         return {key: outcome.value for key, outcome in zip(keys, outcomes, strict=True)}
 
 
@@ -432,8 +432,8 @@ class Bind(Node):
 
     @property
     def together(self) -> bool:
-        """Whether the bound step does."""
-        return self.inner["bound"].together
+        """Whether the bound step does, or has a bound of calls of its own."""
+        return self.native.config.get("max_concurrency") is not None or self.inner["bound"].together
 
     @override
     async def run(self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs) -> Any:

@@ -86,8 +86,6 @@ def translate(native: Any, *, batch_queries: bool = False) -> Node:
     if _is(native, RunnableEach):
         return nodes.Each(native, {"bound": step(native.bound)})
     if _is(native, RunnableBinding):
-        if native.config.get("max_concurrency") is not None:
-            return nodes.Call(native, "it has a bound of its own", batches=True)
         binding = nodes.Bind(native, {"bound": step(native.bound)})
         binding.sees_runs = bool(native.config.get("callbacks") or native.config_factories)
         return binding
