@@ -56,7 +56,7 @@ test-upstream: $(INSTALLED)  ## langchain-text-splitters' own test suite, with e
 
 test-all: test lint test-wheel test-oldest test-pythons test-upstream  ## all of the above
 
-bench: $(INSTALLED)  ## the benchmarks (an hour or more; ARGS="--quick" for a look)
+bench: $(INSTALLED)  ## the benchmarks (two hours or more; ARGS="--quick" for a look)
 	@$(BIN)/python -m benchmarks all $(ARGS)
 
 clean:  ## remove environments, builds and caches

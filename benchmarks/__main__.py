@@ -22,6 +22,9 @@ HOMES = (
     "benchmarks.splitting:BENCHMARK",
     "benchmarks.upsert:BENCHMARK",
     "benchmarks.tiny:BENCHMARK",
+    "benchmarks.rag:BENCHMARK",
+    "benchmarks.two_llm_steps:BENCHMARK",
+    "benchmarks.agents:BENCHMARK",
 )
 
 _HERE = Path(__file__).resolve().parent

@@ -16,6 +16,8 @@ from typing import Any, Literal
 import orjson
 
 _NORMAL = NormalDist()
+#: Characters of a streamed answer an event.
+_PIECE = 48
 _WORDS = ("index", "query", "vector", "answer", "rank", "shard", "token", "batch")
 _VERBS = ("finds", "holds", "joins", "keeps", "meets", "orders", "passes", "splits")
 #: One for each byte of a digest.
@@ -57,7 +59,8 @@ class Completion:
         tool_rounds: How often the model asks for the first of the tools that it is offered before it answers.
 
     Attributes:
-        messages: What the answer and its latency depend on.
+        messages: What the answer and its latency depend on, as bytes.
+        text: The answer, if it is none of a tool's calls.
 
     Raises:
         ValueError: If the request has no messages, or offers a tool without a name.
@@ -67,19 +70,20 @@ class Completion:
         messages = request.get("messages")
         if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
             raise ValueError("messages must be an array of objects")
-        self.messages = orjson.dumps(messages)
+        # Clients differ in the order of the keys.
+        self.messages = orjson.dumps(messages, option=orjson.OPT_SORT_KEYS)
         self._model = orjson.dumps(str(request.get("model")))
         digest = hashlib.blake2b(self.messages, digest_size=16).digest()
         self._name = digest[:8].hex().encode()
         self._tokens = (len(self.messages) // 4, 3 * len(digest))
         rounds = sum(1 for message in messages if message.get("tool_calls"))
         self._call = _tool_call(request, messages, rounds) if rounds < tool_rounds and request.get("tools") else None
-        self._text = " ".join([_PHRASES[byte] for byte in digest]).encode()
+        self.text = " ".join([_PHRASES[byte] for byte in digest])
 
     def whole(self) -> bytes:
         """The body of an answer that is not streamed."""
         if self._call is None:
-            message, reason = b'"content":"%b"' % self._text, b"stop"
+            message, reason = b'"content":"%b"' % self.text.encode(), b"stop"
         else:
             message, reason = b'"content":null,"tool_calls":[%b]' % self._tool_call(b""), b"tool_calls"
         return (
@@ -94,10 +98,9 @@ class Completion:
             usage: Whether the client asked for the usage in an event of its own (`stream_options`).
         """
         if self._call is None:
-            words = self._text.split(b" ")
-            pieces = [b" ".join(words[start : start + 8]) for start in range(0, len(words), 8)]
-            deltas = [b'"content":"%b"' % piece for piece in (pieces[0], *(b" " + piece for piece in pieces[1:]))]
-            reason = b"stop"
+            text = self.text.encode()
+            pieces = [text[start : start + _PIECE] for start in range(0, len(text), _PIECE)]
+            deltas, reason = [b'"content":"%b"' % piece for piece in pieces], b"stop"
         else:
             deltas, reason = [b'"tool_calls":[%b]' % self._tool_call(b'"index":0,')], b"tool_calls"
         first = b'"role":"assistant","content":%b' % (b'""' if self._call is None else b"null")

@@ -7,6 +7,7 @@ import json
 import sysconfig
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -121,6 +122,23 @@ def read_documents(path: str, limit: int | None = None) -> list[Any]:
         documents.append(Document(page_content=text, metadata={"source": name}))
         characters += len(text)
     return documents
+
+
+def read_pieces(path: str, size: int, count: int) -> list[tuple[str, dict[str, Any]]]:
+    """The first `count` pieces of `size` characters of a sample, each with its metadata.
+
+    Raises:
+        ValueError: If there are fewer.
+    """
+    pieces = (
+        (text[start : start + size], {"source": name, "start": start})
+        for name, text in read_sample(path)
+        for start in range(0, len(text), size)
+    )
+    chosen = list(islice(pieces, count))
+    if len(chosen) < count:
+        raise ValueError(f"the corpus has {len(chosen)} pieces of {size} characters, not {count}")
+    return chosen
 
 
 def _up_to(texts: Iterable[tuple[str, str]], limit: int) -> Iterator[tuple[str, str]]:

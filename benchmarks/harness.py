@@ -252,7 +252,7 @@ def _in_fresh_process(
         capture_output=True,
         text=True,
         cwd=ROOT,
-        env=_environment(),
+        env=environment(),
         check=False,
     )
     if child.returncode or not reply.exists():
@@ -262,18 +262,16 @@ def _in_fresh_process(
     return [Measurement(**run) for run in json.loads(reply.read_text(encoding="utf-8"))]
 
 
-def _environment() -> dict[str, str]:
-    """The same for all: nothing traced, nothing fetched."""
-    environment = {
-        name: value for name, value in os.environ.items() if not name.startswith(("LANGSMITH_", "LANGCHAIN_"))
-    }
+def environment() -> dict[str, str]:
+    """Environment variables of every process that is started: nothing traced, nothing fetched."""
+    variables = {name: value for name, value in os.environ.items() if not name.startswith(("LANGSMITH_", "LANGCHAIN_"))}
     package = find_spec("llama_index")
     for root in package.submodule_search_locations or () if package else ():
         # LlamaIndex carries tiktoken's cl100k_base and gpt2.
         cache = Path(root) / "core" / "_static" / "tiktoken_cache"
         if cache.is_dir():
-            environment.setdefault("TIKTOKEN_CACHE_DIR", str(cache))
-    return environment
+            variables.setdefault("TIKTOKEN_CACHE_DIR", str(cache))
+    return variables
 
 
 def _portable(parameters: Mapping[str, Any]) -> dict[str, Any]:

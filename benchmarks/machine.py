@@ -13,10 +13,12 @@ from typing import Any
 _DISTRIBUTIONS = (
     "aaflow-plugins",
     "faiss-cpu",
+    "langchain",
     "langchain-community",
     "langchain-core",
     "langchain-openai",
     "langchain-text-splitters",
+    "langgraph",
     "numpy",
     "openai",
     "orjson",

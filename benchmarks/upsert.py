@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.corpus import read_sample
+from benchmarks.corpus import read_pieces
 from benchmarks.digests import of_faiss_store
 from benchmarks.harness import Benchmark, Case, Contender, Scale
 from benchmarks.measure import Work
@@ -41,14 +41,7 @@ def _rows(parameters: Mapping[str, Any]) -> _Rows:
     import numpy as np
 
     count = parameters["rows"]
-    pieces = (
-        (text[start : start + _TEXT], {"source": name, "start": start})
-        for name, text in read_sample(parameters["corpus"])
-        for start in range(0, len(text), _TEXT)
-    )
-    chosen = [piece for piece, _ in zip(pieces, range(count), strict=False)]
-    if len(chosen) < count:
-        raise ValueError(f"the corpus has {len(chosen)} pieces of {_TEXT} characters, not {count}")
+    chosen = read_pieces(parameters["corpus"], _TEXT, count)
     matrix = np.random.default_rng(0).standard_normal((count, parameters["dimension"]), dtype=np.float32)
     return _Rows([text for text, _ in chosen], [own for _, own in chosen], matrix, parameters["batches"])
 

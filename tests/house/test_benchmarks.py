@@ -340,10 +340,14 @@ def test_a_failure_is_one_line_and_a_status(tmp_path: Path) -> None:
         ("splitting", "MarkdownHeader, prose"),
         ("upsert", "in 20 batches"),
         ("tiny", "OpenAIEmbeddings.embed_documents, 10"),
+        ("rag", "64 at once, 500"),
+        ("two-llm-steps", ""),
+        ("agents", "1 agent"),
     ],
 )
 def test_every_benchmark_runs_with_identical_results(name: str, only: str, tmp_path: Path) -> None:
-    for package in ("faiss", "wordllama") if name == "ingest-local" else ("faiss",):
+    needed = {"ingest-local": ("faiss", "wordllama"), "agents": ("faiss", "langgraph")}
+    for package in needed.get(name, ("faiss",)):
         pytest.importorskip(package)
     done = _python_m_benchmarks(name, "--quick", "--repeats", "1", "--only", only, "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
