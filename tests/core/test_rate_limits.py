@@ -194,7 +194,7 @@ def test_threads_and_loops_share_one_bound() -> None:
 
 
 def test_those_who_wait_are_served_in_turn() -> None:
-    """First come, first served, on a loop."""
+    """First come, first served, on a loop; who comes just when there is room waits in line too."""
 
     async def run() -> list[int]:
         limiter = bounded(1)
@@ -209,11 +209,12 @@ def test_those_who_wait_are_served_in_turn() -> None:
         tasks = [asyncio.create_task(call(number)) for number in range(50)]
         await asyncio.sleep(0)
         limiter.release(held, Answer.FAILED)
+        tasks.append(asyncio.create_task(call(50)))
         await asyncio.gather(*tasks)
         assert_nothing_left(limiter)
         return served
 
-    assert asyncio.run(run()) == list(range(50))
+    assert asyncio.run(run()) == list(range(51))
 
 
 async def test_no_call_starts_before_the_wait_is_over() -> None:
@@ -311,7 +312,9 @@ async def test_a_synchronous_call_on_a_loop_does_not_wait_for_that_loop() -> Non
     """Its wait would be without end: the call in flight is of the same loop."""
     limiter = bounded(1)
     held = await limiter.aacquire()
+    began = time.monotonic()
     limiter.release(limiter.acquire(), Answer.FAILED)
+    assert time.monotonic() - began < STALL / 2
     limiter.release(held, Answer.FAILED)
     assert_nothing_left(limiter)
 
