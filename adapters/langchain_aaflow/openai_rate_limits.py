@@ -50,8 +50,8 @@ def limited(model: M) -> M:
         model: A `ChatOpenAI`, `OpenAIEmbeddings`, or Azure's counterpart of these, or an accelerated one; any other
             object is returned as it is.
     """
-    owner = next((base for base in type(model).__mro__ if not getattr(base, "aaflow_accelerated", False)), object)
-    if owner not in _MODELS:
+    accelerated = isinstance(model, _MODELS) and getattr(type(model), "aaflow_accelerated", False)
+    if not accelerated and type(model) not in _MODELS:
         return model
     name = getattr(model, "model_name", None) or getattr(model, "model", None)
     clients = {
