@@ -71,8 +71,8 @@ class Batching:
             refused: list[Any] = native.batch(inputs, config, return_exceptions=return_exceptions, **kwargs)
             return refused
         flow = ThreadFlow(limit)
-        x = self._execution(flow, node, configs)
-        return flow.run(batch(x, node, list(inputs), configs, return_exceptions, kwargs))
+        x = self._execution(flow, node, configs, return_exceptions)
+        return flow.run(batch(x, node, list(inputs), configs, kwargs))
 
     async def abatch(
         self,
@@ -90,8 +90,8 @@ class Batching:
             return outputs
         configs, node, kwargs = _configs(node, inputs, config, kwargs)
         async with LoopFlow(self._limit(configs)) as flow:
-            x = self._execution(flow, node, configs)
-            return await batch(x, node, list(inputs), configs, return_exceptions, kwargs)
+            x = self._execution(flow, node, configs, return_exceptions)
+            return await batch(x, node, list(inputs), configs, kwargs)
 
     def batch_as_completed(
         self,
@@ -104,12 +104,12 @@ class Batching:
         """As natively, with queries answered together."""
         native: Any = super()
         node = self._plan_for(inputs)
-        if node is None or node.together:
+        if node is None or _is_ordered(node):
             yield from native.batch_as_completed(inputs, config, return_exceptions=return_exceptions, **kwargs)
             return
         configs, node, kwargs = _configs(node, inputs, config, kwargs)
         flow = ThreadFlow(self._limit(configs))
-        x = self._execution(flow, node, configs)
+        x = self._execution(flow, node, configs, False)
         done: SimpleQueue[Any] = SimpleQueue()
         every = _each_as_completed(x, node, list(inputs), configs, kwargs, done.put)
         context = copy_context()
@@ -135,7 +135,7 @@ class Batching:
         """As natively, with queries answered together."""
         native: Any = super()
         node = self._plan_for(inputs)
-        if node is None or node.together:
+        if node is None or _is_ordered(node):
             async for ended in native.abatch_as_completed(
                 inputs, config, return_exceptions=return_exceptions, **kwargs
             ):
@@ -143,7 +143,7 @@ class Batching:
             return
         configs, node, kwargs = _configs(node, inputs, config, kwargs)
         async with LoopFlow(self._limit(configs)) as flow:
-            x = self._execution(flow, node, configs)
+            x = self._execution(flow, node, configs, False)
             done: asyncio.Queue[Any] = asyncio.Queue()
             every = flow.spawn(_each_as_completed(x, node, list(inputs), configs, kwargs, done.put_nowait))
             for _ in inputs:
@@ -163,7 +163,9 @@ class Batching:
         executor = self._settings[0]
         return executor.resources.max_concurrency if limit is None and executor else limit
 
-    def _execution(self, flow: Flow, node: Node, configs: Sequence[RunnableConfig]) -> Execution:
+    def _execution(
+        self, flow: Flow, node: Node, configs: Sequence[RunnableConfig], return_exceptions: bool
+    ) -> Execution:
         executor = self._settings[0]
         listening = any(step.sees_runs for step in node.walk()) or _has_handlers(configs)
         if not listening:
@@ -171,7 +173,12 @@ class Batching:
                 # They are this run's; what is below has none, and nobody sees this one.
                 config.pop("run_name", None)
                 config.pop("run_id", None)
-        return Execution(flow, listening=listening, join_size=(executor and executor.batch_size) or JOIN_SIZE)
+        return Execution(
+            flow,
+            listening=listening,
+            return_exceptions=return_exceptions,
+            join_size=(executor and executor.batch_size) or JOIN_SIZE,
+        )
 
 
 def _configs(
@@ -184,6 +191,10 @@ def _configs(
         config = [merge(one) for one in config] if isinstance(config, Sequence) else [merge(config) for _ in inputs]
         node, kwargs = node.inner["bound"], {**binding.kwargs, **kwargs}
     return get_config_list(config, len(inputs)), node, kwargs
+
+
+def _is_ordered(node: Node) -> bool:
+    return any(step.ordered for step in node.walk())
 
 
 def _has_handlers(configs: Sequence[RunnableConfig]) -> bool:

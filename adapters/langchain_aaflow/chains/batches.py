@@ -10,22 +10,17 @@ from typing import Any
 
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import get_config_list
+from tenacity import AsyncRetrying, RetryError
 
 from aaflow_plugins.operators import StoppedError
 from langchain_aaflow.chains.execution import Execution, raised
-from langchain_aaflow.chains.nodes import Bind, Kwargs, Node, Steps
+from langchain_aaflow.chains.nodes import Bind, Kwargs, Node, RankedError, Retry, Route, Steps
 
 Configs = Sequence[RunnableConfig]
+ConfigOf = Callable[[int, int], RunnableConfig]
 
 
-async def batch(
-    x: Execution,
-    node: Node,
-    values: list[Any],
-    configs: Sequence[RunnableConfig],
-    return_exceptions: bool,
-    kwargs: Kwargs,
-) -> list[Any]:
+async def batch(x: Execution, node: Node, values: list[Any], configs: Configs, kwargs: Kwargs) -> list[Any]:
     """The outputs for `values`, as the native `batch` (or `abatch`) of the step's runnable gives them.
 
     Args:
@@ -33,7 +28,6 @@ async def batch(
         node: The step.
         values: The inputs.
         configs: A configuration an input.
-        return_exceptions: Whether an input's exception is its output, instead of being raised.
         kwargs: Keyword arguments for the step, or the first of its steps.
 
     Raises:
@@ -44,23 +38,18 @@ async def batch(
         return []
     if isinstance(node, Bind):
         merged = [node.merged(x, config, {})[0] for config in configs]
-        return await batch(x, node.inner["bound"], values, merged, return_exceptions, {**node.native.kwargs, **kwargs})
+        return await batch(x, node.inner["bound"], values, merged, {**node.native.kwargs, **kwargs})
     if isinstance(node, Steps):
-        return await _batch_of_steps(x, node, values, configs, return_exceptions, kwargs)
-    if node.together:
-        return await _native_batch(x, node, values, configs, return_exceptions, kwargs)
+        return await _batch_of_steps(x, node, values, configs, kwargs)
+    if isinstance(node, Route) and not any(step.ordered for step in node.walk()):
+        node.check(values)
+    elif node.meets(x.listening):
+        return await _native_batch(x, node, values, configs, kwargs)
     configs = get_config_list(configs, len(values))
-    return await Pipeline(x, [node], values, lambda index, _: configs[index], return_exceptions, kwargs).run()
+    return await Pipeline(x, [node], values, lambda index, _: configs[index], kwargs, meeting=False).run()
 
 
-async def _batch_of_steps(
-    x: Execution,
-    node: Steps,
-    values: list[Any],
-    configs: Sequence[RunnableConfig],
-    return_exceptions: bool,
-    kwargs: Kwargs,
-) -> list[Any]:
+async def _batch_of_steps(x: Execution, node: Steps, values: list[Any], configs: Configs, kwargs: Kwargs) -> list[Any]:
     configs = get_config_list(configs, len(values))
     runs = [
         await x.start(config, value, node.native, defaults=False) for config, value in zip(configs, values, strict=True)
@@ -70,11 +59,11 @@ async def _batch_of_steps(
         return x.child(configs[index], runs[index], f"seq:step:{step + 1}")
 
     try:
-        outputs = await Pipeline(x, node.steps, values, child, return_exceptions, kwargs).run()
+        outputs = await Pipeline(x, node.steps, values, child, kwargs).run()
     except BaseException as error:
         for run in runs:
             await x.fail(run, error)
-        if return_exceptions:
+        if x.return_exceptions:
             return [raised(error) for _ in values]
         raise
     # As natively, no root ends well before it is known that none fails.
@@ -85,23 +74,16 @@ async def _batch_of_steps(
             await x.fail(run, output)
         else:
             await x.end(run, output)
-    if first is not None and not return_exceptions:
+    if first is not None and not x.return_exceptions:
         raise first
     return outputs
 
 
-async def _native_batch(
-    x: Execution,
-    node: Node,
-    values: list[Any],
-    configs: Sequence[RunnableConfig],
-    return_exceptions: bool,
-    kwargs: Kwargs,
-) -> list[Any]:
+async def _native_batch(x: Execution, node: Node, values: list[Any], configs: Configs, kwargs: Kwargs) -> list[Any]:
     from langchain_aaflow.chains.accelerated import Batching
 
     native: Any = super(Batching, node.native) if isinstance(node.native, Batching) else node.native
-    settings = {"return_exceptions": return_exceptions, **kwargs}
+    settings = {"return_exceptions": x.return_exceptions, **kwargs}
     if x.asynchronous:
         outputs: list[Any] = await native.abatch(values, list(configs), **settings)
         return outputs
@@ -116,7 +98,8 @@ class _DroppedError(BaseException):
 class Pipeline:
     """Inputs on their way through steps, each at its own pace.
 
-    Where all of them have to be there before a step begins, they meet.
+    Where all of them have to be there before a step begins, they meet. Where a step is tried again, those that failed
+    wait until all others have been through it.
     """
 
     def __init__(
@@ -124,9 +107,10 @@ class Pipeline:
         x: Execution,
         steps: list[Node],
         values: list[Any],
-        config_of: Callable[[int, int], RunnableConfig],
-        return_exceptions: bool,
+        config_of: ConfigOf,
         kwargs: Kwargs,
+        *,
+        meeting: bool = True,
     ) -> None:
         """Set up.
 
@@ -135,24 +119,26 @@ class Pipeline:
             steps: First to last.
             values: The inputs.
             config_of: The configuration of an input at a step, by their numbers.
-            return_exceptions: Whether an input's exception is its output.
             kwargs: Keyword arguments for the first step.
+            meeting: Whether inputs have yet to meet where a step asks for it.
         """
         self._x, self._steps, self._values = x, steps, values
-        self._config_of, self._return_exceptions, self._kwargs = config_of, return_exceptions, kwargs
+        self._config_of, self._kwargs = config_of, kwargs
         self._outputs: list[Any] = [None] * len(values)
-        self._meetings: dict[int, dict[int, tuple[Any, Any]]] = {
-            number: {} for number, step in enumerate(steps) if step.together
-        }
-        self._gone = 0
-        #: The failure that will be raised: its step and input, and the error.
-        self._failure: tuple[int, int, BaseException] | None = None
         self._positions = [0] * len(values)
         self._tasks: dict[int, asyncio.Task[Any]] = {}
+        self._meetings: dict[int, _Meeting] = {}
+        for number, step in enumerate(steps):
+            if isinstance(step, Retry) and not step.meets(x.listening):
+                self._meetings[number] = _Retrial(len(values))
+            elif meeting and step.meets(x.listening):
+                self._meetings[number] = _Meeting(len(values))
+        #: The failure that will be raised: its step, its rank and input, and the error.
+        self._failure: tuple[int, int | None, int, BaseException] | None = None
 
     async def run(self) -> list[Any]:
         """The outputs, in order."""
-        x, count = self._x, len(self._values)
+        x = self._x
         limit, own = x.flow.limit, self._config_of(0, 0).get("max_concurrency")
         block = x.join_size
         window = None if limit is None else limit + 2 * block
@@ -161,17 +147,23 @@ class Pipeline:
             block, window = 1, own
         if self._meetings:
             window = None
-        await x.flow.each(count, self._input, block=block, window=window)
+        await x.flow.each(len(self._values), self._input, block=block, window=window)
         if self._failure is not None:
-            error = self._failure[2]
+            error = self._failure[3]
             if isinstance(error, StoppedError):
                 raise RuntimeError("generator raised StopIteration") from error.error
             raise error
+        for met in self._meetings.values():
+            if met.failure is not None:
+                for index in met.arrived:
+                    self._outputs[index] = met.failure
+                break
         return self._outputs
 
     async def _input(self, index: int) -> None:
         """Take one input through the steps."""
-        if self._x.asynchronous and (task := asyncio.current_task()):
+        x = self._x
+        if x.asynchronous and (task := asyncio.current_task()):
             self._tasks[index] = task
         value, step = self._values[index], 0
         try:
@@ -180,7 +172,7 @@ class Pipeline:
                     return
                 self._positions[index] = step
                 value = await self._take(index, step, value)
-                if self._return_exceptions and isinstance(value, Exception):
+                if x.return_exceptions and isinstance(value, Exception):
                     raise value
             self._outputs[index] = value
             self._positions[index] = len(self._steps)
@@ -190,85 +182,194 @@ class Pipeline:
             if self._failure is None:
                 raise
         except Exception as error:
-            if self._return_exceptions:
+            if x.return_exceptions:
                 self._outputs[index] = raised(error)
-                self._leave()
+                self._leave(index)
+            elif isinstance(error, RankedError):
+                self._fail(index, step, error.error, error.rank)
             else:
                 self._fail(index, step, error)
         finally:
             self._tasks.pop(index, None)
 
     async def _take(self, index: int, step: int, value: Any) -> Any:
-        node = self._steps[step]
-        if step in self._meetings:
-            return await self._meet(index, step, value)
-        return await node.run(self._x, value, self._config_of(index, step), {} if step else self._kwargs)
+        x, node, met = self._x, self._steps[step], self._meetings.get(step)
+        if isinstance(met, _Retrial):
+            return await self._try(index, step, value, met)
+        if met is not None:
+            promise = met.promises[index] = x.flow.promise()
+            met.arrive(index, value)
+            self._begin_if_complete(step)
+            return await promise
+        return await node.batched(x, value, self._config_of(index, step), self._kwargs_of(step))
+
+    def _kwargs_of(self, step: int) -> Kwargs:
+        return {} if step else self._kwargs
 
     def _is_dropped(self, index: int, step: int) -> bool:
         """Whether nothing that happens to the input from this step on can change what is raised."""
         if self._failure is None:
             return False
-        if self._x.asynchronous:
-            return step >= self._failure[0]
-        return (step, index) > self._failure[:2]
+        failed, rank, first, _ = self._failure
+        if self._first_in_time(rank):
+            return step >= failed
+        return (step, 0, index) > (failed, rank or 0, first)
 
-    def _fail(self, index: int, step: int, error: BaseException) -> None:
+    def _first_in_time(self, rank: int | None) -> bool:
+        """Whether the native code raises the first error of a step in time; if not, it goes by the inputs' order."""
+        return self._x.asynchronous and rank is None
+
+    def _fail(self, index: int, step: int, error: BaseException, rank: int | None = None) -> None:
         """Note an input's failure, and let go of what can't matter any more.
 
         The native code finishes a step for all inputs before the next, so an earlier step's failure is the one it
         raises, whenever it happens.
         """
-        if self._is_dropped(index, step):
-            return
-        self._failure = (step, index, error)
+        first_in_time = self._first_in_time(rank)
+        if self._failure is not None:
+            known_step, known_rank, known_index, _ = self._failure
+            known, failed = (known_step, known_rank or 0, known_index), (step, rank or 0, index)
+            if known_step <= step if first_in_time else known < failed:
+                return
+        self._failure = (step, rank, index, error)
         for number, met in self._meetings.items():
             if number > step:
-                for _, promise in met.values():
-                    self._x.flow.settle(promise, error=_DroppedError())
+                self._drop(met)
         for other, task in list(self._tasks.items()):
-            if other != index and self._positions[other] >= step:
+            if other != index and self._positions[other] >= (step if first_in_time else step + 1):
                 task.cancel()
+
+    def _drop(self, met: _Meeting) -> None:
+        for promise in met.promises.values():
+            self._x.flow.settle(promise, error=_DroppedError())
 
     # -- steps that need all inputs ------------------------------------------------------------------------
 
-    async def _meet(self, index: int, step: int, value: Any) -> Any:
-        promise = self._x.flow.promise()
-        self._meetings[step][index] = (value, promise)
-        self._begin_if_complete(step)
-        return await promise
-
-    def _leave(self) -> None:
-        self._gone += 1
+    def _leave(self, index: int) -> None:
         for step, met in self._meetings.items():
-            if met:
-                self._begin_if_complete(step)
+            met.leave(index)
+            self._begin_if_complete(step)
 
     def _begin_if_complete(self, step: int) -> None:
         met = self._meetings[step]
-        if len(met) == len(self._values) - self._gone:
-            self._meetings[step] = {}
-            self._x.flow.spawn(self._hold(step, met))
+        if met.missing == 0 and met.promises and not met.begun:
+            met.begun = True
+            hold = self._again(step, met) if isinstance(met, _Retrial) else self._hold(step, met)
+            self._x.flow.spawn(hold)
 
-    async def _hold(self, step: int, met: dict[int, tuple[Any, Any]]) -> None:
-        settle = self._x.flow.settle
-        present = sorted(met)
+    async def _hold(self, step: int, met: _Meeting) -> None:
+        """Take all inputs that have met through a step together."""
+        present = sorted(met.arrived)
+        values, met.arrived = [met.arrived[index] for index in present], dict.fromkeys(present)
+        configs = [self._config_of(index, step) for index in present]
         try:
-            outputs = await batch(
-                self._x,
-                self._steps[step],
-                [met[index][0] for index in present],
-                [self._config_of(index, step) for index in present],
-                self._return_exceptions,
-                {} if step else self._kwargs,
-            )
+            outputs = await batch(self._x, self._steps[step], values, configs, self._kwargs_of(step))
         except BaseException as error:
-            # A `batch` that raises in spite of `return_exceptions` fails every input, wherever it is.
-            if self._return_exceptions:
-                self._failure = (-1, -1, error)
-            else:
-                self._fail(present[0], step, error)
-            for _, promise in met.values():
-                settle(promise, error=_DroppedError())
+            self._fail_all(step, met, error)
             return
         for index, output in zip(present, outputs, strict=True):
-            settle(met[index][1], output)
+            self._x.flow.settle(met.promises[index], output)
+
+    def _fail_all(self, step: int, met: _Meeting, error: BaseException) -> None:
+        """A `batch` that raises fails every input that came to the step, wherever it is by now."""
+        if not self._x.return_exceptions:
+            self._fail(min(met.arrived), step, error)
+        elif isinstance(met, _Retrial):
+            met.failure = raised(error)
+        else:
+            self._failure = (-1, None, -1, error)
+        self._drop(met)
+
+    async def _try(self, index: int, step: int, value: Any, met: _Retrial) -> Any:
+        x, bound = self._x, self._steps[step].inner["bound"]
+        config = self._config_of(index, step)
+        met.inputs[index] = value
+        try:
+            output = await bound.batched(x.returning(True), value, config, self._kwargs_of(step))
+        except Exception as error:
+            output = raised(error)
+        if not isinstance(output, Exception):
+            met.arrive(index, output)
+            self._begin_if_complete(step)
+            return output
+        promise = met.promises[index] = x.flow.promise()
+        met.arrive(index, output)
+        self._begin_if_complete(step)
+        return await promise
+
+    async def _again(self, step: int, met: _Retrial) -> None:
+        """Try the inputs that failed again, as `RunnableRetry._batch` does once all have been tried."""
+        x, node = self._x, self._steps[step]
+        assert isinstance(node, Retry)
+        bound, present = node.inner["bound"], sorted(met.arrived)
+        succeeded: dict[int, Any] = {}
+        result: list[Any] = []
+
+        async def attempt_one(index: int) -> Any:
+            config = self._config_of(index, step)
+            return await bound.batched(x.returning(True), met.inputs[index], config, self._kwargs_of(step))
+
+        try:
+            async for attempt in AsyncRetrying(**node.native._kwargs_retrying, sleep=x.sleep):
+                with attempt:
+                    remaining = [index for index in present if index not in succeeded]
+                    if not remaining:
+                        break
+                    if attempt.retry_state.attempt_number == 1:
+                        result = [met.arrived[index] for index in present]
+                    else:
+                        outcomes = await x.flow.gather(map(attempt_one, remaining))
+                        result = [raised(o.error) if o.error else o.value for o in outcomes]
+                    failed = [output for output in result if isinstance(output, Exception)]
+                    succeeded |= {
+                        index: output
+                        for index, output in zip(remaining, result, strict=True)
+                        if not isinstance(output, Exception)
+                    }
+                    if failed:
+                        raise failed[0]
+                if attempt.retry_state.outcome and not attempt.retry_state.outcome.failed:
+                    attempt.retry_state.set_result(result)
+        except RetryError:
+            pass
+        except BaseException as error:
+            self._fail_all(step, met, error)
+            return
+        for index in present:
+            # As natively: what the last attempt gave, in order, whoever it was for.
+            output = succeeded[index] if index in succeeded else result.pop(0)
+            if (promise := met.promises.get(index)) is None:
+                continue
+            if isinstance(output, Exception):
+                x.flow.settle(promise, error=output)
+            else:
+                x.flow.settle(promise, output)
+
+
+class _Meeting:
+    """Inputs that wait for each other before a step."""
+
+    def __init__(self, count: int) -> None:
+        self.missing = count
+        self.arrived: dict[int, Any] = {}
+        self.promises: dict[int, Any] = {}
+        self.begun = False
+        #: What all inputs that came get for an output.
+        self.failure: BaseException | None = None
+
+    def arrive(self, index: int, value: Any) -> None:
+        self.arrived[index] = value
+        self.missing -= 1
+
+    def leave(self, index: int) -> None:
+        """Note that the input will not come; nothing if it has."""
+        if index not in self.arrived:
+            self.missing -= 1
+
+
+class _Retrial(_Meeting):
+    """Outputs of a step's first try, and the inputs that wait for another."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(count)
+        self.inputs: dict[int, Any] = {}

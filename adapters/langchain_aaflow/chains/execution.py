@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import copy
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import Context, copy_context
 from functools import partial
@@ -32,15 +35,25 @@ class Execution:
         listening: Whether anything sees the runs: handlers, a tracer, a function that is given its run's config. If
             not, runs are not begun, and configurations are handed down as they are.
         asynchronous: Whether steps are invoked by `ainvoke`.
+        return_exceptions: Whether an input's exception is its output.
         join_size: Queries answered together at the most.
     """
 
-    def __init__(self, flow: Flow, *, listening: bool, join_size: int) -> None:
+    def __init__(self, flow: Flow, *, listening: bool, return_exceptions: bool, join_size: int) -> None:
         self.flow = flow
         self.listening = listening
+        self.return_exceptions = return_exceptions
         self.asynchronous = isinstance(flow, LoopFlow)
         self.join_size = join_size
         self._shared: dict[int, Any] = {}
+
+    def returning(self, exceptions: bool) -> Execution:
+        """The same for a batch within, with another `return_exceptions`."""
+        if self.return_exceptions == exceptions:
+            return self
+        inner = copy.copy(self)
+        inner.return_exceptions = exceptions
+        return inner
 
     def shared(self, owner: Any, make: Callable[[], Any]) -> Any:
         """What `make` gives, once for this batch and this owner."""
@@ -115,6 +128,13 @@ class Execution:
         context = copy_context()
         context.run(_set_config_context if self.listening else var_child_runnable_config.set, config)
         return context
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait, as a retry does."""
+        if self.asynchronous:
+            await asyncio.sleep(seconds)
+        else:
+            await self.flow.call(time.sleep, seconds)
 
     # -- calls -------------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ the same places. A step whose class is not known runs its own `invoke` or `ainvo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextvars import copy_context
 from functools import partial
 from typing import Any
@@ -25,6 +25,7 @@ from langchain_core.outputs import ChatGeneration, Generation
 from langchain_core.prompts import BasePromptTemplate
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import (
+    RouterRunnable,
     Runnable,
     RunnableAssign,
     RunnableBinding,
@@ -35,9 +36,12 @@ from langchain_core.runnables import (
     RunnablePassthrough,
     RunnablePick,
     RunnableSequence,
+    RunnableWithFallbacks,
 )
 from langchain_core.runnables.base import RunnableEach
 from langchain_core.runnables.config import ensure_config, patch_config
+from langchain_core.runnables.configurable import DynamicRunnable
+from langchain_core.runnables.retry import RunnableRetry
 from typing_extensions import override
 
 from aaflow_plugins.flow import Outcome, Point
@@ -79,8 +83,11 @@ class Node:
         """The same in a context in which `config` is the one that runnables inherit."""
         return await x.flow.spawn(self.run(x, value, config, kwargs), x.context(config))
 
-    @property
-    def together(self) -> bool:
+    async def batched(self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs) -> Any:
+        """What `native.batch` does for one of its inputs, or `abatch`; raises that input's error."""
+        return await self.run(x, value, config, kwargs)
+
+    def meets(self, listening: bool) -> bool:
         """Whether all inputs of a batch have to be there before it begins."""
         return self.batches or any(node.ordered for node in self.walk())
 
@@ -341,10 +348,9 @@ class Steps(Node):
         """The steps, first to last."""
         return list(self.inner.values())
 
-    @property
-    def together(self) -> bool:
-        """Whether some step does."""
-        return any(step.together for step in self.steps)
+    @override
+    def meets(self, listening: bool) -> bool:
+        return any(step.meets(listening) for step in self.steps)
 
     @override
     async def run(self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs) -> Any:
@@ -356,6 +362,20 @@ class Steps(Node):
         for number, step in enumerate(self.steps, 1):
             config = x.child(config, run, f"seq:step:{number}")
             value = await step.below(x, value, config, {} if number > 1 else kwargs)
+        return value
+
+    @override
+    async def batched(self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs) -> Any:
+        config = ensure_config(config)
+        run = await x.start(config, value, self.native, defaults=False)
+        return await x.within(run, self._through_batched(x, value, config, run, kwargs))
+
+    async def _through_batched(self, x: Execution, value: Any, config: RunnableConfig, run: Any, kwargs: Kwargs) -> Any:
+        for number, step in enumerate(self.steps, 1):
+            child = x.child(config, run, f"seq:step:{number}")
+            value = await step.batched(x, value, child, {} if number > 1 else kwargs)
+            if x.return_exceptions and isinstance(value, Exception):
+                raise value
         return value
 
 
@@ -430,15 +450,19 @@ class Bind(Node):
     kind = "bind"
     native: RunnableBinding[Any, Any]
 
-    @property
-    def together(self) -> bool:
-        """Whether the bound step does, or has a bound of calls of its own."""
-        return self.native.config.get("max_concurrency") is not None or self.inner["bound"].together
+    @override
+    def meets(self, listening: bool) -> bool:
+        return self.native.config.get("max_concurrency") is not None or self.inner["bound"].meets(listening)
 
     @override
     async def run(self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs) -> Any:
         merged, bound_kwargs = self.merged(x, config, kwargs)
         return await self.inner["bound"].run(x, value, merged, bound_kwargs)
+
+    @override
+    async def batched(self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs) -> Any:
+        merged, bound_kwargs = self.merged(x, config, kwargs)
+        return await self.inner["bound"].batched(x, value, merged, bound_kwargs)
 
     def merged(self, x: Execution, config: RunnableConfig, kwargs: Kwargs) -> tuple[RunnableConfig, Kwargs]:
         """What the native code gives to the bound step."""
@@ -468,4 +492,169 @@ class Each(Node):
         values = list(value)
         config = x.child(config, run)
         configs = [x.child(config, run) for _ in values]
-        return await batch(x, self.inner["bound"], values, configs, False, kwargs)
+        return await batch(x.returning(False), self.inner["bound"], values, configs, kwargs)
+
+
+class Fallbacks(Node):
+    """A step, and others for when it fails."""
+
+    kind = "fallbacks"
+    native: RunnableWithFallbacks[Any, Any]
+
+    @override
+    def meets(self, listening: bool) -> bool:
+        # With a key for the exception, a batch looks at all inputs before it begins.
+        return self.native.exception_key is not None or any(node.meets(listening) for node in self.inner.values())
+
+    @override
+    async def run(self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs) -> Any:
+        if self.native.exception_key is not None and not isinstance(value, dict):
+            raise ValueError(
+                "If 'exception_key' is specified then input must be a dictionary."
+                f"However found a type of {type(value)} for input"
+            )
+        config = ensure_config(config)
+        run = await x.start(config, value, self.native)
+        return await x.within(run, self._through(x, value, config, run, kwargs))
+
+    async def _through(self, x: Execution, value: Any, config: RunnableConfig, run: Any, kwargs: Kwargs) -> Any:
+        key, handled = self.native.exception_key, self.native.exceptions_to_handle
+        first: BaseException | None = None
+        last: BaseException | None = None
+        for node in self.inner.values():
+            if key and last is not None:
+                value[key] = last
+            try:
+                # As natively: in the context of a child, with the configuration of the run itself.
+                return await x.flow.spawn(node.run(x, value, config, kwargs), x.context(x.child(config, run)))
+            except BaseException as error:
+                last = raised(error)
+                if not isinstance(last, handled):
+                    raise
+                first = first or last
+        if first is None:
+            raise ValueError("No error stored at end of fallbacks.")
+        raise first
+
+    @override
+    async def batched(self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs) -> Any:
+        config = ensure_config(config)
+        shown = value if isinstance(value, dict) else {"input": value}
+        run = await x.start(config, shown, self.native, defaults=False)
+        failure: Any = None
+        for number, node in enumerate(self.inner.values()):
+            try:
+                output = await node.batched(x.returning(True), value, x.child(config, run), kwargs)
+            except Exception as error:
+                output = raised(error)
+            if isinstance(output, self.native.exceptions_to_handle):
+                failure = output
+            elif not isinstance(output, BaseException):
+                await x.end(run, output)
+                return output
+            elif x.return_exceptions:
+                failure = output
+                break
+            else:
+                # As natively, its run is left open.
+                raise RankedError(number, output)
+        await x.fail(run, failure)
+        if x.return_exceptions:
+            raise failure
+        raise RankedError(len(self.inner), failure)
+
+
+class RankedError(Exception):
+    """An input's error in a step that tries several things in turn, all inputs with one before the next.
+
+    Attributes:
+        rank: The number of the thing tried: of two inputs' errors, the native code raises that of the lower.
+        error: What is to be raised.
+    """
+
+    def __init__(self, rank: int, error: BaseException) -> None:
+        super().__init__(rank, error)
+        self.rank, self.error = rank, error
+
+
+class Retry(Call):
+    """A step that is tried again.
+
+    By itself it runs natively. In a batch, inputs that fail meet and are tried again together; see `batches`.
+    """
+
+    kind = "retry"
+    native: RunnableRetry[Any, Any]
+
+    def __init__(self, native: RunnableRetry[Any, Any], bound: Node) -> None:
+        super().__init__(native, None, batches=True, sees_runs=False)
+        self.inner = {"bound": bound}
+
+    @override
+    def meets(self, listening: bool) -> bool:
+        # An error that is not retried fails all inputs: no run may have ended well before that is known.
+        return listening or self.inner["bound"].meets(listening)
+
+
+class Route(Node):
+    """The step that an input names."""
+
+    kind = "route"
+    native: RouterRunnable[Any]
+
+    @override
+    def meets(self, listening: bool) -> bool:
+        # A batch looks at the keys of all inputs before it begins.
+        return True
+
+    def check(self, values: list[Any]) -> None:
+        """Raise for inputs that no batch can be made of, as the native `batch` does."""
+        keys = [value["key"] for value in values]
+        for value in values:
+            value["input"]
+        if any(key not in self.native.runnables for key in keys):
+            raise ValueError("One or more keys do not have a corresponding runnable")
+
+    @override
+    async def run(self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs) -> Any:
+        key, actual = value["key"], value["input"]
+        if key not in self.native.runnables:
+            raise ValueError(f"No runnable associated with key '{key}'")
+        return await self.inner[key].run(x, actual, config, {})
+
+    @override
+    async def batched(self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs) -> Any:
+        return await self.inner[value["key"]].run(x, value["input"], config, kwargs)
+
+
+class Configure(Node):
+    """A step that each input's configuration may change."""
+
+    kind = "configure"
+    native: DynamicRunnable[Any, Any]
+
+    def __init__(self, native: DynamicRunnable[Any, Any], inner: dict[str, Node], step: Callable[[Any], Node]) -> None:
+        super().__init__(native, inner)
+        self._step = step
+
+    async def _run(self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs, *, batched: bool) -> Any:
+        runnable, prepared = self.native.prepare(config)
+        if not x.listening:
+            prepared.pop("run_name", None)
+            prepared.pop("run_id", None)
+        if runnable is self.native.default:
+            node = self.inner["default"]
+            return await (node.batched if batched else node.run)(x, value, prepared, kwargs)
+        return await self._step(runnable).run(x, value, prepared, kwargs)
+
+    @override
+    def meets(self, listening: bool) -> bool:
+        return any(node.meets(listening) for node in self.inner.values())
+
+    @override
+    async def run(self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs) -> Any:
+        return await self._run(x, value, config, kwargs, batched=False)
+
+    @override
+    async def batched(self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs) -> Any:
+        return await self._run(x, value, config, kwargs, batched=True)

@@ -39,7 +39,7 @@ def _operator(node: Node) -> Apply:
         name=f"{node.kind} {node.native.get_name()}",
         native=node.reason,
         inner={role: _operator(inner) for role, inner in node.inner.items()},
-        meets=node.together,
+        meets=node.meets(listening=False),
         config=config,
     )
 

@@ -16,6 +16,7 @@ from langchain_core.prompts import BasePromptTemplate, ChatPromptTemplate, Promp
 from langchain_core.prompts.message import BaseMessagePromptTemplate
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import (
+    RouterRunnable,
     Runnable,
     RunnableAssign,
     RunnableBinding,
@@ -26,8 +27,11 @@ from langchain_core.runnables import (
     RunnablePassthrough,
     RunnablePick,
     RunnableSequence,
+    RunnableWithFallbacks,
 )
 from langchain_core.runnables.base import RunnableEach
+from langchain_core.runnables.configurable import RunnableConfigurableAlternatives, RunnableConfigurableFields
+from langchain_core.runnables.retry import RunnableRetry
 from langchain_core.runnables.utils import accepts_config, accepts_run_manager
 
 from langchain_aaflow.chains import nodes
@@ -48,6 +52,11 @@ _METHODS: dict[type, dict[str, Any]] = {
         RunnableBranch: (),
         RunnableBinding: ("_merge_configs",),
         RunnableEach: ("_invoke", "_ainvoke"),
+        RunnableWithFallbacks: (),
+        RunnableRetry: ("_batch", "_abatch", "_patch_config_list", "_sync_retrying", "_async_retrying"),
+        RouterRunnable: (),
+        RunnableConfigurableFields: ("prepare", "_prepare"),
+        RunnableConfigurableAlternatives: ("prepare", "_prepare"),
         RunnableLambda: ("_invoke", "_ainvoke"),
         RunnablePassthrough: (),
         RunnablePick: ("_pick", "_ainvoke"),
@@ -89,6 +98,22 @@ def translate(native: Any, *, batch_queries: bool = False) -> Node:
         binding = nodes.Bind(native, {"bound": step(native.bound)})
         binding.sees_runs = bool(native.config.get("callbacks") or native.config_factories)
         return binding
+    if _is(native, RunnableWithFallbacks):
+        tried = {
+            f"fallback:{number}" if number else "runnable": step(inner) for number, inner in enumerate(native.runnables)
+        }
+        return nodes.Fallbacks(native, tried)
+    if _is(native, RunnableRetry):
+        return nodes.Retry(native, step(native.bound))
+    if _is(native, RouterRunnable):
+        return nodes.Route(native, {key: step(inner) for key, inner in native.runnables.items()})
+    if _is(native, RunnableConfigurableFields):
+        return nodes.Configure(native, {"default": step(native.default)}, step)
+    if _is(native, RunnableConfigurableAlternatives) and all(
+        isinstance(a, Runnable) for a in native.alternatives.values()
+    ):
+        others = {key: step(inner) for key, inner in native.alternatives.items()}
+        return nodes.Configure(native, {"default": step(native.default), **others}, step)
     if isinstance(native, RunnableLambda):
         return _function(native)
     if _is(native, RunnablePassthrough) and native.func is None and native.afunc is None:
