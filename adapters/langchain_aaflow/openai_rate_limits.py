@@ -16,22 +16,19 @@ import hashlib
 import math
 import time
 from collections.abc import Callable
-from functools import cached_property
-from types import FunctionType
 from typing import Any, TypeVar
 
 import openai
 import openai._base_client as base_client
 from langchain_openai import AzureChatOpenAI, AzureOpenAIEmbeddings, ChatOpenAI, OpenAIEmbeddings
-from openai._resource import AsyncAPIResource, SyncAPIResource
 
 from aaflow_plugins.rate_limits import Answer, RateLimiter, limiter_of
+from langchain_aaflow.openai_clients import StandIn, client_of, is_patched, moved, through
 
 M = TypeVar("M")
 
 _MODELS = (ChatOpenAI, AzureChatOpenAI, OpenAIEmbeddings, AzureOpenAIEmbeddings)
 _CLIENTS = (openai.OpenAI, openai.AzureOpenAI, openai.AsyncOpenAI, openai.AsyncAzureOpenAI)
-_RESOURCES = (SyncAPIResource, AsyncAPIResource)
 
 #: The longest wait, in seconds, that the installed client grants an endpoint. What asks for more is none to wait for.
 _LONGEST_WAIT: float = getattr(base_client, "MAX_RETRY_AFTER_DELAY", 60)
@@ -60,65 +57,28 @@ def limited(model: M) -> M:
         if (client := vars(model).get(attribute)) is not None
     }
     # A client and the resources made from it go on belonging together.
-    roots = {id(root): _limited_client(root, name) for root in map(_root, clients.values())}
+    roots = {id(root): _limited_client(root, name) for root in map(client_of, clients.values())}
     result = copy.copy(model)
     for attribute, client in clients.items():
-        vars(result)[attribute] = _moved(client, roots[id(_root(client))])
+        vars(result)[attribute] = moved(client, roots[id(client_of(client))])
     return result
-
-
-def _root(client: Any) -> Any:
-    return client._client if isinstance(client, _RESOURCES) else client
-
-
-def _moved(client: Any, root: Any) -> Any:
-    """What stands for `client`, itself the client or one of its resources, at the client `root`."""
-    if not isinstance(client, _RESOURCES):
-        return root
-    return client if root is client._client or _is_patched(client) else type(client)(root)
 
 
 def _limited_client(client: Any, model: str | None) -> Any:
-    """A copy of an `openai` client that sends through the limiter."""
-    if type(client) not in _CLIENTS or not client.max_retries or _is_patched(client):
+    if type(client) not in _CLIENTS or not client.max_retries or is_patched(client):
         return client
     if type(client._client) in (_Sender, _AsyncSender):
         return client
-    # The client's own `copy` asks the environment again, and may forget an Azure endpoint's deployment.
-    result = copy.copy(client)
-    for attribute in list(vars(result)):
-        if isinstance(getattr(type(client), attribute, None), cached_property):
-            del vars(result)[attribute]  # resources, which send through the client that they were made for
     sender = _AsyncSender if isinstance(client, openai.AsyncOpenAI) else _Sender
-    result._client = sender(client._client, model)
-    return result
+    return through(client, sender(client._client, model))
 
 
-def _is_patched(client: Any) -> bool:
-    """True if a method was replaced on this very object, or on a resource that it holds."""
-    return any(
-        isinstance(getattr(type(client), name, None), FunctionType)
-        or (isinstance(value, _RESOURCES) and _is_patched(value))
-        for name, value in vars(client).items()
-    )
+class _Sender(StandIn):
+    """An HTTP client whose requests wait for the limiter of their endpoint."""
 
-
-class _Sender:
-    """An HTTP client's stand-in, which passes for it, but for `send`."""
-
-    def __init__(self, client: Any, model: str | None) -> None:
-        self._client = client
+    def __init__(self, http: Any, model: str | None) -> None:
+        super().__init__(http)
         self._model = model
-
-    @property
-    def __class__(self) -> type:  # type: ignore[override]  # the openai client tells its kinds of client by isinstance
-        return type(self._client)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(object.__getattribute__(self, "_client"), name)
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        return self._client.__reduce_ex__(protocol)
 
     def send(self, request: Any, **options: Any) -> Any:
         """The client's own `send`, once the endpoint's limiter admits it."""
@@ -126,7 +86,7 @@ class _Sender:
         started = limiter.acquire()
         answer, retry_after = Answer.FAILED, 0.0
         try:
-            response = self._client.send(request, **options)
+            response = self._http.send(request, **options)
             answer, retry_after = _judged(response)
         finally:
             limiter.release(started, answer, retry_after)
@@ -148,7 +108,7 @@ class _AsyncSender(_Sender):
         started = await limiter.aacquire()
         answer, retry_after = Answer.FAILED, 0.0
         try:
-            response = await self._client.send(request, **options)
+            response = await self._http.send(request, **options)
             answer, retry_after = _judged(response)
         finally:
             limiter.release(started, answer, retry_after)

@@ -102,13 +102,13 @@ def test_the_copy_is_the_same_but_for_its_clients(owner: type, key: str) -> None
         ours, native = vars(copied)[name], vars(model)[name]
         assert type(ours) is type(native)
         if isinstance(native, openai.OpenAI | openai.AsyncOpenAI):
-            assert ours._client._client is native._client
+            assert ours._client._http is native._client
             assert ours.chat.completions._client is ours
             assert native.chat.completions._client is native
         elif isinstance(model, BaseChatModel):
             assert ours._client is vars(copied)[f"root_{name}"]
         else:
-            assert ours._client._client._client is native._client._client
+            assert ours._client._client._http is native._client._client
             assert (ours._client.max_retries, ours._client.timeout) == (5, 7)
 
 
