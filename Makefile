@@ -17,7 +17,7 @@ export PIP_NO_INPUT := 1
 unexport PYTHONPATH
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-wheel test-oldest test-pythons test-upstream test-all lint format bench clean
+.PHONY: help demo test test-fast test-wheel test-oldest test-pythons test-upstream test-chains test-all lint format bench clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z][a-z-]*\):[^#]*## \(.*\)/make \1|\2/p' Makefile | while IFS='|' read -r target text; do \
@@ -51,10 +51,13 @@ test-oldest: $(INSTALLED)  ## the tests with the oldest versions of everything t
 test-pythons: $(INSTALLED)  ## what depends on the interpreter, on the other supported Pythons found here
 	@$(BIN)/python scripts/pythons.py $(ARGS)
 
-test-upstream: $(INSTALLED)  ## langchain-text-splitters' own test suite, with every splitter accelerated
-	@$(BIN)/python scripts/upstream_text_splitters.py $(ARGS)
+test-upstream: $(INSTALLED)  ## LangChain packages' own tests, with every splitter and every chain accelerated
+	@$(BIN)/python scripts/upstream.py $(ARGS)
 
-test-all: test lint test-wheel test-oldest test-pythons test-upstream  ## all of the above
+test-chains: $(INSTALLED)  ## accelerated chains against native ones: 2,000 generated chains
+	@CHAIN_EXAMPLES=2000 $(BIN)/python -m pytest tests/langchain/chains $(ARGS)
+
+test-all: test lint test-wheel test-oldest test-pythons test-upstream test-chains  ## all of the above
 
 bench: $(INSTALLED)  ## the benchmarks (two hours or more; ARGS="--quick" for a look)
 	@$(BIN)/python -m benchmarks all $(ARGS)

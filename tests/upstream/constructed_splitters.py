@@ -1,8 +1,8 @@
 """A pytest plugin under which every splitter that a test constructs is the accelerated one.
 
-Loaded by `scripts/upstream_text_splitters.py` into the test suite of langchain-text-splitters. Writes the outcome of
-each test, and which splitters and calls took the fast path, as JSON to the file named by `SPLITTER_OUTCOMES`. With
-`SPLITTERS=native` it only records.
+Loaded by `scripts/upstream.py` into the test suite of langchain-text-splitters. Writes the outcome of each test, and
+which splitters and calls took the fast path, as JSON to the file named by `OUTCOMES`. With `ACCELERATION=native` it
+only records.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def _count_native(cls: Any) -> None:
 
 
 def pytest_configure() -> None:
-    if os.environ.get("SPLITTERS") == "native":
+    if os.environ.get("ACCELERATION") == "native":
         return
     # These tests split a few lines each; the size under which native is as fast must not hide the fast path from them.
     splitters._TINY_MARKDOWN = 0
@@ -91,6 +91,6 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 def pytest_sessionfinish() -> None:
-    Path(os.environ["SPLITTER_OUTCOMES"]).write_text(
+    Path(os.environ["OUTCOMES"]).write_text(
         json.dumps({"outcomes": outcomes, "constructed": constructed, "calls": calls}), encoding="utf-8"
     )
