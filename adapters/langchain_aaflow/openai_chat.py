@@ -1,0 +1,109 @@
+"""`ChatOpenAI` for batches that nobody listens to: the same requests and messages, for less than half of the CPU.
+
+A native call spends more on configurations, callback managers, parameters and typed replies than on the connection.
+Here the model's own conversion makes the messages, a pattern taken from one native request makes the rest of what is
+sent, the client's HTTP client sends it, and langchain-openai's own code reads the reply, as a dict.
+
+That is for the plain answer. Whatever else comes of a request (a refusal, a failed connection, a reply of another
+form) is handed to the native call as what its first request came to: retries, waiting, errors and all other replies
+are native.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+from langchain_core.messages import AIMessage
+from langchain_core.runnables import RunnableConfig
+from langchain_openai import ChatOpenAI
+
+from langchain_aaflow.openai_chat_conditions import native_reason
+from langchain_aaflow.openai_chat_replies import message_of
+from langchain_aaflow.openai_chat_requests import (
+    Answered,
+    Asked,
+    AsyncAnswered,
+    Pattern,
+    apattern_of,
+    pattern_of,
+    through,
+)
+
+Kwargs = dict[str, Any]
+
+
+class LeanChat:
+    """Calls a model whose runs nobody sees. One object serves one batch, any number of calls at once."""
+
+    def __init__(self, model: ChatOpenAI) -> None:
+        self._model = model
+        self._patterns: dict[str, Pattern | None] = {}
+        self._apatterns: dict[str, Pattern | None] = {}
+        # Calls that begin together wait for the first to make the pattern.
+        self._lock, self._alock = threading.Lock(), asyncio.Lock()
+
+    def invoke(self, value: Any, config: RunnableConfig | None, kwargs: Kwargs) -> AIMessage:
+        """What `model.invoke(value, config, **kwargs)` returns.
+
+        Raises:
+            Exception: What that raises.
+        """
+        model = self._model
+        try:
+            asked = Asked(model, value, kwargs)
+            with self._lock:
+                if asked.key not in self._patterns:
+                    self._patterns[asked.key] = pattern_of(model, asked.parameters)
+            http = model.root_client._client
+            request, options = asked.request(http, self._patterns[asked.key])
+        except Exception:
+            # Nothing was sent; what is wrong with it, or what else it is, the native call knows.
+            return model.invoke(value, config, **kwargs)
+        answer: Any
+        try:
+            answer = http.send(request, **options)
+        except Exception as error:
+            answer = error
+        message = message_of(model, answer, config)
+        if message is None:
+            return through(model, Answered(http, answer)).invoke(value, config, **kwargs)
+        return message
+
+    async def ainvoke(self, value: Any, config: RunnableConfig | None, kwargs: Kwargs) -> AIMessage:
+        """What `await model.ainvoke(value, config, **kwargs)` returns.
+
+        Raises:
+            Exception: What that raises.
+        """
+        model = self._model
+        try:
+            asked = Asked(model, value, kwargs)
+            async with self._alock:
+                if asked.key not in self._apatterns:
+                    self._apatterns[asked.key] = await apattern_of(model, asked.parameters)
+            http = model.root_async_client._client
+            request, options = asked.request(http, self._apatterns[asked.key])
+        except Exception:
+            return await model.ainvoke(value, config, **kwargs)
+        answer: Any
+        try:
+            answer = await http.send(request, **options)
+        except Exception as error:
+            answer = error
+        message = message_of(model, answer, config)
+        if message is None:
+            answered = through(model, AsyncAnswered(http, answer), asynchronous=True)
+            return await answered.ainvoke(value, config, **kwargs)
+        return message
+
+
+def lean_chat(model: Any) -> LeanChat | str:
+    """The lean way to call a model for one batch; or, as a text, why its calls are native.
+
+    Args:
+        model: Any chat model. It is not changed. Its own callbacks, cache and verbosity are looked at now; that nobody
+            listens to the batch through its configuration is for the caller to know.
+    """
+    return native_reason(model) or LeanChat(model)
