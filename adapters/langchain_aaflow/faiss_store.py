@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -23,6 +24,7 @@ from langchain_community.vectorstores import faiss as faiss_module
 from langchain_community.vectorstores.faiss import FAISS, dependable_faiss_import
 from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
+from langchain_core.runnables.config import run_in_executor
 from langchain_core.vectorstores import base as base_module
 
 from aaflow_plugins.collector import paused_collector
@@ -30,6 +32,7 @@ from aaflow_plugins.embedding import Matrix, Vectors
 from aaflow_plugins.storing import VectorSink
 from langchain_aaflow.documents import documents
 from langchain_aaflow.faiss_search import batch_search_reason, search_each
+from langchain_aaflow.joining import aembed_query, embed_query, joins_of, search_key
 from langchain_aaflow.native_stores import replaced_methods, shared_view, turn_on
 from langchain_aaflow.random_ids import random_ids
 
@@ -45,8 +48,11 @@ _native_from: Any = FAISS.__dict__["_FAISS__from"].__func__
 class AcceleratedFAISS(FAISS):
     """`FAISS` with the same contents, results and errors, sooner.
 
-    Replaced is the method in which all native ways of adding rows end. Added are searches for many queries.
+    Replaced is the method in which all native ways of adding rows end. Added are searches for many queries, and
+    concurrent single searches are joined where that is asked for.
     """
+
+    __slots__ = ("_aaflow_joins",)
 
     def _FAISS__add(
         self,
@@ -80,6 +86,49 @@ class AcceleratedFAISS(FAISS):
         numbered = enumerate(ids, len(self.index_to_docstore_id))
         self.index_to_docstore_id.update(numbered if type(self.index_to_docstore_id) is dict else dict(numbered))
         return ids
+
+    def _embed_query(self, text: str) -> list[float]:
+        embeddings, one = self.embedding_function, super()._embed_query
+        return embed_query(embeddings, text, joins_of(self), one) if isinstance(embeddings, Embeddings) else one(text)
+
+    async def _aembed_query(self, text: str) -> list[float]:
+        embeddings, one = self.embedding_function, super()._aembed_query
+        return await (
+            aembed_query(embeddings, text, joins_of(self), one) if isinstance(embeddings, Embeddings) else one(text)
+        )
+
+    def similarity_search_with_score_by_vector(
+        self,
+        embedding: list[float],
+        k: int = 4,
+        filter: Callable[[dict[str, Any]], bool] | dict[str, Any] | None = None,
+        fetch_k: int = 20,
+        **kwargs: Any,
+    ) -> list[tuple[Document, float]]:
+        """The native search, joined with concurrent ones."""
+        one = partial(super().similarity_search_with_score_by_vector, k=k, filter=filter, fetch_k=fetch_k, **kwargs)
+        scope, settings = joins_of(self).scope, {"k": k, "filter": filter, "fetch_k": fetch_k, **kwargs}
+        key = search_key(self, settings) if scope is not None and batch_search_reason(self.index) is None else None
+        if scope is None or key is None:
+            return one(embedding)
+        return scope.call(key, embedding, one, partial(self.similarity_search_with_score_by_vectors, **settings))
+
+    async def asimilarity_search_with_score_by_vector(
+        self,
+        embedding: list[float],
+        k: int = 4,
+        filter: Callable[[dict[str, Any]], bool] | dict[str, Any] | None = None,
+        fetch_k: int = 20,
+        **kwargs: Any,
+    ) -> list[tuple[Document, float]]:
+        """The native search, joined with concurrent ones."""
+        one = partial(super().asimilarity_search_with_score_by_vector, k=k, filter=filter, fetch_k=fetch_k, **kwargs)
+        scope, settings = joins_of(self).scope, {"k": k, "filter": filter, "fetch_k": fetch_k, **kwargs}
+        key = search_key(self, settings) if scope is not None and batch_search_reason(self.index) is None else None
+        if scope is None or key is None:
+            return await one(embedding)
+        many = partial(run_in_executor, None, partial(self.similarity_search_with_score_by_vectors, **settings))
+        return await scope.acall(key, embedding, one, many)
 
     def similarity_search_with_score_by_vectors(
         self,

@@ -10,10 +10,12 @@ that is not the first, replaced in the same list by a number of another type whi
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from operator import is_, itemgetter
 from typing import Any
 
@@ -28,6 +30,7 @@ from langchain_core.vectorstores import utils as native_similarity
 from aaflow_plugins.collector import paused_collector
 from aaflow_plugins.embedding import Vectors
 from aaflow_plugins.storing import VectorSink
+from langchain_aaflow.joining import IN_BLOCKS, aembed_query, embed_query, joins_of, search_key
 from langchain_aaflow.native_stores import replaced_methods
 from langchain_aaflow.random_ids import random_ids
 
@@ -47,10 +50,46 @@ class AcceleratedInMemoryVectorStore(InMemoryVectorStore):
     beside the native lists' 32.
     """
 
-    __slots__ = ("_kept",)
+    __slots__ = ("_aaflow_joins", "_kept")
 
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__
+    def __getstate__(self) -> Any:
+        joins = joins_of(self)
+        return self.__dict__ if joins is IN_BLOCKS else (self.__dict__, {"_aaflow_joins": joins})
+
+    def similarity_search_with_score(self, query: str, k: int = 4, **kwargs: Any) -> list[tuple[Document, float]]:
+        """The native search, joined with concurrent ones."""
+        joins = joins_of(self)
+        if joins.scope is None:
+            return super().similarity_search_with_score(query, k, **kwargs)
+        vector = embed_query(self.embedding, query, joins, self.embedding.embed_query)
+        return self.similarity_search_with_score_by_vector(vector, k, **kwargs)
+
+    async def asimilarity_search_with_score(
+        self, query: str, k: int = 4, **kwargs: Any
+    ) -> list[tuple[Document, float]]:
+        """The native search, joined with concurrent ones. As natively, it runs in the event loop."""
+        joins = joins_of(self)
+        scope = joins.scope
+        if scope is None:
+            return await super().asimilarity_search_with_score(query, k, **kwargs)
+        vector = await aembed_query(self.embedding, query, joins, self.embedding.aembed_query)
+        key = search_key(self, {"k": k, **kwargs}) if len(self.store) >= MIN_DOCUMENTS else None
+        one = partial(super().similarity_search_with_score_by_vector, k=k, **kwargs)
+        if key is None:
+            return one(vector)
+        many = partial(self.similarity_search_with_score_by_vectors, k=k, **kwargs)
+        return await scope.acall(key, vector, partial(_next_turn, one), partial(_next_turn, many))
+
+    def similarity_search_with_score_by_vector(
+        self, embedding: list[float], k: int = 4, filter: Filter | None = None, **kwargs: Any
+    ) -> list[tuple[Document, float]]:
+        """The native search, joined with concurrent ones."""
+        one = partial(super().similarity_search_with_score_by_vector, k=k, filter=filter, **kwargs)
+        scope, settings = joins_of(self).scope, {"k": k, "filter": filter, **kwargs}
+        key = search_key(self, settings) if scope is not None and len(self.store) >= MIN_DOCUMENTS else None
+        if scope is None or key is None:
+            return one(embedding)
+        return scope.call(key, embedding, one, partial(self.similarity_search_with_score_by_vectors, **settings))
 
     def _similarity_search_with_score_by_vector(
         self,
@@ -190,7 +229,8 @@ def native_reason(store: InMemoryVectorStore | type[InMemoryVectorStore]) -> str
 #: Methods that the view or the sink stands for, and those that the sink stands for where it makes the store.
 _REPLACED = {
     *("add_documents", "aadd_documents", "add_texts", "aadd_texts"),
-    "_similarity_search_with_score_by_vector",
+    *("_similarity_search_with_score_by_vector", "similarity_search_with_score_by_vector"),
+    *("similarity_search_with_score", "asimilarity_search_with_score"),
 }
 _MAKING = {"from_documents", "afrom_documents", "from_texts", "afrom_texts"}
 
@@ -309,6 +349,12 @@ class _KeptMatrix:
         buffer, lengths = np.empty((capacity, self._buffer.shape[1])), np.empty(capacity)
         buffer[:known], lengths[:known] = self._buffer[:known], self._lengths[:known]
         self._buffer, self._lengths = buffer, lengths
+
+
+async def _next_turn(search: Callable[[Any], Any], wanted: Any) -> Any:
+    # In the meantime, other tasks that are ready ask for theirs.
+    await asyncio.sleep(0)
+    return search(wanted)
 
 
 def _ranked(docs: list[Entry], similarity: Array, k: int) -> list[tuple[Document, float, list[float]]]:

@@ -12,6 +12,7 @@ from pydantic import PrivateAttr
 
 from aaflow_plugins.executor import Executor
 from langchain_aaflow.concurrent_requests import asend_all, send_all
+from langchain_aaflow.joining import JoinedQueries
 from langchain_aaflow.openai_conditions import native_reason
 from langchain_aaflow.openai_embedder import OpenAIEmbedder, asks_for_empty
 
@@ -21,8 +22,8 @@ else:
     _Native = object  # a model among the bases would bring its own fields and validators along
 
 
-class _Accelerated(_Native):
-    """What the two classes below share. `embed_query` is native, and calls `embed_documents` with one text."""
+class _Accelerated(JoinedQueries, _Native):
+    """What the two classes below share. The native `embed_query` calls `embed_documents` with one text."""
 
     #: Marks classes whose methods stand in for the native ones.
     aaflow_accelerated: ClassVar[bool] = True

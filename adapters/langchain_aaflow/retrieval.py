@@ -12,14 +12,12 @@ from types import MappingProxyType, ModuleType
 from typing import Any
 
 from langchain_core.documents import Document
-from langchain_core.embeddings import Embeddings
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.vectorstores import InMemoryVectorStore, VectorStore, VectorStoreRetriever
 
 from langchain_aaflow import vectorstores
-from langchain_aaflow.embeddings import accelerate_embeddings
 from langchain_aaflow.native_stores import replaced_methods
-from langchain_aaflow.query_batching import queries_batch_exactly
+from langchain_aaflow.query_batching import aembed_together, embed_together, queries_batch_exactly
 
 #: What a search in a batch stands for, on the retriever and on the store.
 _RETRIEVING = {"invoke", "ainvoke", "_get_relevant_documents", "_aget_relevant_documents"}
@@ -57,7 +55,6 @@ class BatchedRetrieval:
         in_memory = isinstance(store, InMemoryVectorStore)
         self._embed_query = store.embedding.embed_query if in_memory else store._embed_query
         self._aembed_query = store.embedding.aembed_query if in_memory else store._aembed_query
-        self._embeddings: Any = _sooner(store.embeddings) if embeds_together else None
 
     def embed(self, queries: Sequence[str]) -> list[list[float]]:
         """The queries' vectors by one call of `embed_documents`; only if `embeds_together`.
@@ -66,11 +63,11 @@ class BatchedRetrieval:
             ValueError: If there are not as many vectors as queries.
             Exception: What `embed_documents` raises.
         """
-        return _one_each(self._embeddings.embed_documents(list(queries)), queries)
+        return embed_together(self._store.embeddings, queries)
 
     async def aembed(self, queries: Sequence[str]) -> list[list[float]]:
         """The queries' vectors by one call of `aembed_documents`; otherwise as `embed`."""
-        return _one_each(await self._embeddings.aembed_documents(list(queries)), queries)
+        return await aembed_together(self._store.embeddings, queries)
 
     def embed_one(self, query: str) -> list[float]:
         """A query's vector by the call that the retriever's own `invoke` makes; raises what that raises."""
@@ -156,14 +153,3 @@ def store_reason(store: VectorStore) -> str | None:
 def _modules(known: type) -> list[ModuleType]:
     """Where the methods of a known class are written."""
     return [sys.modules[base.__module__] for base in known.__mro__ if base is not object]
-
-
-def _sooner(embeddings: Embeddings) -> Embeddings:
-    # What is accelerated already has settings of its own.
-    return embeddings if getattr(embeddings, "aaflow_accelerated", False) else accelerate_embeddings(embeddings)
-
-
-def _one_each(vectors: list[list[float]], queries: Sequence[str]) -> list[list[float]]:
-    if len(vectors) != len(queries):
-        raise ValueError(f"embed_documents returned {len(vectors)} vectors for {len(queries)} queries")
-    return vectors

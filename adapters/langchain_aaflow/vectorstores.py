@@ -12,6 +12,7 @@ from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import InMemoryVectorStore, VectorStore
 
 from aaflow_plugins.storing import VectorSink
+from langchain_aaflow.joining import Joins, joins_of
 from langchain_aaflow.native_stores import shared_view
 
 Store = TypeVar("Store", bound=VectorStore | type[VectorStore])
@@ -19,11 +20,13 @@ Store = TypeVar("Store", bound=VectorStore | type[VectorStore])
 _FAISS_MODULES = ("langchain_community.vectorstores.faiss", "langchain_aaflow.faiss_store")
 
 
-def accelerate_store(store_or_class: Store) -> Store:
+def accelerate_store(store_or_class: Store, joins: Joins | None = None) -> Store:
     """Return the accelerated form of a vector store or of its class.
 
     Args:
         store_or_class: `FAISS`, `InMemoryVectorStore`, or an object of exactly one of them.
+        joins: How an object's concurrent searches are joined; None for what it was told before, or in `batching()`
+            blocks only.
 
     Returns:
         For a class its accelerated subclass. For an object one of that subclass which shares every attribute
@@ -34,8 +37,14 @@ def accelerate_store(store_or_class: Store) -> Store:
     if known is None or native_reason(store_or_class) is not None:
         return store_or_class
     _, accelerated = known
-    found: Store = accelerated if isinstance(store_or_class, type) else shared_view(store_or_class, accelerated)
-    return found
+    if isinstance(store_or_class, type):
+        found: Store = accelerated
+        return found
+    view: Any = shared_view(store_or_class, accelerated)
+    if joins is not None and joins != joins_of(view):
+        view = shared_view(shared_view(view, accelerated.__base__), accelerated)
+        view._aaflow_joins = joins
+    return view
 
 
 def native_reason(store_or_class: Any) -> str | None:
