@@ -22,6 +22,7 @@ HOMES = (
     "benchmarks.splitting:BENCHMARK",
     "benchmarks.upsert:BENCHMARK",
     "benchmarks.tiny:BENCHMARK",
+    "benchmarks.single_calls:BENCHMARK",
     "benchmarks.rag:BENCHMARK",
     "benchmarks.two_llm_steps:BENCHMARK",
     "benchmarks.agents:BENCHMARK",

@@ -340,6 +340,7 @@ def test_a_failure_is_one_line_and_a_status(tmp_path: Path) -> None:
         ("splitting", "MarkdownHeader, prose"),
         ("upsert", "in 20 batches"),
         ("tiny", "OpenAIEmbeddings.embed_documents, 10"),
+        ("single-calls", ""),
         ("rag", "64 at once, 500"),
         ("two-llm-steps", ""),
         ("agents", "1 agent"),
