@@ -391,6 +391,8 @@ class ThreadFlow(Flow):
             raise error
         self._in_flight -= 1
         self.settle(promise, value, error)
+        if error is not None and not isinstance(error, Exception):
+            raise error
         while (self._urgent or self._waiting) and (self.limit is None or self._in_flight < self.limit):
             self._submit((self._urgent or self._waiting).popleft())
         return True
@@ -498,11 +500,18 @@ class LoopFlow(Flow):
             task.exception()  # retrieved: whoever awaits the task hears of it
 
     async def abandon(self, tasks: Sequence[Any]) -> None:
-        """Cancel tasks and wait for them."""
+        """Cancel tasks and wait for them, even if the waiting is itself cancelled."""
         for task in tasks:
             task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        pending, cancelled = set(tasks), False
+        while pending:
+            try:
+                _, pending = await asyncio.wait(pending)
+            except asyncio.CancelledError:
+                cancelled = True
+                pending = {task for task in pending if not task.done()}
+        if cancelled:
+            raise asyncio.CancelledError
 
     def promise(self) -> Any:
         """A future of the loop."""

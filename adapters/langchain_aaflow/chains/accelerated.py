@@ -6,6 +6,7 @@ import asyncio
 import copy
 import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import copy_context
 from queue import SimpleQueue
 from typing import Any, TypeVar
@@ -30,7 +31,9 @@ from aaflow_plugins.flow import Flow, LoopFlow, ThreadFlow
 from langchain_aaflow.chains.batches import batch
 from langchain_aaflow.chains.execution import Execution, raised
 from langchain_aaflow.chains.nodes import Bind, Call, Kwargs, Node
+from langchain_aaflow.chains.plans import plan_of
 from langchain_aaflow.chains.translate import translate
+from langchain_aaflow.chains.watching import Watch
 
 R = TypeVar("R", bound=Runnable[Any, Any])
 
@@ -72,7 +75,8 @@ class Batching:
             return refused
         flow = ThreadFlow(limit)
         x = self._execution(flow, node, configs, return_exceptions)
-        return flow.run(batch(x, node, list(inputs), configs, kwargs))
+        with self._watched(x, node, len(inputs)):
+            return flow.run(batch(x, node, list(inputs), configs, kwargs))
 
     async def abatch(
         self,
@@ -91,7 +95,8 @@ class Batching:
         configs, node, kwargs = _configs(node, inputs, config, kwargs)
         async with LoopFlow(self._limit(configs)) as flow:
             x = self._execution(flow, node, configs, return_exceptions)
-            return await batch(x, node, list(inputs), configs, kwargs)
+            with self._watched(x, node, len(inputs)):
+                return await batch(x, node, list(inputs), configs, kwargs)
 
     def batch_as_completed(
         self,
@@ -111,18 +116,20 @@ class Batching:
         flow = ThreadFlow(self._limit(configs))
         x = self._execution(flow, node, configs, False)
         done: SimpleQueue[Any] = SimpleQueue()
+        watched = self._watched(x, node, len(inputs))
         every = _each_as_completed(x, node, list(inputs), configs, kwargs, done.put)
         context = copy_context()
         driver = threading.Thread(
             target=context.run, args=(_drive, flow, every, done), name="aaflow-chain", daemon=True
         )
         driver.start()
-        try:
-            while (ended := done.get()) is not None:
-                yield _taken(ended, return_exceptions)
-        finally:
-            flow.interrupt(GeneratorExit())
-            driver.join()
+        with watched:
+            try:
+                while (ended := done.get()) is not None:
+                    yield _taken(ended, return_exceptions)
+            finally:
+                flow.interrupt(GeneratorExit())
+                driver.join()
 
     async def abatch_as_completed(
         self,
@@ -145,10 +152,11 @@ class Batching:
         async with LoopFlow(self._limit(configs)) as flow:
             x = self._execution(flow, node, configs, False)
             done: asyncio.Queue[Any] = asyncio.Queue()
-            every = flow.spawn(_each_as_completed(x, node, list(inputs), configs, kwargs, done.put_nowait))
-            for _ in inputs:
-                yield _taken(await done.get(), return_exceptions)
-            await every
+            with self._watched(x, node, len(inputs)):
+                every = flow.spawn(_each_as_completed(x, node, list(inputs), configs, kwargs, done.put_nowait))
+                for _ in inputs:
+                    yield _taken(await done.get(), return_exceptions)
+                await every
 
     def _plan_for(self, inputs: Sequence[Any]) -> Node | None:
         """The steps that inputs go through; None if the native code does as well."""
@@ -162,6 +170,13 @@ class Batching:
         limit = configs[0].get("max_concurrency")
         executor = self._settings[0]
         return executor.resources.max_concurrency if limit is None and executor else limit
+
+    def _watched(self, x: Execution, node: Node, total: int) -> AbstractContextManager[None]:
+        executor = self._settings[0]
+        if executor is None:
+            return nullcontext()
+        x.watch = Watch(executor, plan_of(node), total)
+        return x.watch.running()
 
     def _execution(
         self, flow: Flow, node: Node, configs: Sequence[RunnableConfig], return_exceptions: bool
@@ -211,11 +226,15 @@ def _has_handlers(configs: Sequence[RunnableConfig]) -> bool:
 async def _each_as_completed(
     x: Execution, node: Node, values: list[Any], configs: Sequence[RunnableConfig], kwargs: Kwargs, put: Any
 ) -> None:
+    watch, x.watch = x.watch, None
+
     async def one(index: int) -> None:
         try:
             put((index, await node.run(x, values[index], configs[index], dict(kwargs)), None))
         except Exception as error:
             put((index, None, error))
+        if watch:
+            watch.ended()
 
     limit = x.flow.limit
     window = None if limit is None else limit + 2 * x.join_size

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import copy_context
 from functools import partial
 from typing import Any
@@ -17,6 +18,7 @@ from langchain_aaflow.chains.execution import Execution, raised
 from langchain_aaflow.chains.nodes import Bind, Kwargs, Node, RankedError, Retry, Route, Steps
 
 Configs = Sequence[RunnableConfig]
+_UNWATCHED: AbstractContextManager[None] = nullcontext()
 ConfigOf = Callable[[int, int], RunnableConfig]
 
 
@@ -134,7 +136,8 @@ class Pipeline:
             elif meeting and step.meets(x.listening):
                 self._meetings[number] = _Meeting(len(values))
         #: The failure that will be raised: its step, its rank and input, and the error.
-        self._failure: tuple[int, int | None, int, BaseException] | None = None
+        self._failure: tuple[int, int, int, BaseException] | None = None
+        self._watch, x.watch = x.watch, None
 
     async def run(self) -> list[Any]:
         """The outputs, in order."""
@@ -171,7 +174,8 @@ class Pipeline:
                 if self._is_dropped(index, step):
                     return
                 self._positions[index] = step
-                value = await self._take(index, step, value)
+                with self._watch.at(step) if self._watch else _UNWATCHED:
+                    value = await self._take(index, step, value)
                 if x.return_exceptions and isinstance(value, Exception):
                     raise value
             self._outputs[index] = value
@@ -191,6 +195,8 @@ class Pipeline:
                 self._fail(index, step, error)
         finally:
             self._tasks.pop(index, None)
+            if self._watch:
+                self._watch.ended()
 
     async def _take(self, index: int, step: int, value: Any) -> Any:
         x, node, met = self._x, self._steps[step], self._meetings.get(step)
@@ -211,32 +217,23 @@ class Pipeline:
         if self._failure is None:
             return False
         failed, rank, first, _ = self._failure
-        if self._first_in_time(rank):
-            return step >= failed
-        return (step, 0, index) > (failed, rank or 0, first)
+        return (step, 0, index) > (failed, rank, first)
 
-    def _first_in_time(self, rank: int | None) -> bool:
-        """Whether the native code raises the first error of a step in time; if not, it goes by the inputs' order."""
-        return self._x.asynchronous and rank is None
-
-    def _fail(self, index: int, step: int, error: BaseException, rank: int | None = None) -> None:
+    def _fail(self, index: int, step: int, error: BaseException, rank: int = 0) -> None:
         """Note an input's failure, and let go of what can't matter any more.
 
         The native code finishes a step for all inputs before the next, so an earlier step's failure is the one it
-        raises, whenever it happens.
+        raises, whenever it happens. Of one step's failures `batch` raises the first input's; so does `abatch` here,
+        where the native one raises what fails first in time.
         """
-        first_in_time = self._first_in_time(rank)
-        if self._failure is not None:
-            known_step, known_rank, known_index, _ = self._failure
-            known, failed = (known_step, known_rank or 0, known_index), (step, rank or 0, index)
-            if known_step <= step if first_in_time else known < failed:
-                return
+        if self._failure is not None and self._failure[:3] < (step, rank, index):
+            return
         self._failure = (step, rank, index, error)
         for number, met in self._meetings.items():
             if number > step:
                 self._drop(met)
         for other, task in list(self._tasks.items()):
-            if other != index and self._positions[other] >= (step if first_in_time else step + 1):
+            if other != index and self._is_dropped(other, self._positions[other]):
                 task.cancel()
 
     def _drop(self, met: _Meeting) -> None:
@@ -277,7 +274,7 @@ class Pipeline:
         elif isinstance(met, _Retrial):
             met.failure = raised(error)
         else:
-            self._failure = (-1, None, -1, error)
+            self._failure = (-1, 0, -1, error)
         self._drop(met)
 
     async def _try(self, index: int, step: int, value: Any, met: _Retrial) -> Any:

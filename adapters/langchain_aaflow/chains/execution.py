@@ -22,6 +22,7 @@ from langchain_core.runnables.config import (
 
 from aaflow_plugins.flow import Flow, LoopFlow
 from aaflow_plugins.operators import StoppedError
+from langchain_aaflow.chains.watching import Watch
 
 #: What `run_type` is given as where the native code names none.
 _NOT_GIVEN: Any = object()
@@ -37,10 +38,12 @@ class Execution:
         asynchronous: Whether steps are invoked by `ainvoke`.
         return_exceptions: Whether an input's exception is its output.
         join_size: Queries answered together at the most.
+        watch: Who is told how the inputs get on; the outermost batch takes it.
     """
 
     def __init__(self, flow: Flow, *, listening: bool, return_exceptions: bool, join_size: int) -> None:
         self.flow = flow
+        self.watch: Watch | None = None
         self.listening = listening
         self.return_exceptions = return_exceptions
         self.asynchronous = isinstance(flow, LoopFlow)

@@ -539,7 +539,7 @@ class Fallbacks(Node):
     @override
     async def batched(self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs) -> Any:
         config = ensure_config(config)
-        shown = value if isinstance(value, dict) else {"input": value}
+        shown = value if x.asynchronous or isinstance(value, dict) else {"input": value}
         run = await x.start(config, shown, self.native, defaults=False)
         failure: Any = None
         for number, node in enumerate(self.inner.values()):

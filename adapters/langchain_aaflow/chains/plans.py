@@ -25,7 +25,11 @@ def chain_plan(chain: Runnable[Any, Any], *, batch_queries: bool = False) -> Pla
         chain: Any runnable. It is not changed.
         batch_queries: Whether queries may be embedded in one call, whatever the embeddings' class.
     """
-    node = translate(chain, batch_queries=batch_queries)
+    return plan_of(translate(chain, batch_queries=batch_queries))
+
+
+def plan_of(node: Node) -> Plan:
+    """The plan of a step, or of several in sequence, for many inputs."""
     steps = node.steps if isinstance(node, Steps) else [node]
     load = Load(name="inputs", adds=_ITEM, size_of=sys.getsizeof, batch_of=_batch_of)
     return Plan([load, *map(_operator, steps)])

@@ -1,0 +1,390 @@
+"""Batches of a chain: what is joined, bounded, kept in order, ended."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.embeddings import DeterministicFakeEmbedding, Embeddings
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.output_parsers import StrOutputParser
+from langchain_core.outputs import ChatGeneration, ChatResult
+from langchain_core.prompts import ChatPromptTemplate
+from langchain_core.runnables import Runnable, RunnableLambda, RunnablePassthrough, RunnableSequence
+from langchain_core.vectorstores import InMemoryVectorStore
+
+from aaflow_plugins import Executor, Progress, accelerate
+from aaflow_plugins.plugins import load_for
+
+QUESTIONS = [f"What of subject {number % 17}, asked {number} times?" for number in range(150)]
+
+
+class Echo(BaseChatModel):
+    """Answers with the end of the last message; knows how many calls there were at once."""
+
+    seconds: float = 0.002
+    now: int = 0
+    peak: int = 0
+    calls: int = 0
+    fails_on: str = "nothing"
+
+    @property
+    def _llm_type(self) -> str:
+        return "echo"
+
+    def _answer(self, messages: list[BaseMessage]) -> ChatResult:
+        text = str(messages[-1].content)
+        if self.fails_on in text:
+            raise LookupError(text[-20:])
+        return ChatResult(generations=[ChatGeneration(message=AIMessage(content=f"echo {text[-60:]}", id="one"))])
+
+    def _generate(self, messages: list[BaseMessage], *_: Any, **__: Any) -> ChatResult:
+        with _counting(self):
+            time.sleep(self.seconds)
+            return self._answer(messages)
+
+    async def _agenerate(self, messages: list[BaseMessage], *_: Any, **__: Any) -> ChatResult:
+        with _counting(self):
+            await asyncio.sleep(self.seconds)
+            return self._answer(messages)
+
+
+_lock = threading.Lock()
+
+
+class _counting:
+    def __init__(self, model: Echo) -> None:
+        self.model = model
+
+    def __enter__(self) -> None:
+        with _lock:
+            self.model.now, self.model.calls = self.model.now + 1, self.model.calls + 1
+            self.model.peak = max(self.model.peak, self.model.now)
+
+    def __exit__(self, *_: object) -> None:
+        with _lock:
+            self.model.now -= 1
+
+
+class Counting(Embeddings):
+    """Counts calls; the vectors are those of another."""
+
+    def __init__(self) -> None:
+        self.inner, self.sizes = DeterministicFakeEmbedding(size=16), list[int]()
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        self.sizes.append(len(texts))
+        return self.inner.embed_documents(texts)
+
+    def embed_query(self, text: str) -> list[float]:
+        self.sizes.append(1)
+        return self.inner.embed_query(text)
+
+
+def join(documents: list[Any]) -> str:
+    return "\n".join(document.page_content for document in documents)
+
+
+def rag(model: Echo, embeddings: Embeddings | None = None) -> Runnable[Any, Any]:
+    """The chain of every tutorial."""
+    store = InMemoryVectorStore(embeddings or DeterministicFakeEmbedding(size=16))
+    store.add_texts([f"A text about subject {number}" for number in range(120)])
+    prompt = ChatPromptTemplate.from_template("Given {context}, answer {question}")
+    found = {"context": store.as_retriever() | join, "question": RunnablePassthrough()}
+    return found | prompt | model | StrOutputParser()
+
+
+class Chains(BaseCallbackHandler):
+    """Knows which runs of chains are open."""
+
+    def __init__(self) -> None:
+        self.open: set[Any] = set()
+        self.started = 0
+        self.errors: list[str] = []
+
+    def _begin(self, *_: Any, run_id: Any, **__: Any) -> None:
+        self.started += 1
+        self.open.add(run_id)
+
+    def _end(self, *_: Any, run_id: Any, **__: Any) -> None:
+        self.open.remove(run_id)
+
+    def _fail(self, error: BaseException, *, run_id: Any, **__: Any) -> None:
+        self.errors.append(type(error).__name__)
+        self.open.remove(run_id)
+
+    on_chain_start, on_chain_end, on_chain_error = _begin, _end, _fail
+
+
+class Runs(Chains):
+    """The same with models and retrievers."""
+
+    on_chat_model_start = on_retriever_start = Chains._begin
+    on_llm_end = on_retriever_end = Chains._end
+    on_llm_error = on_retriever_error = Chains._fail
+
+
+@pytest.mark.parametrize("handlers", [False, True])
+@pytest.mark.parametrize("limit", [None, 1, 5])
+def test_outputs_are_native(limit: int | None, handlers: bool) -> None:
+    """All four calls give what the native ones give, with a handler attached and without."""
+    native, fast = rag(Echo()), accelerate(rag(Echo()))
+    questions = QUESTIONS[:70]
+    expected = native.batch(questions)
+    runs = Runs()
+    config: Any = {"max_concurrency": limit, "callbacks": [runs] if handlers else None}
+    assert fast.batch(questions, config) == expected
+    assert asyncio.run(fast.abatch(questions, config)) == expected
+    assert [output for _, output in sorted(fast.batch_as_completed(questions, config))] == expected
+
+    async def completed() -> list[tuple[int, Any]]:
+        return [ended async for ended in fast.abatch_as_completed(questions, config)]
+
+    assert [output for _, output in sorted(asyncio.run(completed()))] == expected
+    assert not runs.open
+    assert runs.started == (4 * 70 * 9 if handlers else 0)
+
+
+def test_the_rest_is_native() -> None:
+    chain = rag(Echo())
+    fast = accelerate(chain)
+    assert isinstance(fast, RunnableSequence)
+    assert type(fast).__name__ == "RunnableSequence"
+    assert type(fast).invoke is RunnableSequence.invoke
+    assert type(fast).astream_events is RunnableSequence.astream_events
+    assert fast.get_graph().draw_mermaid() == chain.get_graph().draw_mermaid()
+    assert list(fast.stream(QUESTIONS[0])) == list(chain.stream(QUESTIONS[0]))
+    assert type(chain) is RunnableSequence
+
+
+def test_it_can_be_pickled() -> None:
+    fast = accelerate(ChatPromptTemplate.from_template("{text}") | StrOutputParser() | RunnablePassthrough())
+    again = pickle.loads(pickle.dumps(fast))
+    assert type(again) is type(fast)
+    inputs = [{"text": str(number)} for number in range(5)]
+    with pytest.raises(Exception, match="validation error"):  # the parser is given a prompt, natively too
+        again.batch(inputs)
+
+
+@pytest.mark.parametrize("way", ["batch", "abatch"])
+def test_queries_are_embedded_together_if_the_user_says_so(way: str) -> None:
+    embeddings, native = Counting(), rag(Echo(), Counting())
+    fast = accelerate(rag(Echo(), embeddings), batch_queries=True)
+    embeddings.sizes.clear()
+    outputs = fast.batch(QUESTIONS) if way == "batch" else asyncio.run(fast.abatch(QUESTIONS))
+    assert embeddings.sizes == [64, 64, 22]
+    assert outputs == native.batch(QUESTIONS)
+
+
+def test_queries_of_unknown_embeddings_are_embedded_one_by_one() -> None:
+    embeddings = Counting()
+    fast = accelerate(rag(Echo(), embeddings))
+    embeddings.sizes.clear()
+    fast.batch(QUESTIONS[:20])
+    assert embeddings.sizes == [1] * 20
+
+
+@pytest.mark.parametrize("way", ["batch", "abatch"])
+def test_the_bound_is_on_all_calls_of_a_batch_together(way: str) -> None:
+    model = Echo(seconds=0.005)
+    chain = accelerate({"a": model, "b": model, "c": {"d": model, "e": model}} | RunnableLambda(len) | str)
+    config: Any = {"max_concurrency": 3}
+    outputs = chain.batch(QUESTIONS[:9], config) if way == "batch" else asyncio.run(chain.abatch(QUESTIONS[:9], config))
+    assert outputs == ["3"] * 9
+    assert model.peak == 3
+
+
+@pytest.mark.parametrize("way", ["batch", "abatch"])
+def test_an_input_does_not_wait_for_the_others(way: str) -> None:
+    """The first input's first step ends only after another input has been through all steps."""
+    through = threading.Event()
+
+    def first(number: int) -> int:
+        if number == 0:
+            assert through.wait(10), "the other inputs wait for this one"
+        return number
+
+    def second(number: int) -> int:
+        through.set()
+        return number
+
+    chain = accelerate(RunnableLambda(first) | RunnableLambda(second))
+    numbers = list(range(5))
+    assert (chain.batch(numbers) if way == "batch" else asyncio.run(chain.abatch(numbers))) == numbers
+
+
+@pytest.mark.parametrize("way", ["batch", "abatch"])
+@pytest.mark.parametrize("returned", [False, True])
+def test_an_error_is_the_native_one_and_every_run_is_closed(way: str, returned: bool) -> None:
+    results = []
+    for chain in (rag(Echo(fails_on="asked 7 times")), accelerate(rag(Echo(fails_on="asked 7 times")))):
+        runs = Runs()
+        config: Any = {"callbacks": [runs], "max_concurrency": 4}
+        try:
+            if way == "batch":
+                output: Any = chain.batch(QUESTIONS[:20], config, return_exceptions=returned)
+            else:
+                output = asyncio.run(chain.abatch(QUESTIONS[:20], config, return_exceptions=returned))
+        except LookupError as error:
+            output = error
+        # A native `abatch` leaves the runs of other inputs open.
+        assert not runs.open or type(chain) is RunnableSequence
+        shown = [str(o) for o in output] if returned else str(output)
+        results.append((type(output), shown, set(runs.errors) >= {"LookupError"}))
+    assert results[0] == results[1]
+
+
+def test_few_inputs_run_natively(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    native = RunnableSequence.batch
+    monkeypatch.setattr(RunnableSequence, "batch", lambda *a, **k: calls.append(len(a[1])) or native(*a, **k))
+    fast = accelerate(rag(Echo()))
+    fast.batch(QUESTIONS[:1])
+    fast.batch(QUESTIONS[:2])
+    assert calls[0] == 1
+    assert 2 in calls
+
+
+def test_a_counting_function_sees_the_inputs_in_order() -> None:
+    seen: list[str] = []
+
+    def note(text: str) -> int:
+        seen.append(text)
+        return len(seen)
+
+    def slow(number: str) -> str:
+        time.sleep(0.001 * (3 - int(number) % 4))
+        return number
+
+    inputs = [str(number) for number in range(24)]
+    chain = accelerate(RunnableLambda(slow) | RunnableLambda(note) | str)
+    assert chain.batch(inputs, {"max_concurrency": 1}) == [str(number + 1) for number in range(24)]
+    assert seen == inputs
+
+
+@pytest.mark.parametrize("way", ["batch", "abatch"])
+def test_ten_thousand_inputs_hold_a_bounded_number_of_them(way: str) -> None:
+    begun = ended = peak = 0
+
+    def first(number: int) -> int:
+        nonlocal begun, peak
+        begun += 1
+        peak = max(peak, begun - ended)
+        return number
+
+    def last(number: int) -> int:
+        nonlocal ended
+        ended += 1
+        return number
+
+    from langchain_aaflow import any_order
+
+    chain = accelerate(RunnableLambda(any_order(first)) | RunnableLambda(any_order(last)))
+    inputs, config = list(range(10_000)), {"max_concurrency": 4}
+    outputs = chain.batch(inputs, config) if way == "batch" else asyncio.run(chain.abatch(inputs, config))  # type: ignore[arg-type]
+    assert outputs == inputs
+    assert peak <= 4 + 2 * 64 + 4
+
+
+def test_cancelling_half_way_leaves_nothing() -> None:
+    model, runs = Echo(seconds=0.05), Chains()  # a cancelled model or retriever leaves its run open, natively too
+
+    async def work() -> set[Any]:
+        chain = accelerate(rag(model))
+        task = asyncio.create_task(chain.abatch(QUESTIONS, {"max_concurrency": 8, "callbacks": [runs]}))
+        while not model.calls:
+            await asyncio.sleep(0.005)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return asyncio.all_tasks() - {asyncio.current_task()}
+
+    assert asyncio.run(work()) == set()
+    assert model.now == 0
+    assert not runs.open
+
+
+def test_closing_an_iterator_of_results_leaves_nothing() -> None:
+    model, before = Echo(seconds=0.02), threading.active_count()
+    results: Iterator[Any] = iter(accelerate(rag(model)).batch_as_completed(QUESTIONS, {"max_concurrency": 4}))
+    next(results)
+    results.close()  # type: ignore[attr-defined]
+    assert threading.active_count() == before
+    assert model.calls < len(QUESTIONS)
+
+
+def test_ctrl_c_closes_every_run_and_leaves_no_thread(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent("""
+        import os, threading
+        from aaflow_plugins import accelerate
+        from tests.langchain.test_chains import Echo, QUESTIONS, Runs, rag
+        model, runs = Echo(seconds=0.2), Runs()
+        chain = accelerate(rag(model))
+        threading.Timer(0.5, os.write, (1, b"started\\n")).start()
+        try:
+            chain.batch(QUESTIONS, {"callbacks": [runs]})
+        except KeyboardInterrupt:
+            left = [t.name for t in threading.enumerate() if t.is_alive() and t is not threading.main_thread()]
+            print("interrupted", left, len(runs.open), set(runs.errors), flush=True)
+        """)
+    )
+    process = subprocess.Popen(
+        [sys.executable, script],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path.cwd(),
+        env={**os.environ, "PYTHONPATH": str(Path.cwd())},
+    )
+    assert process.stdout
+    assert process.stdout.readline() == "started\n"
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=20)
+    assert output.splitlines() == ["interrupted [] 0 {'KeyboardInterrupt'}"]
+
+
+def test_batch_works_where_a_loop_runs() -> None:
+    async def work() -> list[str]:
+        return accelerate(rag(Echo())).batch(QUESTIONS[:10])
+
+    assert asyncio.run(work()) == rag(Echo()).batch(QUESTIONS[:10])
+
+
+def test_progress_and_report() -> None:
+    steps: list[Progress] = []
+    executor = Executor(progress=steps.append)
+    accelerate(rag(Echo()), executor=executor).batch(QUESTIONS)
+    assert [step.rows for step in steps] == list(range(1, 151))
+    assert {(step.operator, step.total) for step in steps} == {("inputs", 150)}
+    assert executor.report is not None
+    assert [op.rows for op in executor.report.operators] == [150] * 5
+    model = executor.report.operators[3]
+    assert model.name == "generate Echo"
+    assert model.busy_seconds >= 150 * 0.002
+
+
+def test_the_executor_bounds_what_the_config_does_not() -> None:
+    model = Echo()
+    accelerate(rag(model), executor=Executor(max_concurrency=2)).batch(QUESTIONS[:30])
+    assert model.peak == 2
+
+
+def test_explain_says_what_runs_natively_and_why() -> None:
+    chain = rag(Echo()) | RunnableLambda(lambda text, config: text)
+    text = load_for(chain).aaflow_plan(obj=chain).explain()
+    assert "retrieve VectorStoreRetriever, queries embedded and searched together" in text
+    assert "natively: its function is given its run's configuration" in text
