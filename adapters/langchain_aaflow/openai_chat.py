@@ -51,15 +51,8 @@ class LeanChat:
             Exception: What that raises.
         """
         model = self._model
-        try:
-            asked = Asked(model, value, kwargs)
-            with self._lock:
-                if asked.key not in self._patterns:
-                    self._patterns[asked.key] = pattern_of(model, asked.parameters)
-            http = model.root_client._client
-            request, options = asked.request(http, self._patterns[asked.key])
-        except Exception:
-            # Nothing was sent; what is wrong with it, or what else it is, the native call knows.
+        http, request, options = self._prepared(value, kwargs)
+        if request is None:
             return model.invoke(value, config, **kwargs)
         answer: Any
         try:
@@ -78,14 +71,8 @@ class LeanChat:
             Exception: What that raises.
         """
         model = self._model
-        try:
-            asked = Asked(model, value, kwargs)
-            async with self._alock:
-                if asked.key not in self._apatterns:
-                    self._apatterns[asked.key] = await apattern_of(model, asked.parameters)
-            http = model.root_async_client._client
-            request, options = asked.request(http, self._apatterns[asked.key])
-        except Exception:
+        http, request, options = await self._aprepared(value, kwargs)
+        if request is None:
             return await model.ainvoke(value, config, **kwargs)
         answer: Any
         try:
@@ -97,6 +84,30 @@ class LeanChat:
             answered = through(model, AsyncAnswered(http, answer), asynchronous=True)
             return await answered.ainvoke(value, config, **kwargs)
         return message
+
+    def _prepared(self, value: Any, kwargs: Kwargs) -> tuple[Any, Any, Kwargs]:
+        """The HTTP client, what it is to send, and how; without a request where the native call is to make it."""
+        try:
+            asked = Asked(self._model, value, kwargs)
+            with self._lock:
+                if asked.key not in self._patterns:
+                    self._patterns[asked.key] = pattern_of(self._model, asked.parameters)
+            http = self._model.root_client._client
+            return http, *asked.request(http, self._patterns[asked.key])
+        except Exception:
+            # What is wrong with it, or what else it is, the native call knows.
+            return None, None, {}
+
+    async def _aprepared(self, value: Any, kwargs: Kwargs) -> tuple[Any, Any, Kwargs]:
+        try:
+            asked = Asked(self._model, value, kwargs)
+            async with self._alock:
+                if asked.key not in self._apatterns:
+                    self._apatterns[asked.key] = await apattern_of(self._model, asked.parameters)
+            http = self._model.root_async_client._client
+            return http, *asked.request(http, self._apatterns[asked.key])
+        except Exception:
+            return None, None, {}
 
 
 def lean_chat(model: Any) -> LeanChat | str:

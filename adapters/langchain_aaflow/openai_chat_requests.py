@@ -24,6 +24,23 @@ _PLACEHOLDER = [HumanMessage('plac\u00e9holder "of" messages,\n\u2026 and their 
 #: Arguments of `invoke` that are for tracers alone.
 _TRACED = ("ls_structured_output_format", "structured_output_format")
 
+#: Names that the native call has a use for on its way: as arguments they are errors, or make no part of a request.
+_TAKEN = frozenset(
+    (
+        "callbacks",
+        "config",
+        "input",
+        "messages",
+        "metadata",
+        "prompts",
+        "run_id",
+        "run_manager",
+        "run_name",
+        "self",
+        "tags",
+    )
+)
+
 
 class OtherRequestError(Exception):
     """A call that makes no plain request of the chat API."""
@@ -47,9 +64,11 @@ class Asked:
             kwargs: Further arguments of `invoke`.
 
         Raises:
-            OtherRequestError: If it is for the Responses API, for a stream, or for a parsed reply.
+            OtherRequestError: If it is for the Responses API, for a stream, for a parsed reply, or not understood.
             Exception: What the native call raises.
         """
+        if not _TAKEN.isdisjoint(kwargs):
+            raise OtherRequestError
         self.parameters = {name: argument for name, argument in kwargs.items() if name not in _TRACED}
         messages = core._normalize_messages(model._convert_input(value).to_messages())
         payload = model._get_request_payload(messages, **self.parameters)
