@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import copy
 import copyreg
+import pickle
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
+from inspect import signature
 from typing import Any, ClassVar
 
 from langchain_core.embeddings import Embeddings
+from langchain_core.language_models import BaseChatModel
 from langchain_core.vectorstores import VectorStoreRetriever
 
 from aaflow_plugins.batching import Batching, Key, active
@@ -130,38 +133,98 @@ def joining_embeddings(embeddings: Embeddings, joins: Joins) -> Embeddings:
     Returns:
         The copy; `embeddings` itself if its class does not allow for one.
     """
-    owner = getattr(type(embeddings), "aaflow_native_class", type(embeddings))
+    copied: Embeddings = _copied(embeddings, JoinedQueries, joins)
+    return copied
+
+
+class JoinedGenerations:
+    """Mixed into a chat model's class: identical concurrent calls are made once, in blocks that ask for it.
+
+    Each run has its callbacks, and a message of its own. Streams are native.
+    """
+
+    def _generate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> Any:
+        one = _generation(super(), "_generate", messages, stop, run_manager, kwargs)
+        scope = active()
+        if scope is None or not scope.deduplicate or (asked := _asked(messages, stop, kwargs)) is None:
+            return one(None)
+        return copy.deepcopy(scope.call(("generate", id(self)), asked, one, share=True))
+
+    async def _agenerate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> Any:
+        one = _generation(super(), "_agenerate", messages, stop, run_manager, kwargs)
+        scope = active()
+        if scope is None or not scope.deduplicate or (asked := _asked(messages, stop, kwargs)) is None:
+            return await one(None)
+        return copy.deepcopy(await scope.acall(("generate", id(self)), asked, one, share=True))
+
+
+def joining_model(model: BaseChatModel) -> BaseChatModel:
+    """A copy of a chat model, of the same native class, for `batching(deduplicate=True)` blocks.
+
+    Args:
+        model: It is not changed.
+
+    Returns:
+        The copy; `model` itself if its class does not allow for one.
+    """
+    copied: BaseChatModel = _copied(model, JoinedGenerations, IN_BLOCKS)
+    return copied
+
+
+def _generation(native: Any, name: str, messages: Any, stop: Any, run_manager: Any, kwargs: Any) -> Callable[..., Any]:
+    """The native call, which takes a run manager or does not."""
+    method = getattr(native, name)
+    if "run_manager" in signature(method).parameters:
+        kwargs = {**kwargs, "run_manager": run_manager}
+    return lambda _: method(messages, stop=stop, **kwargs)
+
+
+def _asked(messages: Any, stop: Any, kwargs: Any) -> bytes | None:
+    """What a model is asked, to be compared; None if that can't be told."""
     try:
-        joined = copy.copy(embeddings)
-        object.__setattr__(joined, "__class__", _joining_class(owner, joins))
+        return pickle.dumps((messages, stop, kwargs))
+    except Exception:
+        return None
+
+
+def _copied(obj: Any, mixin: type, joins: Joins) -> Any:
+    owner = getattr(type(obj), "aaflow_native_class", type(obj))
+    try:
+        copied = copy.copy(obj)
+        object.__setattr__(copied, "__class__", _joining_class(owner, mixin, joins))
     except TypeError:
-        return embeddings
-    return joined
+        return obj
+    return copied
 
 
-class _Made(JoinedQueries):
+class _Made:
     """A base of classes made at run time, which pickle would not find."""
 
+    __slots__ = ()
+
     aaflow_native_class: ClassVar[type]
+    aaflow_mixin: ClassVar[type]
+    _aaflow_joins: ClassVar[Joins]
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         made, arguments, *state = super().__reduce_ex__(protocol)
         if made is copyreg.__newobj__:  # type: ignore[attr-defined]
-            made, arguments = _new, (self.aaflow_native_class, self._aaflow_joins, *arguments[1:])
+            how = (self.aaflow_native_class, self.aaflow_mixin, self._aaflow_joins)
+            made, arguments = _new, (*how, *arguments[1:])
         return (made, arguments, *state)
 
 
 @cache
-def _joining_class(owner: type, joins: Joins) -> type:
+def _joining_class(owner: type, mixin: type, joins: Joins) -> type:
     # Settings in a class of its own: a model would take them for a field's.
-    told = type("Joining", (_Made,), {"_aaflow_joins": joins, "aaflow_native_class": owner})
+    told = {"aaflow_native_class": owner, "aaflow_mixin": mixin, "_aaflow_joins": joins}
     names = {"__module__": owner.__module__, "__qualname__": owner.__qualname__, "__doc__": owner.__doc__}
-    made: type = type(owner)(owner.__name__, (told, owner), names)
+    made: type = type(owner)(owner.__name__, (type("Joining", (mixin, _Made), told), owner), names)
     return made
 
 
-def _new(owner: type, joins: Joins, *arguments: Any) -> Any:
-    made = _joining_class(owner, joins)
+def _new(owner: type, mixin: type, joins: Joins, *arguments: Any) -> Any:
+    made = _joining_class(owner, mixin, joins)
     return made.__new__(made, *arguments)
 
 

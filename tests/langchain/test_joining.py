@@ -6,6 +6,7 @@ import asyncio
 import copy
 import pickle
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -14,6 +15,9 @@ import pytest
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.documents import Document
 from langchain_core.embeddings import DeterministicFakeEmbedding, Embeddings
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_core.vectorstores import InMemoryVectorStore, VectorStore
 from langchain_openai import OpenAIEmbeddings
 
@@ -22,7 +26,7 @@ from benchmarks.openai_server import Connection
 from langchain_aaflow import faiss_search
 from langchain_aaflow.embeddings import accelerate_embeddings
 from langchain_aaflow.in_memory_store import AcceleratedInMemoryVectorStore
-from langchain_aaflow.joining import Joins, joining_embeddings, joining_retriever
+from langchain_aaflow.joining import Joins, joining_embeddings, joining_model, joining_retriever
 from langchain_aaflow.query_batching import queries_batch_exactly
 from langchain_aaflow.retrieval import BatchedRetrieval, batched_retrieval
 from langchain_aaflow.vectorstores import accelerate_store
@@ -381,3 +385,62 @@ def test_the_kept_matrix_is_compared_once_a_batch(real_texts: list[str], monkeyp
     monkeypatch.setattr(in_memory_store._KeptMatrix, "of", lambda self, rows: (compared.append(1), of(self, rows))[1])
     asyncio.run(at_once(joined.asimilarity_search, real_texts[:CALLERS]))
     assert len(compared) < CALLERS / 8
+
+
+# --- chat models ----------------------------------------------------------------------------------------------
+
+
+class Counted(BaseChatModel):
+    """Answers with the number of the call."""
+
+    calls: list[str]
+
+    @property
+    def _llm_type(self) -> str:
+        return "counted"
+
+    def _generate(self, messages: list[BaseMessage], stop: Any = None, **kwargs: Any) -> ChatResult:
+        self.calls.append(str(messages[-1].content))
+        time.sleep(0.005)
+        return ChatResult(generations=[ChatGeneration(message=AIMessage(f"{messages[-1].content} {stop}"))])
+
+
+@pytest.mark.parametrize("blocking", [False, True])
+def test_identical_calls_of_a_model_are_made_once_only_where_asked(blocking: bool) -> None:
+    native = Counted(calls=[])
+    model = joining_model(native)
+    assert type(model).__name__ == "Counted"
+    assert isinstance(model, Counted)
+
+    def run() -> list[AIMessage]:
+        native.calls.clear()
+        if blocking:
+            return in_threads(model.invoke, ["a", "a", "b", "a"])
+        return asyncio.run(at_once(model.ainvoke, ["a", "a", "b", "a"]))
+
+    run()
+    assert sorted(native.calls) == ["a", "a", "a", "b"]
+    with batching():
+        run()
+        assert sorted(native.calls) == ["a", "a", "a", "b"]
+    with batching(deduplicate=True):
+        messages = run()
+        assert sorted(native.calls) == ["a", "b"]
+    assert [message.content for message in messages] == ["a None", "a None", "b None", "a None"]
+    # A message and a run of each caller's own.
+    assert len({id(message) for message in messages}) == len({message.id for message in messages}) == 4
+
+
+def test_calls_of_a_model_that_differ_in_anything_are_all_made() -> None:
+    native = Counted(calls=[])
+    model = joining_model(native)
+
+    async def run() -> list[str]:
+        calls = [model.ainvoke("a"), model.ainvoke("a", stop=["x"]), model.ainvoke("a", lambda_=print)]
+        calls += [model.ainvoke("a", unpicklable=lambda: 1) for _ in range(2)]
+        return [str(message.content) for message in await asyncio.gather(*calls)]
+
+    with batching(deduplicate=True):
+        assert asyncio.run(run()) == ["a None", "a ['x']", "a None", "a None", "a None"]
+    assert len(native.calls) == 5
+    assert pickle.loads(pickle.dumps(model)).invoke("b").content == "b None"
