@@ -502,7 +502,9 @@ class LoopFlow(Flow):
     async def abandon(self, tasks: Sequence[Any]) -> None:
         """Cancel tasks and wait for them, even if the waiting is itself cancelled."""
         for task in tasks:
-            task.cancel()
+            # Cancelled once more, it would be interrupted while it ends its runs.
+            if not task.cancelling():
+                task.cancel()
         pending, cancelled = set(tasks), False
         while pending:
             try:

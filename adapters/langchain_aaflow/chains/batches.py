@@ -233,7 +233,7 @@ class Pipeline:
             if number > step:
                 self._drop(met)
         for other, task in list(self._tasks.items()):
-            if other != index and self._is_dropped(other, self._positions[other]):
+            if other != index and self._is_dropped(other, self._positions[other]) and not task.cancelling():
                 task.cancel()
 
     def _drop(self, met: _Meeting) -> None:

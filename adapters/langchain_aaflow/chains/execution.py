@@ -94,23 +94,36 @@ class Execution:
             manager: Any = (
                 get_async_callback_manager_for_config(config) if defaults else _configure(AsyncCallbackManager, config)
             )
-            return await manager.on_chain_start(None, value, **kwargs)
+            return await self.told(manager.on_chain_start(None, value, **kwargs))
         manager = get_callback_manager_for_config(config) if defaults else _configure(CallbackManager, config)
         return manager.on_chain_start(None, value, **kwargs)
 
     async def end(self, run: Any, output: Any) -> None:
         """End a run with its output."""
         if run is not None:
-            ended = run.on_chain_end(output)
-            if self.asynchronous:
-                await ended
+            await self.told(run.on_chain_end(output))
 
     async def fail(self, run: Any, error: BaseException) -> None:
         """End a run with an error."""
         if run is not None:
-            failed = run.on_chain_error(raised(error))
-            if self.asynchronous:
-                await failed
+            await self.told(run.on_chain_error(raised(error)))
+
+    async def told(self, event: Any) -> Any:
+        """Have the handlers told what happens to a run, even if the step is cancelled meanwhile."""
+        if not self.asynchronous:
+            return event
+        telling, cancelled = asyncio.ensure_future(event), False
+        while not telling.done():
+            try:
+                await asyncio.wait([telling])
+            except asyncio.CancelledError:
+                cancelled = True
+        told = telling.result()
+        if cancelled:
+            if told is not None:
+                await self.fail(told, asyncio.CancelledError())  # a run that has just begun
+            raise asyncio.CancelledError
+        return told
 
     async def within(self, run: Any, work: Awaitable[Any]) -> Any:
         """Await `work`, and end its run with what comes of it."""

@@ -269,14 +269,10 @@ class Retrieve(Node):
             documents = await self._answer(x, value)
         except Exception as error:
             if run is not None:
-                failed = run.on_retriever_error(raised(error))
-                if x.asynchronous:
-                    await failed
+                await x.told(run.on_retriever_error(raised(error)))
             raise
         if run is not None:
-            ended = run.on_retriever_end(documents)
-            if x.asynchronous:
-                await ended
+            await x.told(run.on_retriever_end(documents))
         return documents
 
     async def _start(self, x: Execution, query: str, config: RunnableConfig) -> Any:
