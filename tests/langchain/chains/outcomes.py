@@ -109,12 +109,14 @@ class Outcome:
         impossible: What the handler was told that is true of no run.
         late: Runs that went on when the run above them had ended.
         peak: How many slow parts were at work, at most, at the same time.
+        failing: The number of the input whose error the call raised, if it says so.
     """
 
     pieces: dict[str, Any]
     impossible: list[str]
     late: list[str]
     peak: int
+    failing: int = 0
 
     @property
     def failed(self) -> bool:
@@ -122,7 +124,7 @@ class Outcome:
         return "error" in repr(self.pieces)
 
 
-def run(spec: Spec, call: Call, accelerate: Callable[[Any], Any], seed: int = 0) -> Outcome:
+def run(spec: Spec, call: Call, accelerate: Callable[[Any], Any], seed: int = 0, leading: int = 0) -> Outcome:
     """Build a chain, accelerate it, and call it.
 
     Args:
@@ -130,11 +132,16 @@ def run(spec: Spec, call: Call, accelerate: Callable[[Any], Any], seed: int = 0)
         call: How to call it.
         accelerate: Gives the object to call for the native chain.
         seed: What delays follow from. All but 0 slow every part down.
+        leading: The number of the input that comes first; the others follow in order.
     """
     given = frozenset(map(str, call.ids)) if call.run_ids else frozenset()
-    world, recording, inputs = World(seed), Recording(given), call.inputs
+    world, recording = World(seed), Recording(given)
     chain = accelerate(build(spec, world))
+    order = sorted(range(call.count), key=lambda number: (number != leading, number))
+    inputs = [call.inputs[number] for number in order]
     config = call.config(recording)
+    if call.configs == "each":
+        config = [config[number] for number in order]
     error: Exception | None = None
     outputs: dict[int, Any] = {}
     token = REQUEST.set("the caller's")
@@ -142,16 +149,21 @@ def run(spec: Spec, call: Call, accelerate: Callable[[Any], Any], seed: int = 0)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             try:
-                outputs = _called(chain, call, inputs, config)
+                outputs = {order[place]: output for place, output in _called(chain, call, inputs, config).items()}
             except Exception as raised:
                 error = raised
     finally:
         REQUEST.reset(token)
     pieces = _raised(spec, call, recording, error) if error else _returned(call, recording, outputs)
-    pieces["inputs"] = visible(inputs)
+    pieces["inputs"] = sorted(inputs)
     if not error:  # else it is left to timing how many of the other inputs came as far as to a warning
         pieces["warnings"] = sorted((warning.category.__name__, visible(str(warning.message))) for warning in caught)
-    return Outcome(pieces, recording.impossible, recording.late, world.peak)
+    return Outcome(pieces, recording.impossible, recording.late, world.peak, _number(error))
+
+
+def _number(error: Exception | None) -> int:
+    whole = origin(error).partition(".")[0].removeprefix("#")
+    return int(whole) if whole else 0
 
 
 def _returned(call: Call, recording: Recording, outputs: dict[int, Any]) -> dict[str, Any]:
@@ -180,7 +192,8 @@ def differences(spec: Spec, call: Call, accelerate: Callable[[Any], Any], reruns
     """What an accelerated chain does that the native one never does; [] if they are the same.
 
     What LangChain leaves to timing, such as which of several failing branches fails first, may come out in more than
-    one way: the native chain is then run again, with other delays, until it has done the same for each input.
+    one way: the native chain is then run again, with other delays, until it has done the same for each input. Where it
+    is left to timing which of several failing inputs fails first, the input in question is given a head start.
 
     Args:
         spec: What the chain is made of.
@@ -195,7 +208,8 @@ def differences(spec: Spec, call: Call, accelerate: Callable[[Any], Any], reruns
         unexplained -= {key for key in unexplained if found.pieces.get(key, found) == native.pieces.get(key, native)}
         if not unexplained:
             break
-        native = run(spec, call, _native, seed)
+        leading = found.failing if call.method != "batch" and not call.run_ids else 0
+        native = run(spec, call, _native, seed, leading)
     if "RecursionError" in repr(first.pieces):
         # BaseLLM.batch calls itself without end where its context, not its config, has a max_concurrency.
         return []
@@ -204,12 +218,17 @@ def differences(spec: Spec, call: Call, accelerate: Callable[[Any], Any], reruns
         lines += found.impossible
     if not first.late and not (call.asynchronous and found.failed):
         lines += found.late
-    # What a user's function calls by itself is outside of any bound, and one or two inputs are run natively.
-    calls_by_itself = any(node.kind == "calling" and node.options["form"] != "returns" for node in spec.nodes())
-    bounded = call.count > 2 and not calls_by_itself
-    if call.max_concurrency and bounded and found.peak > call.max_concurrency:
+    if call.max_concurrency and _bounded(spec, call) and found.peak > call.max_concurrency:
         lines.append(f"{found.peak} at work at once, {call.max_concurrency} allowed")
     return lines
+
+
+def _bounded(spec: Spec, call: Call) -> bool:
+    """Whether `max_concurrency` bounds the whole: not so where a function runs a chain, or where it runs natively."""
+    in_order = any(
+        node.kind == "generator" or node.options.get("form") in ("yields", "counts") for node in spec.nodes()
+    )
+    return call.count > 2 and not in_order and not any(node.kind == "calling" for node in spec.nodes())
 
 
 def first_difference(native: Any, here: Any) -> str:

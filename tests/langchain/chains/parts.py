@@ -116,7 +116,9 @@ class Conduct:
     slow: bool = False
 
     def _delay(self, text: str) -> float:
-        return crc32(f"{self.world.seed}|{self.label}|{text}".encode()) % 4 / 1000
+        seed, label = self.world.seed, self.label
+        pace = crc32(f"{seed}|{label}".encode()) % 3 if seed else 1
+        return pace * (crc32(f"{seed}|{label}|{text}".encode()) % 4) / 1000
 
     def _fail(self, text: str) -> None:
         if self.error and crc32(f"{self.label}|{origin(text)}".encode()) % self.every == 0:
