@@ -42,6 +42,7 @@ def accelerate_store(store_or_class: Store, joins: Joins | None = None) -> Store
         return found
     view: Any = shared_view(store_or_class, accelerated)
     if joins is not None and joins != joins_of(view):
+        # Another view: the one that was handed over keeps what it was told.
         view = shared_view(shared_view(view, accelerated.__base__), accelerated)
         view._aaflow_joins = joins
     return view
