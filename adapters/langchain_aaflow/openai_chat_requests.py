@@ -171,8 +171,8 @@ class _Recorder(_StandIn):
     """Notes a request and how it would be sent."""
 
     def build_request(self, **arguments: Any) -> Any:
-        self.arguments = arguments
-        return self._http.build_request(**arguments)
+        self.arguments, self.request = arguments, self._http.build_request(**arguments)
+        return self.request
 
     def send(self, request: Any, **options: Any) -> Any:
         self.options = options
@@ -187,6 +187,7 @@ class _Recorder(_StandIn):
         parts = content.split(b'"messages":' + written)
         if len(parts) != 2:
             return None
+        others["url"] = type(self.request.url)(others["url"])  # read once
         return Pattern(others, self.options, parts[0] + b'"messages":', parts[1])
 
 
