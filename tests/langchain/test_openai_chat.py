@@ -425,6 +425,8 @@ ANSWERS: dict[str, list[Any]] = {
     "500, 503, then": [500, 503, reply_of()],
     "500 for good": [500],
     "400 after 500": [500, 400],
+    "400 with a reply": [(400, {}, json.dumps(reply_of()).encode())],
+    "500 with a reply, then": [(500, {"retry-after-ms": "1"}, json.dumps(reply_of()).encode()), reply_of()],
     "too long": [(400, {}, b'{"error": {"message": "too long", "code": "context_length_exceeded"}}')],
     "schema": [(400, {}, b'{"error": {"message": "Invalid schema for response_format"}}')],
     "not to be tried again": [(429, {"x-should-retry": "false"}, b"{}")],
@@ -671,6 +673,37 @@ def test_many_calls_at_once(server: Server, runner: asyncio.Runner, only_lean: C
     messages[0].response_metadata["token_usage"]["x"] = messages[0].tool_calls[0]["args"]["x"] = 1
     assert messages[1].response_metadata["token_usage"] == messages[2].response_metadata["token_usage"]
     assert "x" not in messages[1].tool_calls[0]["args"]
+
+
+def test_calls_of_one_batch_may_differ_in_their_arguments(
+    server: Server, runner: asyncio.Runner, only_lean: Callable[[], None]
+) -> None:
+    """In values that are equal to Python and not to the API, too."""
+    model = model_at(server)
+    lean: Any = lean_chat(model)
+    every: list[dict[str, Any]] = [
+        {},
+        {"stop": ["a"]},
+        {"stop": ["b"]},
+        {"top_logprobs": 1},
+        {"top_logprobs": True},
+        {"top_logprobs": 1.0},
+        {"tools": [TOOL]},
+        {"tools": [TOOL], "tool_choice": "none"},
+        {"timeout": 3},
+        {"extra_headers": {"X-A": "1"}},
+        {"extra_body": {"a": 1}},
+    ] * 2
+    server.told(reply_of())
+    for kwargs in every:
+        model.invoke("text", **kwargs)
+        runner.run(model.ainvoke("text", **kwargs))
+    native, server.seen = server.seen, []
+    only_lean()
+    for kwargs in every:
+        lean.invoke("text", None, kwargs)
+        runner.run(lean.ainvoke("text", None, kwargs))
+    assert server.seen == native
 
 
 def test_it_goes_through_the_endpoints_limiter(server: Server, runner: asyncio.Runner) -> None:
