@@ -24,7 +24,10 @@ _PLACEHOLDER = [HumanMessage('plac\u00e9holder "of" messages,\n\u2026 and their 
 _TRACED = ("ls_structured_output_format", "structured_output_format")
 
 #: Names that the native call has a use for on its way: as arguments they are errors, or make no part of a request.
-_TAKEN = frozenset("callbacks config input messages metadata prompts run_id run_manager run_name self tags".split())
+_TAKEN = frozenset(
+    {"callbacks", "config", "input", "messages", "metadata", "prompts", "run_id", "run_manager", "run_name"}
+    | {"self", "tags"}
+)
 
 
 class OtherRequestError(Exception):
