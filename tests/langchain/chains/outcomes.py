@@ -83,8 +83,13 @@ class Call:
 
 
 def settled(spec: Spec, call: Call) -> bool:
-    """Whether LangChain gives each run an id of its own: a binding gives one run_id to the runs of all inputs."""
-    return not call.run_ids or call.configs == "each" or call.count == 1 or spec.kind == "sequence"
+    """Whether a comparison can tell anything.
+
+    A binding gives one `run_id` to the runs of all inputs, so that no handler can tell them apart. Keyword arguments
+    that a loop's first step does not take fail without saying for which input, in an order that is left to timing.
+    """
+    runs_told_apart = not call.run_ids or call.configs == "each" or call.count == 1 or spec.kind == "sequence"
+    return runs_told_apart and not (call.keywords and call.asynchronous and not call.return_exceptions)
 
 
 calls = st.builds(
@@ -109,22 +114,22 @@ class Outcome:
         impossible: What the handler was told that is true of no run.
         late: Runs that went on when the run above them had ended.
         peak: How many slow parts were at work, at most, at the same time.
-        failing: The number of the input whose error the call raised, if it says so.
+        failing: The number of the input whose error the call raised; None if the error does not say.
     """
 
     pieces: dict[str, Any]
     impossible: list[str]
     late: list[str]
     peak: int
-    failing: int = 0
+    failing: int | None
 
     @property
     def failed(self) -> bool:
         """Whether anything went wrong within."""
-        return "error" in repr(self.pieces)
+        return "raised" in self.pieces or "'error'" in repr(self.pieces)
 
 
-def run(spec: Spec, call: Call, accelerate: Callable[[Any], Any], seed: int = 0, leading: int = 0) -> Outcome:
+def run(spec: Spec, call: Call, accelerate: Callable[[Any], Any], seed: int = 0, leading: int | None = None) -> Outcome:
     """Build a chain, accelerate it, and call it.
 
     Args:
@@ -132,12 +137,12 @@ def run(spec: Spec, call: Call, accelerate: Callable[[Any], Any], seed: int = 0,
         call: How to call it.
         accelerate: Gives the object to call for the native chain.
         seed: What delays follow from. All but 0 slow every part down.
-        leading: The number of the input that comes first; the others follow in order.
+        leading: The number of the input that has a head start: it comes first, and its parts are faster.
     """
     given = frozenset(map(str, call.ids)) if call.run_ids else frozenset()
-    world, recording = World(seed), Recording(given)
+    world, recording = World(seed, leading), Recording(given)
     chain = accelerate(build(spec, world))
-    order = sorted(range(call.count), key=lambda number: (number != leading, number))
+    order = sorted(range(call.count), key=lambda number: (leading not in (None, number), number))
     inputs = [call.inputs[number] for number in order]
     config = call.config(recording)
     if call.configs == "each":
@@ -154,6 +159,7 @@ def run(spec: Spec, call: Call, accelerate: Callable[[Any], Any], seed: int = 0,
                 error = raised
     finally:
         REQUEST.reset(token)
+    assert not recording.broken, recording.broken
     pieces = _raised(spec, call, recording, error) if error else _returned(call, recording, outputs)
     pieces["inputs"] = sorted(inputs)
     if not error:  # else it is left to timing how many of the other inputs came as far as to a warning
@@ -161,9 +167,9 @@ def run(spec: Spec, call: Call, accelerate: Callable[[Any], Any], seed: int = 0,
     return Outcome(pieces, recording.impossible, recording.late, world.peak, _number(error))
 
 
-def _number(error: Exception | None) -> int:
+def _number(error: Exception | None) -> int | None:
     whole = origin(error).partition(".")[0].removeprefix("#")
-    return int(whole) if whole else 0
+    return int(whole) if whole else None
 
 
 def _returned(call: Call, recording: Recording, outputs: dict[int, Any]) -> dict[str, Any]:
@@ -208,7 +214,8 @@ def differences(spec: Spec, call: Call, accelerate: Callable[[Any], Any], reruns
         unexplained -= {key for key in unexplained if found.pieces.get(key, found) == native.pieces.get(key, native)}
         if not unexplained:
             break
-        leading = found.failing if call.method != "batch" and not call.run_ids else 0
+        # A pool of threads gives the error of the first input that fails, whatever the timing.
+        leading = None if call.method == "batch" or call.run_ids else found.failing
         native = run(spec, call, _native, seed, leading)
     if "RecursionError" in repr(first.pieces):
         # BaseLLM.batch calls itself without end where its context, not its config, has a max_concurrency.

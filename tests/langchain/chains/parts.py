@@ -70,6 +70,8 @@ class World:
 
     #: Delays follow from the seed: another seed is another day on another machine. All but 0 slow every part down.
     seed: int
+    #: The number of an input that has a head start wherever parts are slowed down.
+    leading: int | None = None
     attempts: Counter[tuple[str, str]] = field(default_factory=Counter)
     calls: Counter[str] = field(default_factory=Counter)
     #: How many delayed parts were at work, at most, at the same time.
@@ -118,7 +120,10 @@ class Conduct:
     def _delay(self, text: str) -> float:
         seed, label = self.world.seed, self.label
         pace = crc32(f"{seed}|{label}".encode()) % 3 if seed else 1
-        return pace * (crc32(f"{seed}|{label}|{text}".encode()) % 4) / 1000
+        milliseconds = pace * (crc32(f"{seed}|{label}|{text}".encode()) % 4)
+        if self.world.leading is not None and not origin(text).startswith(f"#{self.world.leading}."):
+            milliseconds += 10
+        return milliseconds / 1000
 
     def _fail(self, text: str) -> None:
         if self.error and crc32(f"{self.label}|{origin(text)}".encode()) % self.every == 0:

@@ -74,6 +74,7 @@ class Recording:
     Attributes:
         impossible: What it was told that is true of no run.
         late: Runs that went on when the run above them had ended.
+        broken: Errors of the recording itself.
     """
 
     def __init__(self, given: frozenset[str] = frozenset()) -> None:
@@ -81,6 +82,7 @@ class Recording:
         self.given = given
         self.impossible: list[str] = []
         self.late: list[str] = []
+        self.broken: list[Exception] = []
 
     @property
     def roots(self) -> list[Run]:
@@ -149,13 +151,16 @@ def _recorder(base: type[BaseCallbackHandler], asynchronous: bool) -> type[BaseC
     """A handler class that records: the same methods, as functions or as coroutine functions."""
 
     def method(record: Any) -> Any:
-        if not asynchronous:
-            return record
+        def told(self: Any, *args: Any, **kwargs: Any) -> None:
+            try:
+                record(self, *args, **kwargs)
+            except Exception as error:  # LangChain would only log it
+                self.recording.broken.append(error)
 
-        async def told(self: Any, *args: Any, **kwargs: Any) -> None:
-            record(self, *args, **kwargs)
+        async def atold(self: Any, *args: Any, **kwargs: Any) -> None:
+            told(self, *args, **kwargs)
 
-        return told
+        return atold if asynchronous else told
 
     def started(kind: str) -> Any:
         return lambda self, serialized, given, /, **told: self.recording.start(kind, serialized, given, told)
@@ -167,7 +172,7 @@ def _recorder(base: type[BaseCallbackHandler], asynchronous: bool) -> type[BaseC
     methods |= {f"on_{kind}_end": method(ended("end")) for kind in STARTS if kind != "chat_model"}
     methods |= {f"on_{kind}_error": method(ended("error")) for kind in STARTS if kind != "chat_model"}
     methods["on_llm_new_token"] = method(
-        lambda self, token, /, *, run_id, **told: self.recording.note("token", token, run_id)
+        lambda self, token, *, run_id, **told: self.recording.note("token", token, run_id)
     )
     methods["on_custom_event"] = method(
         lambda self, name, data, /, *, run_id, **told: self.recording.note(name, data, run_id)
