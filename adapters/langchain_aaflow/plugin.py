@@ -8,6 +8,8 @@ from typing import Any
 
 from langchain_core.documents import BaseDocumentTransformer
 from langchain_core.embeddings import Embeddings
+from langchain_core.language_models import BaseChatModel
+from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import Runnable
 from langchain_core.vectorstores import VectorStore
 from langchain_text_splitters import MarkdownHeaderTextSplitter
@@ -21,25 +23,43 @@ from aaflow_plugins.plan import Plan
 from aaflow_plugins.storing import VectorSink
 from langchain_aaflow import comparing, embedders, vectorstores
 from langchain_aaflow.chains.accelerated import accelerate_chain
-from langchain_aaflow.chains.plans import chain_plan
+from langchain_aaflow.chains.nodes import Call
+from langchain_aaflow.chains.plans import chain_plan, plan_of
 from langchain_aaflow.embeddings import accelerate_embeddings
+from langchain_aaflow.joining import IN_BLOCKS, Joins, joining_embeddings, joining_model
 from langchain_aaflow.query_batching import known_to_batch
+from langchain_aaflow.rewriting import Rewriting
 from langchain_aaflow.splitters import accelerate_splitter
 from langchain_aaflow.wordllama import WordLlamaEmbedder, WordLlamaEmbeddings
 
 
 @hookimpl
-def aaflow_accelerate(obj: Any, executor: Executor | None, batch_queries: bool) -> Any:
-    """Accelerate a splitter, embeddings, a vector store or its class, a chain or any other runnable."""
+def aaflow_accelerate(obj: Any, executor: Executor | None, batching: bool, batch_queries: bool) -> Any:
+    """Accelerate a splitter, embeddings, a vector store or its class, a model, a graph, a chain, any runnable."""
+    joins = Joins(batching, batch_queries) if batching or batch_queries else IN_BLOCKS
     if isinstance(obj, BaseDocumentTransformer | MarkdownHeaderTextSplitter):
         return accelerate_splitter(obj)
     if isinstance(obj, Embeddings):
-        return accelerate_embeddings(obj, executor)
+        accelerated = accelerate_embeddings(obj, executor)
+        # An object of a class that is not known stays the very object, unless the user asks for more.
+        return joining_embeddings(accelerated, joins) if batching or accelerated is not obj else obj
     if isinstance(obj, VectorStore) or (isinstance(obj, type) and issubclass(obj, VectorStore)):
-        return vectorstores.accelerate_store(obj)
+        return vectorstores.accelerate_store(obj, joins)
+    if isinstance(obj, BaseChatModel):
+        return joining_model(obj) if batching else obj
+    if _is_graph(obj):
+        from langchain_aaflow.graphs import accelerate_graph
+
+        return accelerate_graph(obj, batch_queries=batch_queries)
     if isinstance(obj, Runnable):
-        return accelerate_chain(obj, executor, batch_queries=batch_queries)
+        joined = Rewriting(joins, obj.get_name()).of(obj) if batching or isinstance(obj, BaseRetriever) else obj
+        return accelerate_chain(joined, executor, batch_queries=batch_queries)
     return None
+
+
+def _is_graph(obj: Any) -> bool:
+    # Looking at names imports nothing.
+    return any(base.__module__ == "langgraph.pregel.main" and base.__name__ == "Pregel" for base in type(obj).__mro__)
 
 
 @hookimpl
@@ -65,6 +85,10 @@ def aaflow_sink(store: Any) -> VectorSink | None:
 @hookimpl
 def aaflow_plan(obj: Any) -> Plan | None:
     """The plan of a chain, or of an ingestion with these objects."""
+    if _is_graph(obj):
+        from langchain_aaflow.graphs import explain_graph
+
+        return plan_of(Call(obj, "; ".join(explain_graph(obj))))
     if isinstance(obj, Runnable) and not isinstance(obj, BaseDocumentTransformer):
         return chain_plan(obj)
     pipeline = comparing.pipeline_of(obj)

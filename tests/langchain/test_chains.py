@@ -129,8 +129,24 @@ class Chains(BaseCallbackHandler):
     on_chain_start, on_chain_end, on_chain_error = _begin, _end, _fail
 
 
+class Roots(Chains):
+    """Those of the inputs alone: a native step that is cancelled may leave its run open."""
+
+    def on_chain_start(self, *_: Any, run_id: Any, parent_run_id: Any = None, **__: Any) -> None:
+        if parent_run_id is None:
+            self._begin(run_id=run_id)
+
+    def _end(self, *_: Any, run_id: Any, **__: Any) -> None:
+        self.open.discard(run_id)
+
+    def _fail(self, error: BaseException, *, run_id: Any, **__: Any) -> None:
+        self.open.discard(run_id)
+
+    on_chain_end, on_chain_error = _end, _fail
+
+
 class Runs(Chains):
-    """The same with models and retrievers."""
+    """All, with models and retrievers."""
 
     on_chat_model_start = on_retriever_start = Chains._begin
     on_llm_end = on_retriever_end = Chains._end
@@ -300,7 +316,7 @@ def test_ten_thousand_inputs_hold_a_bounded_number_of_them(way: str) -> None:
 
 
 def test_cancelling_half_way_leaves_nothing() -> None:
-    model, runs = Echo(seconds=0.05), Chains()  # a cancelled model or retriever leaves its run open, natively too
+    model, runs = Echo(seconds=0.05), Roots()
 
     async def work() -> set[Any]:
         chain = accelerate(rag(model))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from functools import partial
 from typing import Any
 
@@ -19,6 +19,7 @@ from langchain_core.callbacks import (
     CallbackManagerForRetrieverRun,
 )
 from langchain_core.documents import Document
+from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import BaseMessage
 from langchain_core.output_parsers import BaseOutputParser
 from langchain_core.outputs import ChatGeneration, Generation
@@ -47,6 +48,7 @@ from typing_extensions import override
 from aaflow_plugins.flow import Outcome, Point
 from aaflow_plugins.operators import StoppedError
 from langchain_aaflow.chains.execution import Execution, raised
+from langchain_aaflow.chains.models import caller_of
 from langchain_aaflow.retrieval import BatchedRetrieval
 
 Kwargs = dict[str, Any]
@@ -121,9 +123,26 @@ class Call(Node):
 
 
 class Generate(Call):
-    """A model."""
+    """A chat model."""
 
     kind = "generate"
+    native: BaseChatModel
+
+    @override
+    async def run(self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs) -> Any:
+        return await self._generate(x, value, config, kwargs, copy_context())
+
+    @override
+    async def below(self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs) -> Any:
+        return await self._generate(x, value, config, kwargs, x.context(config))
+
+    async def _generate(
+        self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs, context: Context
+    ) -> Any:
+        caller = x.shared(self, lambda: caller_of(self.native, listening=x.listening))
+        if x.asynchronous:
+            return await x.awaited(partial(caller.ainvoke, value, config, kwargs), context)
+        return await x.flow.call(context.run, caller.invoke, value, config, kwargs)
 
 
 class Quick(Node):
