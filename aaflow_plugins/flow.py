@@ -55,9 +55,18 @@ class Flow(ABC):
         self._urgent: deque[Any] = deque()
         self._waiting: deque[Any] = deque()
 
+    def _fits(self, slots: int) -> bool:
+        return self.limit is None or self._in_flight == 0 or self._in_flight + slots <= self.limit
+
     @abstractmethod
-    async def call(self, function: Callable[..., T], *args: Any, urgent: bool = False) -> T:
-        """Make a blocking call in a thread, within the limit; `urgent` calls come before all that wait.
+    async def call(self, function: Callable[..., T], *args: Any, urgent: bool = False, slots: int = 1) -> T:
+        """Make a blocking call in a thread, within the limit.
+
+        Args:
+            function: The call.
+            *args: Its arguments.
+            urgent: Whether it comes before all that wait.
+            slots: What it takes of the limit, if it makes so many calls at once itself.
 
         Raises:
             StoppedError: In place of a StopIteration, which no coroutine can raise.
@@ -231,11 +240,11 @@ class _Promise:
 
 
 class _Task(_Promise):
-    __slots__ = ("context", "coroutine", "waits_for")
+    __slots__ = ("begun", "context", "coroutine", "waits_for")
 
     def __init__(self, coroutine: Coroutine[Any, Any, Any], context: Context) -> None:
         super().__init__()
-        self.coroutine, self.context = coroutine, context
+        self.coroutine, self.context, self.begun = coroutine, context, False
         self.waits_for: _Promise | None = None
 
 
@@ -255,7 +264,7 @@ class ThreadFlow(Flow):
         self._ready: deque[_Task] = deque()
         self._idle: list[Callable[[], None]] = []
         self._blocked: dict[_Task, None] = {}
-        self._inbox: SimpleQueue[tuple[_Promise | None, Any, BaseException | None]] = SimpleQueue()
+        self._inbox: SimpleQueue[tuple[_Promise | None, Any, BaseException | None, int]] = SimpleQueue()
         self._interrupt: BaseException | None = None
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
@@ -274,20 +283,20 @@ class ThreadFlow(Flow):
                     self._stop(error)
         finally:
             self._shut_down()
-            for task in list(self._blocked):
+            for task in [*self._blocked, *self._ready]:
                 task.coroutine.close()
         if main.error is not None:
             raise main.error
         value: T = main.value
         return value
 
-    async def call(self, function: Callable[..., T], *args: Any, urgent: bool = False) -> T:
+    async def call(self, function: Callable[..., T], *args: Any, urgent: bool = False, slots: int = 1) -> T:
         """Make a blocking call in a pool thread."""
         if self._interrupt is not None:
             raise self._interrupt
         promise = _Promise()
-        work = (promise, function, args)
-        if self.limit is None or self._in_flight < self.limit:
+        work = (promise, function, args, slots)
+        if self._fits(slots) and not self._waiting:
             self._submit(work)
         else:
             (self._urgent if urgent else self._waiting).append(work)
@@ -299,11 +308,19 @@ class ThreadFlow(Flow):
         return self._start(coroutine, context or copy_context())
 
     async def abandon(self, tasks: Sequence[Any]) -> None:
-        """Nothing: after an error of a coroutine nobody awaits, the flow ends with it."""
+        """Wait for tasks; they end by themselves, after an interrupt with it."""
+        for task in tasks:
+            try:
+                await task
+            except BaseException:
+                continue
 
     def promise(self) -> Any:
         """A promise."""
-        return _Promise()
+        promise = _Promise()
+        if self._interrupt is not None:
+            promise.settle(None, self._interrupt)
+        return promise
 
     def settle(self, promise: Any, value: Any = None, error: BaseException | None = None) -> None:
         """Settle it; the one who awaits it goes on in its turn."""
@@ -318,7 +335,7 @@ class ThreadFlow(Flow):
 
     def interrupt(self, error: BaseException) -> None:
         """End the run from another thread, as if `error` had been raised in the driving one."""
-        self._inbox.put((None, None, error))
+        self._inbox.put((None, None, error, 0))
 
     def _start(self, coroutine: Coroutine[Any, Any, Any], context: Context) -> _Task:
         task = _Task(coroutine, context)
@@ -346,6 +363,11 @@ class ThreadFlow(Flow):
             raise RuntimeError("every step waits for another: this is a defect of aaflow_plugins")
 
     def _step(self, task: _Task) -> None:
+        if self._interrupt is not None and not task.begun:
+            task.coroutine.close()
+            self.settle(task, error=self._interrupt)
+            return
+        task.begun = True
         try:
             waits_for: _Promise = task.context.run(task.coroutine.send, None)
         except StopIteration as stop:
@@ -361,40 +383,40 @@ class ThreadFlow(Flow):
                 waits_for.waiter, task.waits_for = task, waits_for
                 self._blocked[task] = None
 
-    def _submit(self, work: tuple[_Promise, Callable[..., Any], tuple[Any, ...]]) -> None:
-        promise, function, args = work
+    def _submit(self, work: tuple[_Promise, Callable[..., Any], tuple[Any, ...], int]) -> None:
+        promise, function, args, slots = work
         inbox = self._inbox
 
         def run() -> None:
             try:
                 result = function(*args)
             except StopIteration as error:
-                inbox.put((promise, None, StoppedError(error)))
+                inbox.put((promise, None, StoppedError(error), slots))
             except BaseException as error:
-                inbox.put((promise, None, error))
+                inbox.put((promise, None, error, slots))
             else:
-                inbox.put((promise, result, None))
+                inbox.put((promise, result, None, slots))
 
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self.limit, thread_name_prefix=self._name)
-        self._in_flight += 1
+        self._in_flight += slots
         self._pool.submit(run)
 
     def _receive(self, *, block: bool) -> bool:
         """Take note of a call that has ended; False if none has."""
         try:
-            promise, value, error = self._inbox.get(block)
+            promise, value, error, slots = self._inbox.get(block)
         except Empty:
             return False
         if promise is None:
             assert error is not None
             raise error
-        self._in_flight -= 1
+        self._in_flight -= slots
         self.settle(promise, value, error)
         if error is not None and not isinstance(error, Exception):
             raise error
-        while (self._urgent or self._waiting) and (self.limit is None or self._in_flight < self.limit):
-            self._submit((self._urgent or self._waiting).popleft())
+        while (queue := self._urgent or self._waiting) and self._fits(queue[0][3]):
+            self._submit(queue.popleft())
         return True
 
     def _shut_down(self) -> None:
@@ -409,7 +431,7 @@ class ThreadFlow(Flow):
         self._waiting.clear()
         self._shut_down()
         while not self._inbox.empty():
-            promise, value, failed = self._inbox.get()
+            promise, value, failed, _ = self._inbox.get()
             if promise is not None:
                 self.settle(promise, value, failed)
         self._in_flight = 0
@@ -443,39 +465,40 @@ class LoopFlow(Flow):
                 await self.abandon(list(self._tasks))
 
     @asynccontextmanager
-    async def slot(self, *, urgent: bool = False) -> Any:
-        """Hold one of the `limit` slots during the block."""
+    async def slot(self, slots: int = 1, *, urgent: bool = False) -> Any:
+        """Hold some of the `limit` slots during the block."""
         if self.limit is None:
             yield
             return
-        if self._in_flight >= self.limit:
+        if self._fits(slots) and not self._waiting:
+            self._in_flight += slots
+        else:
             turn = self._loop.create_future()
-            queue = self._urgent if urgent else self._waiting
-            queue.append(turn)
+            (self._urgent if urgent else self._waiting).append((turn, slots))
             try:
                 await turn
             except BaseException:
                 if turn.done() and not turn.cancelled():
-                    self._release()
+                    self._release(slots)
                 raise
-        else:
-            self._in_flight += 1
         try:
             yield
         finally:
-            self._release()
+            self._release(slots)
 
-    def _release(self) -> None:
-        """Hand the slot to who comes next."""
-        for queue in (self._urgent, self._waiting):
-            while queue:
-                turn = queue.popleft()
-                if not turn.done():
-                    turn.set_result(None)
+    def _release(self, slots: int) -> None:
+        """Hand slots to who comes next."""
+        self._in_flight -= slots
+        while queue := self._urgent or self._waiting:
+            turn, wanted = queue[0]
+            if not turn.done():
+                if not self._fits(wanted):
                     return
-        self._in_flight -= 1
+                self._in_flight += wanted
+                turn.set_result(None)
+            queue.popleft()
 
-    async def call(self, function: Callable[..., T], *args: Any, urgent: bool = False) -> T:
+    async def call(self, function: Callable[..., T], *args: Any, urgent: bool = False, slots: int = 1) -> T:
         """Make a blocking call in the loop's default executor."""
 
         def run() -> T:
@@ -484,7 +507,7 @@ class LoopFlow(Flow):
             except StopIteration as error:
                 raise StoppedError(error) from None
 
-        async with self.slot(urgent=urgent):
+        async with self.slot(slots, urgent=urgent):
             return await self._loop.run_in_executor(None, run)
 
     def spawn(self, coroutine: Coroutine[Any, Any, T], context: Context | None = None) -> Awaitable[T]:

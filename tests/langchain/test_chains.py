@@ -140,6 +140,7 @@ class Roots(Chains):
         self.open.discard(run_id)
 
     def _fail(self, error: BaseException, *, run_id: Any, **__: Any) -> None:
+        self.errors.append(type(error).__name__)
         self.open.discard(run_id)
 
     on_chain_end, on_chain_error = _end, _fail
@@ -244,10 +245,10 @@ def test_an_input_does_not_wait_for_the_others(way: str) -> None:
 
 @pytest.mark.parametrize("way", ["batch", "abatch"])
 @pytest.mark.parametrize("returned", [False, True])
-def test_an_error_is_the_native_one_and_every_run_is_closed(way: str, returned: bool) -> None:
+def test_an_error_is_the_native_one_and_every_input_is_closed(way: str, returned: bool) -> None:
     results = []
     for chain in (rag(Echo(fails_on="asked 7 times")), accelerate(rag(Echo(fails_on="asked 7 times")))):
-        runs = Runs()
+        runs = Roots() if way == "abatch" else Runs()
         config: Any = {"callbacks": [runs], "max_concurrency": 4}
         try:
             if way == "batch":
@@ -256,8 +257,7 @@ def test_an_error_is_the_native_one_and_every_run_is_closed(way: str, returned: 
                 output = asyncio.run(chain.abatch(QUESTIONS[:20], config, return_exceptions=returned))
         except LookupError as error:
             output = error
-        # A native `abatch` leaves the runs of other inputs open.
-        assert not runs.open or type(chain) is RunnableSequence
+        assert not runs.open
         shown = [str(o) for o in output] if returned else str(output)
         results.append((type(output), shown, set(runs.errors) >= {"LookupError"}))
     assert results[0] == results[1]

@@ -64,7 +64,7 @@ class Batching:
     ) -> list[Any]:
         """As natively, without waiting for all inputs after each step."""
         native: Any = super()
-        node = self._plan_for(inputs)
+        node = self._plan_for(inputs, config)
         if node is None:
             outputs: list[Any] = native.batch(inputs, config, return_exceptions=return_exceptions, **kwargs)
             return outputs
@@ -88,7 +88,7 @@ class Batching:
     ) -> list[Any]:
         """As natively, without waiting for all inputs after each step."""
         native: Any = super()
-        node = self._plan_for(inputs)
+        node = self._plan_for(inputs, config)
         if node is None:
             outputs: list[Any] = await native.abatch(inputs, config, return_exceptions=return_exceptions, **kwargs)
             return outputs
@@ -108,7 +108,7 @@ class Batching:
     ) -> Iterator[tuple[int, Any]]:
         """As natively, with queries answered together."""
         native: Any = super()
-        node = self._plan_for(inputs)
+        node = self._plan_for(inputs, config)
         if node is None or _is_ordered(node):
             yield from native.batch_as_completed(inputs, config, return_exceptions=return_exceptions, **kwargs)
             return
@@ -141,7 +141,7 @@ class Batching:
     ) -> AsyncIterator[tuple[int, Any]]:
         """As natively, with queries answered together."""
         native: Any = super()
-        node = self._plan_for(inputs)
+        node = self._plan_for(inputs, config)
         if node is None or _is_ordered(node):
             async for ended in native.abatch_as_completed(
                 inputs, config, return_exceptions=return_exceptions, **kwargs
@@ -158,9 +158,11 @@ class Batching:
                     yield _taken(await done.get(), return_exceptions)
                 await every
 
-    def _plan_for(self, inputs: Sequence[Any]) -> Node | None:
+    def _plan_for(self, inputs: Sequence[Any], config: Any) -> Node | None:
         """The steps that inputs go through; None if the native code does as well."""
-        if len(inputs) <= FEW:
+        first = config[0] if isinstance(config, Sequence) and config else config
+        # Natively, a bound multiplies where a chain has steps side by side.
+        if not inputs or (len(inputs) <= FEW and not (first or {}).get("max_concurrency")):
             return None
         native: Any = self
         node = translate(native, batch_queries=self._settings[1])

@@ -86,11 +86,14 @@ async def _native_batch(x: Execution, node: Node, values: list[Any], configs: Co
 
     native: Any = super(Batching, node.native) if isinstance(node.native, Batching) else node.native
     settings = {"return_exceptions": x.return_exceptions, **kwargs}
+    # Its calls are its own: as many at once as the bound allows.
+    slots = min(x.flow.limit or 1, len(values))
     if x.asynchronous:
-        outputs: list[Any] = await native.abatch(values, list(configs), **settings)
+        begin = partial(native.abatch, values, list(configs), **settings)
+        outputs: list[Any] = await x.awaited(begin, copy_context(), slots=slots)
         return outputs
-    # Its calls are its own: the slot is that of one, the bound is in each configuration.
-    return await x.flow.call(partial(copy_context().run, native.batch, values, list(configs), **settings))
+    run = partial(copy_context().run, native.batch, values, list(configs), **settings)
+    return await x.flow.call(run, slots=slots)
 
 
 class _DroppedError(BaseException):

@@ -62,8 +62,9 @@ class Execution:
         """What `make` gives, once for this batch and this owner."""
         found = self._shared.get(id(owner))
         if found is None:
-            found = self._shared[id(owner)] = make()
-        return found
+            # Held, so that nothing else can come to have its id.
+            found = self._shared[id(owner)] = owner, make()
+        return found[1]
 
     # -- runs --------------------------------------------------------------------------------------------
 
@@ -162,13 +163,13 @@ class Execution:
             return await self.awaited(partial(native.ainvoke, value, config, **kwargs), context)
         return await self.flow.call(partial(context.run, native.invoke, value, config, **kwargs))
 
-    async def awaited(self, begin: Callable[[], Coroutine[Any, Any, Any]], context: Context) -> Any:
-        """Await what an asynchronous call begins, in `context` and in a slot."""
+    async def awaited(self, begin: Callable[[], Coroutine[Any, Any, Any]], context: Context, *, slots: int = 1) -> Any:
+        """Await what an asynchronous call begins, in `context` and in its slots."""
         flow = self.flow
         assert isinstance(flow, LoopFlow)
         if flow.limit is None:
             return await flow.spawn(context.run(begin), context)
-        async with flow.slot():
+        async with flow.slot(slots):
             return await flow.spawn(context.run(begin), context)
 
 

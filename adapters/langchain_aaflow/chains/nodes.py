@@ -7,7 +7,7 @@ the same places. A step whose class is not known runs its own `invoke` or `ainvo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextvars import Context, copy_context
 from functools import partial
 from typing import Any
@@ -286,7 +286,7 @@ class Retrieve(Node):
         run = await self._start(x, value, config) if x.listening else None
         try:
             documents = await self._answer(x, value)
-        except Exception as error:
+        except BaseException as error:
             if run is not None:
                 await x.told(run.on_retriever_error(raised(error)))
             raise
@@ -648,19 +648,15 @@ class Configure(Node):
     kind = "configure"
     native: DynamicRunnable[Any, Any]
 
-    def __init__(self, native: DynamicRunnable[Any, Any], inner: dict[str, Node], step: Callable[[Any], Node]) -> None:
-        super().__init__(native, inner)
-        self._step = step
-
     async def _run(self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs, *, batched: bool) -> Any:
         runnable, prepared = self.native.prepare(config)
         if not x.listening:
             prepared.pop("run_name", None)
             prepared.pop("run_id", None)
-        if runnable is self.native.default:
-            node = self.inner["default"]
-            return await (node.batched if batched else node.run)(x, value, prepared, kwargs)
-        return await self._step(runnable).run(x, value, prepared, kwargs)
+        for role, node in self.inner.items():
+            if node.native is runnable:
+                return await (node.batched if batched and role == "default" else node.run)(x, value, prepared, kwargs)
+        return await x.invoke(runnable, value, prepared, kwargs, copy_context())
 
     @override
     def meets(self, listening: bool) -> bool:

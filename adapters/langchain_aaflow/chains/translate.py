@@ -108,12 +108,12 @@ def translate(native: Any, *, batch_queries: bool = False) -> Node:
     if _is(native, RouterRunnable):
         return nodes.Route(native, {key: step(inner) for key, inner in native.runnables.items()})
     if _is(native, RunnableConfigurableFields):
-        return nodes.Configure(native, {"default": step(native.default)}, step)
+        return nodes.Configure(native, {"default": step(native.default)})
     if _is(native, RunnableConfigurableAlternatives) and all(
         isinstance(a, Runnable) for a in native.alternatives.values()
     ):
         others = {key: step(inner) for key, inner in native.alternatives.items()}
-        return nodes.Configure(native, {"default": step(native.default), **others}, step)
+        return nodes.Configure(native, {"default": step(native.default), **others})
     if isinstance(native, RunnableLambda):
         return _function(native)
     if _is(native, RunnablePassthrough) and native.func is None and native.afunc is None:
