@@ -28,7 +28,7 @@ from langchain_aaflow.openai_chat_requests import (
     Pattern,
     apattern_of,
     pattern_of,
-    through,
+    sending_through,
 )
 
 Kwargs = dict[str, Any]
@@ -61,7 +61,7 @@ class LeanChat:
             answer = error
         message = message_of(model, answer, config)
         if message is None:
-            return through(model, Answered(http, answer)).invoke(value, config, **kwargs)
+            return sending_through(model, Answered(http, answer)).invoke(value, config, **kwargs)
         return message
 
     async def ainvoke(self, value: Any, config: RunnableConfig | None, kwargs: Kwargs) -> AIMessage:
@@ -81,7 +81,7 @@ class LeanChat:
             answer = error
         message = message_of(model, answer, config)
         if message is None:
-            answered = through(model, AsyncAnswered(http, answer), asynchronous=True)
+            answered = sending_through(model, AsyncAnswered(http, answer), asynchronous=True)
             return await answered.ainvoke(value, config, **kwargs)
         return message
 

@@ -23,9 +23,7 @@ from pydantic import SecretStr
 
 from langchain_aaflow.openai_chat_replies import message_of
 from langchain_aaflow.openai_chat_requests import Asked, pattern_of
-
-#: The HTTP library of the installed openai release.
-_http: Any = vars(base_client)["httpx2" if hasattr(base_client, "httpx2") else "httpx"]
+from langchain_aaflow.openai_clients import HTTP_LIBRARY, is_patched
 
 _CLIENT_METHODS = (
     "post",
@@ -107,11 +105,10 @@ def _is_own(owner: type, name: str) -> bool:
 def _client_reason(root: Any, resource: Any, root_class: type, resource_class: type) -> str | None:
     if root is None and resource is None:
         return None  # as it is where the API key comes from a coroutine; natively the call says so
-    if type(root) is not root_class or type(resource) is not resource_class or resource._client is not root:
+    if (type(root), type(resource)) != (root_class, resource_class) or resource._client is not root:
         return "its client is not the openai package's own"
-    for client in (root, resource):
-        if any(isinstance(getattr(type(client), name, None), FunctionType) for name in vars(client)):
-            return "a method of its client was replaced"
+    if is_patched(root) or is_patched(resource):
+        return "a method of its client was replaced"
     if root._strict_response_validation:
         return "its client validates replies strictly"
     if not root.api_key or any(getattr(root, name, None) is not None for name in _CHANGING):
@@ -151,10 +148,10 @@ def _disagreement() -> str | None:
     def answer(request: Any) -> Any:
         seen.append((request.method, request.url, request.headers.multi_items(), request.content))
         choice = {"index": 0, **_CHOICES[json.loads(request.content)["seed"]]}
-        return _http.Response(200, json={**_REPLY, "choices": [choice]})
+        return HTTP_LIBRARY.Response(200, json={**_REPLY, "choices": [choice]})
 
-    transport = _http.MockTransport(answer)
-    http = _http.Client(transport=transport)
+    transport = HTTP_LIBRARY.MockTransport(answer)
+    http = HTTP_LIBRARY.Client(transport=transport)
     try:
         probe = ChatOpenAI(
             model="probe",
@@ -162,7 +159,7 @@ def _disagreement() -> str | None:
             base_url="http://probe/v1",
             openai_proxy="",
             http_client=http,
-            http_async_client=_http.AsyncClient(transport=transport),
+            http_async_client=HTTP_LIBRARY.AsyncClient(transport=transport),
         )
         for seed in range(len(_CHOICES)):
             kwargs: dict[str, Any] = {"stop": ["."], "seed": seed, "tools": [{"type": "function", "function": {}}]}

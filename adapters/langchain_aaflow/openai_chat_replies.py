@@ -19,6 +19,7 @@ import langchain_openai.chat_models.base as native_module
 import openai
 from langchain_core.messages import AIMessage
 from langchain_core.runnables import RunnableConfig
+from langchain_core.utils.utils import LC_ID_PREFIX
 from langchain_openai import ChatOpenAI
 from openai.types.chat import ChatCompletion
 from pydantic_core import PydanticUndefined
@@ -68,7 +69,7 @@ def message_of(model: ChatOpenAI, answer: Any, config: RunnableConfig | None) ->
         message.additional_kwargs["refusal"] = said["refusal"]
     if message.id is None:
         run_id = (config or {}).get("run_id") or _new_run_id()
-        message.id = f"{core.LC_ID_PREFIX}-{run_id}-0"
+        message.id = f"{LC_ID_PREFIX}-{run_id}-0"
     message.response_metadata = {**(result.llm_output or {}), **core._gen_info_and_msg_metadata(generation)}
     return message if type(message) is AIMessage else None
 

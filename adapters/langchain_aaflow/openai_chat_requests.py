@@ -10,15 +10,16 @@ from __future__ import annotations
 import copy
 import json
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import langchain_core.language_models.chat_models as core
-from langchain_core.messages import HumanMessage
+from langchain_core.messages import BaseMessage, HumanMessage
 from langchain_openai import ChatOpenAI
 
+from langchain_aaflow.openai_clients import StandIn, json_bytes, through
+
 #: Says in itself how the client writes characters, quotes and lines.
-_PLACEHOLDER = [HumanMessage('plac\u00e9holder "of" messages,\n\u2026 and their end')]
+_PLACEHOLDER: list[BaseMessage] = [HumanMessage('plac\u00e9holder "of" messages,\n\u2026 and their end')]
 
 #: Arguments of `invoke` that are for tracers alone.
 _TRACED = ("ls_structured_output_format", "structured_output_format")
@@ -58,7 +59,9 @@ class Asked:
         if not _TAKEN.isdisjoint(kwargs):
             raise OtherRequestError
         self.parameters = {name: argument for name, argument in kwargs.items() if name not in _TRACED}
-        messages = core._normalize_messages(model._convert_input(value).to_messages())
+        # Looked up where the native call looks it up.
+        normalize = core._normalize_messages  # type: ignore[attr-defined]
+        messages = normalize(model._convert_input(value).to_messages())
         payload = model._get_request_payload(messages, **self.parameters)
         if payload.get("stream") is not False or "messages" not in payload or "response_format" in payload:
             raise OtherRequestError
@@ -74,7 +77,7 @@ class Asked:
         """
         if pattern is None:
             raise OtherRequestError
-        content = pattern.before + _dumps(self.messages) + pattern.after
+        content = pattern.before + json_bytes(self.messages) + pattern.after
         return http.build_request(**pattern.arguments, content=content), pattern.options
 
 
@@ -104,7 +107,7 @@ def pattern_of(model: ChatOpenAI, parameters: dict[str, Any]) -> Pattern | None:
     """
     recorder = _Recorder(model.root_client._client)
     try:
-        through(model, recorder)._generate(_PLACEHOLDER, **parameters)
+        sending_through(model, recorder)._generate(_PLACEHOLDER, **parameters)
     except _RecordedError:
         return recorder.pattern(model, parameters)
     except Exception:
@@ -116,7 +119,7 @@ async def apattern_of(model: ChatOpenAI, parameters: dict[str, Any]) -> Pattern 
     """Like `pattern_of`, for `ainvoke`."""
     recorder = _Recorder(model.root_async_client._client)
     try:
-        await through(model, recorder, asynchronous=True)._agenerate(_PLACEHOLDER, **parameters)
+        await sending_through(model, recorder, asynchronous=True)._agenerate(_PLACEHOLDER, **parameters)
     except _RecordedError:
         return recorder.pattern(model, parameters)
     except Exception:
@@ -124,38 +127,20 @@ async def apattern_of(model: ChatOpenAI, parameters: dict[str, Any]) -> Pattern 
     return None
 
 
-def through(model: ChatOpenAI, http: Any, *, asynchronous: bool = False) -> ChatOpenAI:
+def sending_through(model: ChatOpenAI, http: Any, *, asynchronous: bool = False) -> ChatOpenAI:
     """A copy of `model` whose requests go through another HTTP client."""
     name = "async_client" if asynchronous else "client"
-    root = copy.copy(getattr(model, f"root_{name}"))
-    for attribute in list(vars(root)):
-        if isinstance(getattr(type(root), attribute, None), cached_property):
-            del vars(root)[attribute]  # resources, which send through the client that they were made for
-    root._client = http
+    root = through(getattr(model, f"root_{name}"), http)
     result = copy.copy(model)
     vars(result).update({f"root_{name}": root, name: root.chat.completions})
     return result
-
-
-class _StandIn:
-    """Stands for an HTTP client, and passes for it."""
-
-    def __init__(self, http: Any) -> None:
-        self._http = http
-
-    @property
-    def __class__(self) -> type:  # type: ignore[override]  # the openai client tells its kinds of client by isinstance
-        return type(self._http)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(object.__getattribute__(self, "_http"), name)
 
 
 class _RecordedError(BaseException):
     """Ends a call whose request is only looked at; no handler of an `Exception` takes it for a failed one."""
 
 
-class _Recorder(_StandIn):
+class _Recorder(StandIn):
     """Notes a request and how it would be sent."""
 
     def build_request(self, **arguments: Any) -> Any:
@@ -171,7 +156,7 @@ class _Recorder(_StandIn):
         content = others.pop("content", None)
         if not isinstance(content, bytes) or any(others.pop(name, None) for name in ("json", "data", "files")):
             return None
-        written = _dumps(model._get_request_payload(_PLACEHOLDER, **parameters)["messages"])
+        written = json_bytes(model._get_request_payload(_PLACEHOLDER, **parameters)["messages"])
         parts = content.split(b'"messages":' + written)
         if len(parts) != 2:
             return None
@@ -179,7 +164,7 @@ class _Recorder(_StandIn):
         return Pattern(others, self.options, parts[0] + b'"messages":', parts[1])
 
 
-class Answered(_StandIn):
+class Answered(StandIn):
     """An HTTP client whose first request has been answered already: what follows from that, native code says."""
 
     def __init__(self, http: Any, answer: Any) -> None:
@@ -209,8 +194,3 @@ class AsyncAnswered(Answered):
     async def send(self, request: Any, **options: Any) -> Any:
         """The answer, or what the HTTP client gives."""
         return self._taken() if self._answers else await self._http.send(request, **options)
-
-
-def _dumps(value: Any) -> bytes:
-    # As the client writes it; that it does is seen in the placeholder.
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()

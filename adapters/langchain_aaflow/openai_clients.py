@@ -1,15 +1,20 @@
-"""Copies of a user's `openai` client that send through something put before its HTTP client."""
+"""The `openai` client: what it writes and sends with, and copies of a user's that send through something else."""
 
 from __future__ import annotations
 
 import copy
+import json
 from functools import cached_property
 from types import FunctionType
 from typing import Any, TypeVar
 
+import openai._base_client as base_client
 from openai._resource import AsyncAPIResource, SyncAPIResource
 
 C = TypeVar("C")
+
+#: The HTTP library of the installed openai release; a client given an older `httpx` sends with that.
+HTTP_LIBRARY: Any = vars(base_client)["httpx2" if hasattr(base_client, "httpx2") else "httpx"]
 
 _RESOURCES = (SyncAPIResource, AsyncAPIResource)
 
@@ -32,6 +37,15 @@ class StandIn:
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         return self._http.__reduce_ex__(protocol)
+
+
+def json_bytes(value: Any) -> bytes:
+    """A value as the client writes it into a request. Releases may differ: who relies on it compares.
+
+    Raises:
+        TypeError, ValueError: If it can't be written as JSON.
+    """
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
 
 
 def client_of(client: Any) -> Any:

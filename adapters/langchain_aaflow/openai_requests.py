@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,15 +22,12 @@ import openai._base_client as base_client
 from openai._models import FinalRequestOptions
 
 from langchain_aaflow.native_code import is_from
+from langchain_aaflow.openai_clients import HTTP_LIBRARY, json_bytes
 
 try:
     import orjson
 except ImportError:
     orjson = None  # type: ignore[assignment]
-
-
-#: What the HTTP library of the installed openai release returns; a client given an older `httpx` returns another.
-_HTTP_RESPONSE: type = vars(base_client)["httpx2" if hasattr(base_client, "httpx2") else "httpx"].Response
 
 
 def post(resource: Any, items: Sequence[Any] | str, parameters: dict[str, Any]) -> Reply:
@@ -52,7 +48,7 @@ def post(resource: Any, items: Sequence[Any] | str, parameters: dict[str, Any]) 
     else:
         prepared.resource.create(input=native_input(items), **parameters)
         arguments = prepared.arguments
-    return prepared.reply(resource._post(prepared.path, **{**arguments, "cast_to": _HTTP_RESPONSE}))
+    return prepared.reply(resource._post(prepared.path, **{**arguments, "cast_to": HTTP_LIBRARY.Response}))
 
 
 async def apost(resource: Any, items: Sequence[Any] | str, parameters: dict[str, Any]) -> Reply:
@@ -65,7 +61,7 @@ async def apost(resource: Any, items: Sequence[Any] | str, parameters: dict[str,
     else:
         await prepared.resource.create(input=native_input(items), **parameters)
         arguments = prepared.arguments
-    return prepared.reply(await resource._post(prepared.path, **{**arguments, "cast_to": _HTTP_RESPONSE}))
+    return prepared.reply(await resource._post(prepared.path, **{**arguments, "cast_to": HTTP_LIBRARY.Response}))
 
 
 def native_input(items: Sequence[Any] | str) -> Any:
@@ -104,7 +100,7 @@ class _Prepared:
     def filled(self, items: Sequence[Any]) -> dict[str, Any]:
         """The arguments of the client's `post`, with the items in their place and all of it as JSON."""
         fields = [
-            _dumps(name) + b":" + (_dump_ids(items) if name == "input" else _dumps(value))
+            json_bytes(name) + b":" + (_dump_ids(items) if name == "input" else json_bytes(value))
             for name, value in self.arguments["body"].items()
         ]
         others = {name: value for name, value in self.arguments.items() if name != "body"}
@@ -118,10 +114,6 @@ class _Prepared:
             )
 
         return Reply(http, parse)
-
-
-def _dumps(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
 
 
 def _dump_ids(items: Sequence[Any]) -> bytes:
@@ -151,7 +143,7 @@ def _takes_bytes(client: Any) -> bool:
         try:
             by_client, by_us = (
                 client._build_request(FinalRequestOptions.construct(method="post", url="/embeddings", **given))
-                for given in ({"json_data": body}, {"content": _dumps(body)})
+                for given in ({"json_data": body}, {"content": json_bytes(body)})
             )
             _take_bytes[owner] = (
                 "content" in inspect.signature(owner.post).parameters
