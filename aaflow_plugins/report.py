@@ -58,7 +58,7 @@ class Report:
         fingerprint: The plan's fingerprint.
         wall_seconds: From start to end.
         cpu_seconds: CPU time of this process meanwhile, all threads.
-        model_seconds: Time in which at least one model call was under way.
+        model_seconds: Time in which at least one model call was under way; 0 where that is not timed.
         in_flight_bytes: The schedule's memory bound.
         notes: What did not go as planned (a fall-back taken, for example).
         spans: Work by lane, for the timeline.
@@ -74,9 +74,9 @@ class Report:
     spans: list[Span] = field(default_factory=list)
 
     @property
-    def framework_share(self) -> float:
-        """Share of the wall time in which no model call was under way (Ω over T), from 0 to 1."""
-        return 1.0 - self.model_seconds / self.wall_seconds if self.wall_seconds else 0.0
+    def framework_share(self) -> float | None:
+        """Share of the wall time in which no model call was under way (Ω over T), from 0 to 1; None if not timed."""
+        return 1.0 - self.model_seconds / self.wall_seconds if self.model_seconds else None
 
     @property
     def bytes_copied(self) -> int:
@@ -111,11 +111,10 @@ class Report:
         return table
 
     def summary(self) -> str:
-        """One line: times and the framework's share."""
-        return (
-            f"{self.wall_seconds:.2f} s wall, {self.cpu_seconds:.2f} s CPU, "
-            f"framework-owned share {self.framework_share:.0%}"
-        )
+        """One line: times and, if it is known, the framework's share."""
+        times = f"{self.wall_seconds:.2f} s wall, {self.cpu_seconds:.2f} s CPU"
+        share = self.framework_share
+        return times if share is None else f"{times}, framework-owned share {share:.0%}"
 
     def __str__(self) -> str:
         console = Console(width=120)

@@ -7,9 +7,10 @@ Needs `pip install 'aaflow-plugins[demo]'`. Plain LangChain loads what this save
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from langchain_community.document_loaders import DirectoryLoader, TextLoader
 from langchain_community.vectorstores import FAISS
 from langchain_core.documents import Document
@@ -25,11 +26,14 @@ def passage_id(chunk: Document) -> str:
     return f"{chunk.metadata['source']}:{chunk.metadata['start_index']}"
 
 
-def main(folder: str, index: str) -> None:
-    """Read, split, embed, store and save."""
+def main(
+    folder: Annotated[Path, typer.Argument(help="Where the text files are.")],
+    index: Annotated[Path, typer.Argument(help="Folder to save the index in.")],
+) -> None:
+    """Index a folder of text files and save the index."""
     executor = Executor()
     store = ingest(
-        DirectoryLoader(folder, glob="**/*.txt", loader_cls=TextLoader, loader_kwargs={"encoding": "utf-8"}),
+        DirectoryLoader(str(folder), glob="**/*.txt", loader_cls=TextLoader, loader_kwargs={"encoding": "utf-8"}),
         splitter=RecursiveCharacterTextSplitter(chunk_size=1000, chunk_overlap=200, add_start_index=True),
         embedding=WordLlamaEmbeddings(),
         vectorstore=FAISS,
@@ -37,10 +41,10 @@ def main(folder: str, index: str) -> None:
         executor=executor,
         progress=True,
     )
-    store.save_local(index)
-    print(f"{store.index.ntotal:,} passages in {Path(index)}")
+    store.save_local(str(index))
+    print(f"{store.index.ntotal:,} passages in {index}")
     print(executor.report)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    typer.run(main)

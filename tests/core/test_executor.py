@@ -323,6 +323,7 @@ def test_the_report_counts_rows_batches_time_and_copies(tmp_path: Path) -> None:
     assert (load.rows, split.rows, embed.rows, upsert.rows) == (300, len(stored), len(stored), len(stored))
     assert embed.busy_seconds >= 0.001 * len(stored) / 5
     assert 0 < report.model_seconds <= report.wall_seconds
+    assert report.framework_share is not None
     assert 0 <= report.framework_share < 1
     assert json.loads(report.to_json())["operators"][2]["kind"] == "embed"
     assert "framework-owned share" in str(report)
