@@ -13,6 +13,7 @@ from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import Runnable
 from langchain_core.vectorstores import VectorStore
 from langchain_text_splitters import MarkdownHeaderTextSplitter
+from pydantic import SecretStr
 
 from aaflow_plugins.comparison import Comparison
 from aaflow_plugins.demonstration import Demo
@@ -120,8 +121,23 @@ def aaflow_capabilities() -> list[tuple[str, str, str]]:
         ("embeddings", "HuggingFaceEmbeddings", _state("sentence_transformers", "pip install langchain-huggingface")),
         ("stores", "InMemoryVectorStore", "ready"),
         ("stores", "FAISS", _state("faiss", "pip install 'aaflow-plugins[faiss]'")),
+        ("chains", "batch, abatch", "ready"),
+        ("chains", "lean ChatOpenAI", _lean_state()),
+        ("graphs", "LangGraph", _state("langgraph", "pip install langgraph")),
     ]
 
 
 def _state(module: str, remedy: str) -> str:
     return "ready" if find_spec(module) else f"not installed: {remedy}"
+
+
+def _lean_state() -> str:
+    state = _state("langchain_openai", "pip install langchain-openai")
+    if state != "ready":
+        return state
+    from langchain_openai import ChatOpenAI
+
+    from langchain_aaflow.openai_chat import lean_chat
+
+    lean = lean_chat(ChatOpenAI(model="any", api_key=SecretStr("none")))
+    return f"native: {lean}" if isinstance(lean, str) else "ready"

@@ -67,7 +67,14 @@ def test_explain_shows_the_plan(folder: Path) -> None:
 def test_doctor_names_versions_and_fast_paths(folder: Path) -> None:
     run = aaflow(folder, "doctor")
     assert run.returncode == 0, run.stderr
-    for expected in ("pyarrow", "langchain_aaflow.plugin", "InMemoryVectorStore", "local"):
+    for expected in (
+        "pyarrow",
+        "langchain_aaflow.plugin",
+        "InMemoryVectorStore",
+        "lean ChatOpenAI",
+        "LangGraph",
+        "local",
+    ):
         assert expected in run.stdout
 
 
