@@ -82,8 +82,9 @@ def _joined(record: dict[str, Any]) -> str:
     return parts.shortened(" ".join(str(value) for value in record.values()))
 
 
-def _is(remainder: int) -> Callable[[str], bool]:
+def _is(remainder: int, own: Conduct) -> Callable[[str], bool]:
     def condition(text: str) -> bool:
+        own.work(text)
         return crc32(text.encode()) % 3 == remainder
 
     return condition
@@ -144,13 +145,14 @@ def _each(options: Options, own: Conduct, children: Chains) -> Runnable[Any, Any
 
 def _branch(options: Options, own: Conduct, children: Chains) -> Runnable[Any, Any]:
     *chosen, default = children
-    return RunnableBranch(*((RunnableLambda(_is(number)), child) for number, child in enumerate(chosen)), default)
+    return RunnableBranch(*((RunnableLambda(_is(number, own)), child) for number, child in enumerate(chosen)), default)
 
 
 def _router(options: Options, own: Conduct, children: Chains) -> Runnable[Any, Any]:
     keys = options.get("keys", len(children))
 
     def route(text: str) -> dict[str, Any]:
+        own.work(text)
         return {"key": f"k{crc32(text.encode()) % keys}", "input": text}
 
     return RunnableLambda(route) | RouterRunnable({f"k{number}": child for number, child in enumerate(children)})

@@ -177,7 +177,7 @@ def _returned(call: Call, recording: Recording, outputs: dict[int, Any]) -> dict
     for number, text in enumerate(call.inputs):
         runs = [root for root in recording.roots if origin(root.inputs).startswith(origin(text))]
         trees = sorted((tree(root, call.asynchronous) for root in runs), key=repr)
-        pieces[f"input {number}"] = (visible(outputs[number], recording.given), trees)
+        pieces[f"input {number}"] = (visible(outputs.get(number, "nothing"), recording.given), trees)
     return {**pieces, "count": (len(outputs), len(recording.roots))}
 
 
