@@ -81,6 +81,15 @@ store = ingest(documents, splitter=splitter, embedding=embeddings, vectorstore=I
     ids=list(expected.store))
 assert set(acme.AcmeEmbeddings.calls) == {"matrix"}
 assert list(store.store.values()) == list(expected.store.values())
+
+retriever = store.as_retriever(search_kwargs={"k": 2})
+queries = [f"a sentence with {number}" for number in range(20)]
+acme.AcmeEmbeddings.calls.clear()
+found = [retriever.invoke(query) for query in queries]
+assert len(acme.AcmeEmbeddings.calls) == 20
+acme.AcmeEmbeddings.calls.clear()
+assert aaflow_plugins.accelerate(retriever).batch(queries) == found
+assert len(acme.AcmeEmbeddings.calls) == 1
 """
 
 
