@@ -78,6 +78,25 @@ def test_an_urgent_call_comes_before_those_that_wait(drive: Any) -> None:
     assert order == ["urgent", "first", "second"]
 
 
+def test_a_call_that_makes_several_takes_their_slots(drive: Any) -> None:
+    gauge = Gauge()
+
+    async def main(flow: Flow) -> None:
+        def three() -> None:
+            threads = [threading.Thread(target=gauge, args=(number,)) for number in range(3)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+
+        single = [flow.call(gauge, number) for number in range(8)]
+        await flow.gather([*single[:4], flow.call(three, slots=3), *single[4:], flow.call(three, slots=3)])
+
+    drive(main, 4)
+    assert gauge.calls == 14
+    assert gauge.peak <= 4
+
+
 def test_gather_waits_for_all_and_keeps_each_error(drive: Any) -> None:
     async def main(flow: Flow) -> list[Outcome[Any]]:
         return await flow.gather(flow.call(int, text) for text in ("1", "x", "3"))

@@ -23,7 +23,13 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_core.prompts import ChatPromptTemplate
-from langchain_core.runnables import Runnable, RunnableLambda, RunnablePassthrough, RunnableSequence
+from langchain_core.runnables import (
+    ConfigurableField,
+    Runnable,
+    RunnableLambda,
+    RunnablePassthrough,
+    RunnableSequence,
+)
 from langchain_core.vectorstores import InMemoryVectorStore
 
 from aaflow_plugins import Executor, Progress, accelerate
@@ -397,6 +403,25 @@ def test_the_executor_bounds_what_the_config_does_not() -> None:
     model = Echo()
     accelerate(rag(model), executor=Executor(max_concurrency=2)).batch(QUESTIONS[:30])
     assert model.peak == 2
+
+
+def test_each_alternative_answers_for_itself() -> None:
+    """Steps that are made anew for an input must not be taken for each other."""
+    field = ConfigurableField(id="which")
+    first = RunnablePassthrough().configurable_alternatives(field, default_key="none", model=Echo())
+    second = RunnableLambda(str.upper).configurable_alternatives(
+        ConfigurableField(id="other"), default_key="upper", model=Echo(fails_on="asked 3")
+    )
+    chain = first | RunnableLambda(lambda value: getattr(value, "content", value)) | second
+    configs: Any = [
+        {"configurable": {"which": ("none", "model")[n % 2], "other": ("upper", "model")[n // 2 % 2]}}
+        for n in range(len(QUESTIONS))
+    ]
+    expected = chain.batch(QUESTIONS, configs, return_exceptions=True)
+    for _ in range(3):
+        assert list(map(str, accelerate(chain).batch(QUESTIONS, configs, return_exceptions=True))) == list(
+            map(str, expected)
+        )
 
 
 def test_explain_says_what_runs_natively_and_why() -> None:
