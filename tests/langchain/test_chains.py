@@ -409,12 +409,12 @@ def test_each_alternative_answers_for_itself() -> None:
     """Steps that are made anew for an input must not be taken for each other."""
     field = ConfigurableField(id="which")
     first = RunnablePassthrough().configurable_alternatives(field, default_key="none", model=Echo())
-    second = RunnableLambda(str.upper).configurable_alternatives(
-        ConfigurableField(id="other"), default_key="upper", model=Echo(fails_on="asked 3")
+    second = Echo().configurable_alternatives(
+        ConfigurableField(id="other"), default_key="echo", picky=Echo(fails_on="asked 3")
     )
     chain = first | RunnableLambda(lambda value: getattr(value, "content", value)) | second
     configs: Any = [
-        {"configurable": {"which": ("none", "model")[n % 2], "other": ("upper", "model")[n // 2 % 2]}}
+        {"configurable": {"which": ("none", "model")[n % 2], "other": ("echo", "picky")[n // 2 % 2]}}
         for n in range(len(QUESTIONS))
     ]
     expected = chain.batch(QUESTIONS, configs, return_exceptions=True)
