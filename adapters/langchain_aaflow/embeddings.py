@@ -25,8 +25,29 @@ def accelerate_embeddings(embeddings: E, executor: Executor | None = None) -> E:
         The accelerated object; `embeddings` itself where a list of lists of floats cannot be had sooner: for classes
         not known, subclasses, and local models.
     """
-    if any(base.__module__.startswith("langchain_openai.embeddings.") for base in type(embeddings).__mro__):
+    if _is_openai(embeddings):
         from langchain_aaflow.openai_embeddings import accelerate_openai
 
         return accelerate_openai(embeddings, executor)  # type: ignore[return-value,arg-type]
     return embeddings
+
+
+def limited_embeddings(embeddings: E) -> E:
+    """Embeddings for one batch or run, whose requests share what their endpoint has refused.
+
+    Args:
+        embeddings: Any LangChain embeddings. It is not changed; what is set on it later is no part of the copy.
+
+    Returns:
+        A copy, as `openai_rate_limits.limited` makes it; `embeddings` itself for classes not known.
+    """
+    if _is_openai(embeddings):
+        from langchain_aaflow.openai_rate_limits import limited
+
+        return limited(embeddings)
+    return embeddings
+
+
+def _is_openai(embeddings: Embeddings) -> bool:
+    # A known class is imported already when an object of it is handed over: looking at names imports nothing.
+    return any(base.__module__.startswith("langchain_openai.embeddings.") for base in type(embeddings).__mro__)

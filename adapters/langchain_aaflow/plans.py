@@ -20,6 +20,7 @@ from aaflow_plugins.plugins import load_for
 from langchain_aaflow.documents import documents, metadata_copier
 from langchain_aaflow.embedders import NativeEmbedder
 from langchain_aaflow.embedders import native_reason as embedder_reason
+from langchain_aaflow.embeddings import limited_embeddings
 from langchain_aaflow.splitters import accelerate_splitter
 from langchain_aaflow.splitters import native_reason as splitter_reason
 
@@ -146,9 +147,10 @@ def embedder(embedding: Embeddings, batch_size: int | None = None) -> Embedder:
     """The fast path that some plug-in provides for these embeddings, else their own calls.
 
     Args:
-        embedding: The embeddings.
+        embedding: The embeddings. Their requests share what their endpoint has refused.
         batch_size: Texts a call where the class has no grouping of its own; None for all in one.
     """
+    embedding = limited_embeddings(embedding)
     found = load_for(embedding).aaflow_embedder(embeddings=embedding)
     if found is None:
         found = NativeEmbedder(embedding, reason=embedder_reason(embedding))

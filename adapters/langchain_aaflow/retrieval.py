@@ -6,16 +6,21 @@ is done by the native retriever and store themselves, query by query, with searc
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType, ModuleType
 from typing import Any
 
+from langchain_core.callbacks import CallbackManagerForRetrieverRun
 from langchain_core.documents import Document
+from langchain_core.embeddings import Embeddings
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.vectorstores import InMemoryVectorStore, VectorStore, VectorStoreRetriever
 
 from langchain_aaflow import vectorstores
+from langchain_aaflow.embeddings import limited_embeddings
+from langchain_aaflow.joining import aembed_query, embed_query, joins_of
 from langchain_aaflow.native_stores import replaced_methods
 from langchain_aaflow.query_batching import aembed_together, embed_together, queries_batch_exactly
 
@@ -52,9 +57,14 @@ class BatchedRetrieval:
         self.embeds_together = embeds_together
         self._store = store
         self._settings = dict(settings)
-        in_memory = isinstance(store, InMemoryVectorStore)
-        self._embed_query = store.embedding.embed_query if in_memory else store._embed_query
-        self._aembed_query = store.embedding.aembed_query if in_memory else store._aembed_query
+        self._embeddings: Embeddings | None = store.embeddings
+
+    def limited(self) -> BatchedRetrieval:
+        """The same, for one batch: its requests for vectors share what their endpoint has refused."""
+        result = copy.copy(self)
+        if (embeddings := self._store.embeddings) is not None:
+            result._embeddings = limited_embeddings(embeddings)
+        return result
 
     def embed(self, queries: Sequence[str]) -> list[list[float]]:
         """The queries' vectors by one call of `embed_documents`; only if `embeds_together`.
@@ -63,21 +73,27 @@ class BatchedRetrieval:
             ValueError: If there are not as many vectors as queries.
             Exception: What `embed_documents` raises.
         """
-        return embed_together(self._store.embeddings, queries)
+        assert self._embeddings is not None
+        return embed_together(self._embeddings, queries)
 
     async def aembed(self, queries: Sequence[str]) -> list[list[float]]:
         """The queries' vectors by one call of `aembed_documents`; otherwise as `embed`."""
-        return await aembed_together(self._store.embeddings, queries)
+        assert self._embeddings is not None
+        return await aembed_together(self._embeddings, queries)
 
     def embed_one(self, query: str) -> list[float]:
         """A query's vector by the call that the retriever's own `invoke` makes; raises what that raises."""
-        vector: list[float] = self._embed_query(query)
-        return vector
+        if self._embeddings is None:
+            vector: list[float] = self._store._embed_query(query)  # FAISS may have a function in their place
+            return vector
+        return embed_query(self._store.embeddings, query, joins_of(self._store), self._embeddings.embed_query)
 
     async def aembed_one(self, query: str) -> list[float]:
         """A query's vector by the call that the retriever's own `ainvoke` makes; raises what that raises."""
-        vector: list[float] = await self._aembed_query(query)
-        return vector
+        if self._embeddings is None:
+            vector: list[float] = await self._store._aembed_query(query)
+            return vector
+        return await aembed_query(self._store.embeddings, query, joins_of(self._store), self._embeddings.aembed_query)
 
     def search(self, vectors: Sequence[list[float]], queries: Sequence[str]) -> list[list[Document]]:
         """Search for all queries; blocking, and safe to call from several threads.
@@ -100,7 +116,8 @@ class BatchedRetrieval:
         answered = object.__new__(type(self._store))
         answered.__dict__ = {**vars(self._store), "similarity_search_with_score": lambda *_, **__: next(answers)}
         reader = self.retriever.model_copy(update={"vectorstore": answered})
-        return [reader._get_relevant_documents(query, run_manager=None, **self._settings) for query in queries]
+        unseen = CallbackManagerForRetrieverRun.get_noop_manager()
+        return [reader._get_relevant_documents(query, run_manager=unseen, **self._settings) for query in queries]
 
 
 def batched_retrieval(

@@ -21,14 +21,17 @@ import openai
 import openai._base_client as base_client
 import pytest
 from aiohttp import web
+from langchain_core.documents import Document
 from langchain_core.language_models import BaseChatModel
 from langchain_core.load import dumpd
+from langchain_core.runnables import RunnableLambda
+from langchain_core.vectorstores import InMemoryVectorStore
 from langchain_openai import AzureChatOpenAI, AzureOpenAIEmbeddings, ChatOpenAI, OpenAIEmbeddings
 
-from aaflow_plugins import accelerate
+from aaflow_plugins import Executor, accelerate
 from aaflow_plugins.rate_limits import RateLimiter, limiter_of
 from benchmarks.openai_server import Connection, Fault, OpenAIServer, Settings
-from langchain_aaflow import openai_rate_limits
+from langchain_aaflow import aingest, ingest, openai_rate_limits
 from langchain_aaflow.openai_conditions import native_reason
 from langchain_aaflow.openai_rate_limits import limited
 
@@ -497,6 +500,53 @@ async def test_accelerated_embeddings_pass_the_limiter(
     openai_server.configure(faults=[Fault([2, 3], status=429, retry_after=0.01)])
     assert model.embed_documents(QUESTIONS) == native.embed_documents(QUESTIONS)
     assert await model.aembed_documents(QUESTIONS) == await native.aembed_documents(QUESTIONS)
+    (limiter,) = limiters
+    assert limiter.bound is not None
+    assert limiter.in_flight == 0
+
+
+# -- together with stores ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch_queries", [False, True])
+async def test_queries_of_a_batch_pass_the_limiter(
+    batch_queries: bool, openai_server: Connection, key: str, limiters: list[RateLimiter]
+) -> None:
+    """One query a request or many: refusals are shared, the documents are the native ones, the object is untouched."""
+    embeddings = model_of(OpenAIEmbeddings, openai_server.url, key, chunk_size=10)
+    store = InMemoryVectorStore.from_texts(QUESTIONS[:100], embeddings)
+    native = store.as_retriever(search_kwargs={"k": 2}) | RunnableLambda(repr)
+    expected, before = native.batch(QUESTIONS[:50]), dict(vars(embeddings))
+    assert not limiters
+    for asynchronous in (False, True):
+        fast = accelerate(native, batch_queries=batch_queries)
+        openai_server.configure(faults=[Fault([2, 3], status=429, retry_after=0.01)])
+        questions = QUESTIONS[:50]
+        assert (await fast.abatch(questions) if asynchronous else fast.batch(questions)) == expected
+    (limiter,) = limiters
+    assert limiter.bound is not None
+    assert limiter.in_flight == 0
+    assert store.embeddings is embeddings
+    assert dict(vars(embeddings)) == before
+
+
+@pytest.mark.parametrize("skip_empty", [False, True], ids=["fast", "native"])
+async def test_an_ingestion_passes_the_limiter(
+    skip_empty: bool, openai_server: Connection, key: str, limiters: list[RateLimiter]
+) -> None:
+    """By the fast path and without one, tiny or planned; the store holds the very object that was handed over."""
+    embeddings = model_of(OpenAIEmbeddings, openai_server.url, key, chunk_size=10, skip_empty=skip_empty)
+    documents = [Document(text) for text in QUESTIONS]
+    expected = [entry["vector"] for entry in InMemoryVectorStore.from_documents(documents, embeddings).store.values()]
+    assert not limiters
+    for executor in (None, Executor()):
+        for asynchronous in (False, True):
+            openai_server.configure(faults=[Fault([2, 3], status=429, retry_after=0.01)])
+            arguments: Any = {"splitter": None, "embedding": embeddings, "executor": executor}
+            arguments["vectorstore"] = InMemoryVectorStore
+            store = await aingest(documents, **arguments) if asynchronous else ingest(documents, **arguments)
+            assert [entry["vector"] for entry in store.store.values()] == expected
+            assert store.embeddings is embeddings
     (limiter,) = limiters
     assert limiter.bound is not None
     assert limiter.in_flight == 0

@@ -312,7 +312,7 @@ class Retrieve(Node):
         return await started if x.asynchronous else started
 
     async def _answer(self, x: Execution, query: str) -> list[Document]:
-        retrieval = self.retrieval
+        retrieval: BatchedRetrieval = x.shared(self.retrieval, self.retrieval.limited)
         vector: Any = None
         if not retrieval.embeds_together:
             if x.asynchronous:
@@ -324,7 +324,7 @@ class Retrieve(Node):
         return documents
 
     async def _answer_all(self, x: Execution, asked: list[tuple[str, Any]]) -> Sequence[Outcome[list[Document]]]:
-        retrieval = self.retrieval
+        retrieval: BatchedRetrieval = x.shared(self.retrieval, self.retrieval.limited)
         queries = [query for query, _ in asked]
         vectors = [vector for _, vector in asked]
         try:
