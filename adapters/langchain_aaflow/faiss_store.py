@@ -12,7 +12,6 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -32,7 +31,7 @@ from aaflow_plugins.embedding import Matrix, Vectors
 from aaflow_plugins.storing import VectorSink
 from langchain_aaflow.documents import documents
 from langchain_aaflow.faiss_search import batch_search_reason, search_each
-from langchain_aaflow.joining import aembed_query, embed_query, joins_of, search_key
+from langchain_aaflow.joining import aembed_query, asearch, embed_query, joins_of, search
 from langchain_aaflow.native_stores import replaced_methods, shared_view, turn_on
 from langchain_aaflow.random_ids import random_ids
 
@@ -106,12 +105,9 @@ class AcceleratedFAISS(FAISS):
         **kwargs: Any,
     ) -> list[tuple[Document, float]]:
         """The native search, joined with concurrent ones."""
-        one = partial(super().similarity_search_with_score_by_vector, k=k, filter=filter, fetch_k=fetch_k, **kwargs)
-        scope, settings = joins_of(self).scope, {"k": k, "filter": filter, "fetch_k": fetch_k, **kwargs}
-        key = search_key(self, settings) if scope is not None and batch_search_reason(self.index) is None else None
-        if scope is None or key is None:
-            return one(embedding)
-        return scope.call(key, embedding, one, partial(self.similarity_search_with_score_by_vectors, **settings))
+        settings = {"k": k, "filter": filter, "fetch_k": fetch_k, **kwargs}
+        many = None if batch_search_reason(self.index) else self.similarity_search_with_score_by_vectors
+        return search(self, embedding, settings, super().similarity_search_with_score_by_vector, many)
 
     async def asimilarity_search_with_score_by_vector(
         self,
@@ -122,13 +118,13 @@ class AcceleratedFAISS(FAISS):
         **kwargs: Any,
     ) -> list[tuple[Document, float]]:
         """The native search, joined with concurrent ones."""
-        one = partial(super().asimilarity_search_with_score_by_vector, k=k, filter=filter, fetch_k=fetch_k, **kwargs)
-        scope, settings = joins_of(self).scope, {"k": k, "filter": filter, "fetch_k": fetch_k, **kwargs}
-        key = search_key(self, settings) if scope is not None and batch_search_reason(self.index) is None else None
-        if scope is None or key is None:
-            return await one(embedding)
-        many = partial(run_in_executor, None, partial(self.similarity_search_with_score_by_vectors, **settings))
-        return await scope.acall(key, embedding, one, many)
+        settings = {"k": k, "filter": filter, "fetch_k": fetch_k, **kwargs}
+
+        async def many(vectors: Sequence[list[float]], **options: Any) -> list[list[tuple[Document, float]]]:
+            return await run_in_executor(None, self.similarity_search_with_score_by_vectors, vectors, **options)
+
+        one = super().asimilarity_search_with_score_by_vector
+        return await asearch(self, embedding, settings, one, None if batch_search_reason(self.index) else many)
 
     def similarity_search_with_score_by_vectors(
         self,

@@ -30,7 +30,7 @@ from langchain_core.vectorstores import utils as native_similarity
 from aaflow_plugins.collector import paused_collector
 from aaflow_plugins.embedding import Vectors
 from aaflow_plugins.storing import VectorSink
-from langchain_aaflow.joining import IN_BLOCKS, aembed_query, embed_query, joins_of, search_key
+from langchain_aaflow.joining import IN_BLOCKS, aembed_query, asearch, embed_query, joins_of, search
 from langchain_aaflow.native_stores import replaced_methods
 from langchain_aaflow.random_ids import random_ids
 
@@ -69,27 +69,20 @@ class AcceleratedInMemoryVectorStore(InMemoryVectorStore):
     ) -> list[tuple[Document, float]]:
         """The native search, joined with concurrent ones. As natively, it runs in the event loop."""
         joins = joins_of(self)
-        scope = joins.scope
-        if scope is None:
+        if joins.scope is None:
             return await super().asimilarity_search_with_score(query, k, **kwargs)
         vector = await aembed_query(self.embedding, query, joins, self.embedding.aembed_query)
-        key = search_key(self, {"k": k, **kwargs}) if len(self.store) >= MIN_DOCUMENTS else None
-        one = partial(super().similarity_search_with_score_by_vector, k=k, **kwargs)
-        if key is None:
-            return one(vector)
-        many = partial(self.similarity_search_with_score_by_vectors, k=k, **kwargs)
-        return await scope.acall(key, vector, partial(_next_turn, one), partial(_next_turn, many))
+        one = partial(_next_turn, super().similarity_search_with_score_by_vector)
+        many = partial(_next_turn, self.similarity_search_with_score_by_vectors)
+        return await asearch(self, vector, {"k": k, **kwargs}, one, many if len(self.store) >= MIN_DOCUMENTS else None)
 
     def similarity_search_with_score_by_vector(
         self, embedding: list[float], k: int = 4, filter: Filter | None = None, **kwargs: Any
     ) -> list[tuple[Document, float]]:
         """The native search, joined with concurrent ones."""
-        one = partial(super().similarity_search_with_score_by_vector, k=k, filter=filter, **kwargs)
-        scope, settings = joins_of(self).scope, {"k": k, "filter": filter, **kwargs}
-        key = search_key(self, settings) if scope is not None and len(self.store) >= MIN_DOCUMENTS else None
-        if scope is None or key is None:
-            return one(embedding)
-        return scope.call(key, embedding, one, partial(self.similarity_search_with_score_by_vectors, **settings))
+        settings = {"k": k, "filter": filter, **kwargs}
+        many = self.similarity_search_with_score_by_vectors if len(self.store) >= MIN_DOCUMENTS else None
+        return search(self, embedding, settings, super().similarity_search_with_score_by_vector, many)
 
     def _similarity_search_with_score_by_vector(
         self,
@@ -351,10 +344,10 @@ class _KeptMatrix:
         self._buffer, self._lengths = buffer, lengths
 
 
-async def _next_turn(search: Callable[[Any], Any], wanted: Any) -> Any:
+async def _next_turn(call: Callable[..., Any], wanted: Any, **settings: Any) -> Any:
     # In the meantime, other tasks that are ready ask for theirs.
     await asyncio.sleep(0)
-    return search(wanted)
+    return call(wanted, **settings)
 
 
 def _ranked(docs: list[Entry], similarity: Array, k: int) -> list[tuple[Document, float, list[float]]]:

@@ -15,6 +15,7 @@ from functools import cache, partial
 from inspect import signature
 from typing import Any, ClassVar
 
+from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 from langchain_core.language_models import BaseChatModel
 from langchain_core.vectorstores import VectorStoreRetriever
@@ -23,6 +24,7 @@ from aaflow_plugins.batching import Batching, Key, active
 from langchain_aaflow.query_batching import aembed_together, embed_together, queries_batch_exactly
 
 Vector = list[float]
+Found = list[tuple[Document, float]]
 
 #: Joins the calls of objects that join outside of all `batching()` blocks too.
 _everywhere = Batching()
@@ -87,7 +89,43 @@ def _together(embeddings: Embeddings, joins: Joins) -> bool:
     return joins.batch_queries or queries_batch_exactly(embeddings)
 
 
-def search_key(store: Any, settings: Mapping[str, Any]) -> Key | None:
+def search(
+    store: Any,
+    vector: Vector,
+    settings: Mapping[str, Any],
+    one: Callable[..., Found],
+    many: Callable[..., list[Found]] | None,
+) -> Found:
+    """`one(vector, **settings)`, joined with other threads' searches of the same store with the same settings.
+
+    Args:
+        store: An accelerated store.
+        vector: The query's.
+        settings: Keyword arguments of the search.
+        one: The native search.
+        many: The search for many vectors; None if what the store holds is to be searched query by query.
+    """
+    scope = joins_of(store).scope
+    if scope is None or many is None or (key := _search_key(store, settings)) is None:
+        return one(vector, **settings)
+    return scope.call(key, vector, partial(one, **settings), partial(many, **settings))
+
+
+async def asearch(
+    store: Any,
+    vector: Vector,
+    settings: Mapping[str, Any],
+    one: Callable[..., Awaitable[Found]],
+    many: Callable[..., Awaitable[list[Found]]] | None,
+) -> Found:
+    """`search` for tasks of an event loop."""
+    scope = joins_of(store).scope
+    if scope is None or many is None or (key := _search_key(store, settings)) is None:
+        return await one(vector, **settings)
+    return await scope.acall(key, vector, partial(one, **settings), partial(many, **settings))
+
+
+def _search_key(store: Any, settings: Mapping[str, Any]) -> Key | None:
     """What searches of a store have in common that may be made together; None if a search has to be made alone.
 
     A filter function may look at the context of its own call. Views of one store share its attributes.
@@ -111,16 +149,18 @@ class JoinedQueries(Embeddings):
     def embed_query(self, text: str, *args: Any, **kwargs: Any) -> Vector:
         """The native call, joined with concurrent ones."""
         native: Any = super()
+        one: Callable[..., Vector] = native.embed_query
         if args or kwargs:
-            return native.embed_query(text, *args, **kwargs)
-        return embed_query(self, text, self._aaflow_joins, native.embed_query)
+            return one(text, *args, **kwargs)
+        return embed_query(self, text, self._aaflow_joins, one)
 
     async def aembed_query(self, text: str, *args: Any, **kwargs: Any) -> Vector:
         """The native call, joined with concurrent ones."""
         native: Any = super()
+        one: Callable[..., Awaitable[Vector]] = native.aembed_query
         if args or kwargs:
-            return await native.aembed_query(text, *args, **kwargs)
-        return await aembed_query(self, text, self._aaflow_joins, native.aembed_query)
+            return await one(text, *args, **kwargs)
+        return await aembed_query(self, text, self._aaflow_joins, one)
 
 
 def joining_embeddings(embeddings: Embeddings, joins: Joins) -> Embeddings:
@@ -188,7 +228,7 @@ def _asked(messages: Any, stop: Any, kwargs: Any) -> bytes | None:
 
 
 def _copied(obj: Any, mixin: type, joins: Joins) -> Any:
-    owner = getattr(type(obj), "aaflow_native_class", type(obj))
+    owner: Any = getattr(type(obj), "aaflow_native_class", type(obj))
     try:
         copied = copy.copy(obj)
         object.__setattr__(copied, "__class__", _joining_class(owner, mixin, joins))
@@ -207,7 +247,8 @@ class _Made:
     _aaflow_joins: ClassVar[Joins]
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        made, arguments, *state = super().__reduce_ex__(protocol)
+        reduced: Any = super().__reduce_ex__(protocol)
+        made, arguments, *state = reduced
         if made is copyreg.__newobj__:  # type: ignore[attr-defined]
             how = (self.aaflow_native_class, self.aaflow_mixin, self._aaflow_joins)
             made, arguments = _new, (*how, *arguments[1:])
