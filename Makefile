@@ -32,7 +32,7 @@ test: $(INSTALLED)  ## all tests but the upstream suites
 test-fast: $(INSTALLED)  ## the tests that are not marked slow
 	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
-lint: $(INSTALLED)  ## ruff, mypy --strict on the core, and the contracts between packages
+lint: $(INSTALLED)  ## ruff, mypy --strict on the core and the adapters, and the contracts between packages
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy

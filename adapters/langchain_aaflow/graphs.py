@@ -19,11 +19,13 @@ from langgraph.pregel import Pregel
 from langchain_aaflow.joining import Joins
 from langchain_aaflow.rewriting import FIELDS, Rewriting
 
+Graph = Pregel[Any, Any, Any, Any]
+
 #: What a node's function becomes.
 _RunnableCallable: Any = ToolNode.__bases__[0]
 
 
-def accelerate_graph(graph: Pregel, *, batch_queries: bool = False) -> Pregel:
+def accelerate_graph(graph: Graph, *, batch_queries: bool = False) -> Graph:
     """A copy of a compiled graph whose runs join their queries with those of other runs.
 
     Args:
@@ -36,7 +38,7 @@ def accelerate_graph(graph: Pregel, *, batch_queries: bool = False) -> Pregel:
     return _GraphRewriting(Joins(always=True, batch_queries=batch_queries), graph.get_name()).graph(graph)
 
 
-def explain_graph(graph: Pregel) -> list[str]:
+def explain_graph(graph: Graph) -> list[str]:
     """What `accelerate_graph` replaces, and what it finds but has to leave: one line each."""
     rewriting = _GraphRewriting(Joins(always=True), graph.get_name())
     rewriting.graph(graph)
@@ -44,7 +46,7 @@ def explain_graph(graph: Pregel) -> list[str]:
 
 
 class _GraphRewriting(Rewriting):
-    def graph(self, graph: Pregel) -> Pregel:
+    def graph(self, graph: Graph) -> Graph:
         if type(graph) not in (CompiledStateGraph, Pregel):
             return graph
         nodes = {}

@@ -29,24 +29,22 @@ def shared_view(store: Any, store_class: type[S]) -> S:
     return view
 
 
-def replaced_methods(
-    store_or_class: VectorStore | type[VectorStore], names: Collection[str], modules: Collection[ModuleType]
-) -> list[str]:
+def replaced_methods(object_or_class: object, names: Collection[str], modules: Collection[ModuleType]) -> list[str]:
     """Which of these methods are no longer what `modules` define, on the class or on the object itself.
 
     Args:
-        store_or_class: A store or its class.
+        object_or_class: A store, a retriever, embeddings, or the class of one.
         names: Methods, those of the class among them, as attributes are named: private names mangled.
         modules: Where the untouched methods are written.
     """
-    store_class = store_or_class if isinstance(store_or_class, type) else type(store_or_class)
-    own = {} if isinstance(store_or_class, type) else vars(store_or_class)
-    return sorted(name for name in names if name in own or not _is_untouched(store_class, name, modules))
+    owner = object_or_class if isinstance(object_or_class, type) else type(object_or_class)
+    own = {} if isinstance(object_or_class, type) else vars(object_or_class)
+    return sorted(name for name in names if name in own or not _is_untouched(owner, name, modules))
 
 
-def _is_untouched(store_class: type, name: str, modules: Collection[ModuleType]) -> bool:
+def _is_untouched(owner: type, name: str, modules: Collection[ModuleType]) -> bool:
     # Each class that defines it: what a subclass replaces may call, or stand for, what it inherits.
-    defined = [vars(base)[name] for base in store_class.__mro__ if name in vars(base)]
+    defined = [vars(base)[name] for base in owner.__mro__ if name in vars(base)]
     functions = [each.__func__ if isinstance(each, classmethod) else each for each in defined]
     return all(any(is_from(function, module) for module in modules) for function in functions)
 

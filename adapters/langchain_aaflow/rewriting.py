@@ -103,8 +103,8 @@ class Rewriting:
         cells = function.__closure__ or ()
         changed = {}
         for name, cell in zip(function.__code__.co_freevars, cells, strict=True):
-            if (twin := self._cell(function, name, cell)) is not cell:
-                changed[name] = twin
+            if (other := self._cell(function, name, cell)) is not cell:
+                changed[name] = other
         defaults = tuple(map(self.of, function.__defaults__ or ()))
         keywords = {name: self.of(value) for name, value in (function.__kwdefaults__ or {}).items()}
         same = all(ours is theirs for ours, theirs in zip(defaults, function.__defaults__ or (), strict=True))

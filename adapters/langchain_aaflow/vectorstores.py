@@ -37,15 +37,17 @@ def accelerate_store(store_or_class: Store, joins: Joins | None = None) -> Store
     if known is None or native_reason(store_or_class) is not None:
         return store_or_class
     _, accelerated = known
+    found: Store
     if isinstance(store_or_class, type):
-        found: Store = accelerated
+        found = accelerated
         return found
     view: Any = shared_view(store_or_class, accelerated)
     if joins is not None and joins != joins_of(view):
         # Another view: the one that was handed over keeps what it was told.
         view = shared_view(shared_view(view, accelerated.__base__), accelerated)
         view._aaflow_joins = joins
-    return view
+    found = view
+    return found
 
 
 def native_reason(store_or_class: Any) -> str | None:

@@ -18,8 +18,8 @@ def _merge_splits(length: int, size: int) -> None:
 
 def _logging_as(native: CodeType) -> Callable[[int, int], None]:
     """`_merge_splits` under the file and line from which native logs, so that a log's format shows the same."""
-    lines = (step.positions.lineno for step in dis.get_instructions(native) if step.argval == "warning")
-    line = next((line for line in lines if line), native.co_firstlineno)
+    warnings = (step.positions for step in dis.get_instructions(native) if step.argval == "warning")
+    line = next((at.lineno for at in warnings if at and at.lineno), native.co_firstlineno)
     code = _merge_splits.__code__.replace(co_filename=native.co_filename, co_firstlineno=line - 1)
     return FunctionType(code, globals())
 
