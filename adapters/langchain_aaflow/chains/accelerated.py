@@ -68,7 +68,8 @@ class Batching:
         if node is None:
             outputs: list[Any] = native.batch(inputs, config, return_exceptions=return_exceptions, **kwargs)
             return outputs
-        configs, node, kwargs = _configs(node, inputs, config, kwargs)
+        node, config, kwargs = _bound(node, inputs, config, kwargs)
+        configs = get_config_list(config, len(inputs))  # here, where its warning names the caller's line
         limit = self._limit(configs)
         if limit is not None and limit < 1:
             refused: list[Any] = native.batch(inputs, config, return_exceptions=return_exceptions, **kwargs)
@@ -92,7 +93,8 @@ class Batching:
         if node is None:
             outputs: list[Any] = await native.abatch(inputs, config, return_exceptions=return_exceptions, **kwargs)
             return outputs
-        configs, node, kwargs = _configs(node, inputs, config, kwargs)
+        node, config, kwargs = _bound(node, inputs, config, kwargs)
+        configs = get_config_list(config, len(inputs))  # here, where its warning names the caller's line
         async with LoopFlow(self._limit(configs)) as flow:
             x = self._execution(flow, node, configs, return_exceptions)
             with self._watched(x, node, len(inputs)):
@@ -112,7 +114,8 @@ class Batching:
         if node is None or _is_ordered(node):
             yield from native.batch_as_completed(inputs, config, return_exceptions=return_exceptions, **kwargs)
             return
-        configs, node, kwargs = _configs(node, inputs, config, kwargs)
+        node, config, kwargs = _bound(node, inputs, config, kwargs)
+        configs = get_config_list(config, len(inputs))  # here, where its warning names the caller's line
         flow = ThreadFlow(self._limit(configs))
         x = self._execution(flow, node, configs, False)
         done: SimpleQueue[Any] = SimpleQueue()
@@ -148,7 +151,8 @@ class Batching:
             ):
                 yield ended
             return
-        configs, node, kwargs = _configs(node, inputs, config, kwargs)
+        node, config, kwargs = _bound(node, inputs, config, kwargs)
+        configs = get_config_list(config, len(inputs))  # here, where its warning names the caller's line
         async with LoopFlow(self._limit(configs)) as flow:
             x = self._execution(flow, node, configs, False)
             done: asyncio.Queue[Any] = asyncio.Queue()
@@ -198,16 +202,14 @@ class Batching:
         )
 
 
-def _configs(
-    node: Node, inputs: Sequence[Any], config: Any, kwargs: Kwargs
-) -> tuple[Sequence[RunnableConfig], Node, Kwargs]:
-    """A configuration an input, made as the native `batch` makes them, for the step that they are for."""
+def _bound(node: Node, inputs: Sequence[Any], config: Any, kwargs: Kwargs) -> tuple[Node, Any, Kwargs]:
+    """The step within bindings, and what the native `batch` of these gives it."""
     while isinstance(node, Bind):
         binding = node.native
         merge = binding._merge_configs
         config = [merge(one) for one in config] if isinstance(config, Sequence) else [merge(config) for _ in inputs]
         node, kwargs = node.inner["bound"], {**binding.kwargs, **kwargs}
-    return get_config_list(config, len(inputs)), node, kwargs
+    return node, config, kwargs
 
 
 def _is_ordered(node: Node) -> bool:

@@ -44,7 +44,7 @@ class Watch:
 
     @contextmanager
     def at(self, step: int) -> Iterator[None]:
-        """An input is at a step, which counts from 0."""
+        """An input is at a step, which counts from 0: from its arrival to its leaving, waiting for a slot included."""
         operator, number = self._report.operators[step + 1], step + 1
         self._at_work[number] += 1
         operator.peak_in_flight = max(operator.peak_in_flight, self._at_work[number])
