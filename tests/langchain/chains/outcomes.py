@@ -217,8 +217,9 @@ def differences(spec: Spec, call: Call, accelerate: Callable[[Any], Any], reruns
         # A pool of threads gives the error of the first input that fails, whatever the timing.
         leading = None if call.method == "batch" or call.run_ids else found.failing
         native = run(spec, call, _native, seed, leading)
-    if "RecursionError" in repr(first.pieces):
-        # BaseLLM.batch calls itself without end where its context, not its config, has a max_concurrency.
+    # LangChain's own: BaseLLM.batch calls itself without end where its context, not its config, has a max_concurrency;
+    # a sequence returns fewer outputs than it had inputs if a step (a RouterRunnable) raises for all after some failed.
+    if "RecursionError" in repr(first.pieces) or first.pieces.get("count", (call.count,))[0] != call.count:
         return []
     lines = [f"{key}{first_difference(first.pieces.get(key), found.pieces.get(key))}" for key in sorted(unexplained)]
     if not first.impossible:
