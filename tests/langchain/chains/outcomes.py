@@ -114,6 +114,7 @@ class Outcome:
         impossible: What the handler was told that is true of no run.
         late: Runs that went on when the run above them had ended.
         peak: How many slow parts were at work, at most, at the same time.
+        native: Whether what was called is the native chain itself.
         failing: The number of the input whose error the call raised; None if the error does not say.
     """
 
@@ -121,6 +122,7 @@ class Outcome:
     impossible: list[str]
     late: list[str]
     peak: int
+    native: bool
     failing: int | None
 
     @property
@@ -141,7 +143,8 @@ def run(spec: Spec, call: Call, accelerate: Callable[[Any], Any], seed: int = 0,
     """
     given = frozenset(map(str, call.ids)) if call.run_ids else frozenset()
     world, recording = World(seed, leading), Recording(given)
-    chain = accelerate(build(spec, world))
+    native = build(spec, world)
+    chain = accelerate(native)
     order = sorted(range(call.count), key=lambda number: (leading not in (None, number), number))
     inputs = [call.inputs[number] for number in order]
     config = call.config(recording)
@@ -164,7 +167,7 @@ def run(spec: Spec, call: Call, accelerate: Callable[[Any], Any], seed: int = 0,
     pieces["inputs"] = sorted(inputs)
     if not error:  # else it is left to timing how many of the other inputs came as far as to a warning
         pieces["warnings"] = sorted((warning.category.__name__, visible(str(warning.message))) for warning in caught)
-    return Outcome(pieces, recording.impossible, recording.late, world.peak, _number(error))
+    return Outcome(pieces, recording.impossible, recording.late, world.peak, chain is native, _number(error))
 
 
 def _number(error: Exception | None) -> int | None:
@@ -226,7 +229,7 @@ def differences(spec: Spec, call: Call, accelerate: Callable[[Any], Any], reruns
         lines += found.impossible
     if not first.late and not (call.asynchronous and found.failed):
         lines += found.late
-    if call.max_concurrency and _bounded(spec, call) and found.peak > call.max_concurrency:
+    if call.max_concurrency and not found.native and _bounded(spec, call) and found.peak > call.max_concurrency:
         lines.append(f"{found.peak} at work at once, {call.max_concurrency} allowed")
     return lines
 
