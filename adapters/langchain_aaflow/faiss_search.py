@@ -36,6 +36,12 @@ MIN_VECTORS = 10_000
 #: Fewer queries do not pay for finding out which routine a single search uses.
 MIN_QUERIES = 8
 
+#: Rows of one matrix product: what bounds its memory, 16 MiB for 64 queries.
+PRODUCT_ROWS = 65_536
+
+#: Scores of which one minimum is looked at before any other.
+_PART = 64
+
 #: Rows compared with a single search before a routine is trusted on an index.
 CHECKED_ROWS = 2048
 
@@ -81,14 +87,66 @@ def search_each(index: Any, queries: Matrix, k: int) -> Iterator[tuple[Matrix, I
             yield index.search(queries[row : row + 1], k)
         return
     error = _ErrorBound(index)
-    proposed, candidates = index.search(queries, k + SPARE)
+    proposals = _propose(index, queries, k + SPARE)
     for row in range(len(queries)):
         query = queries[row : row + 1]
         answer = None
-        if candidates[row, -1] >= 0:
+        if proposals is not None:
+            cut_offs, candidates = proposals
             scores = rescore(index, query, candidates[row])
-            answer = _certain_top(error, query, scores, candidates[row], float(proposed[row, -1]), k)
+            answer = _certain_top(error, query, scores, candidates[row], float(cut_offs[row]), k)
         yield answer or index.search(query, k)
+
+
+def _propose(index: Any, queries: Matrix, count: int) -> tuple[npt.NDArray[np.float64], Ids] | None:
+    """The best `count` rows for each query by a matrix product, and the score of the last of them.
+
+    A product by numpy's BLAS and a selection by parts take half of the time of faiss's own search for many queries.
+
+    Returns:
+        Cut-offs `(q,)` and ids `(q, count)` in no order; None where scores are no numbers.
+    """
+    vectors = _stored(index)
+    ascending = index.metric_type == faiss.METRIC_L2
+    with np.errstate(all="ignore"):
+        scale: Matrix = queries * np.float32(-2 if ascending else -1)
+        found = []
+        for start in range(0, len(vectors), PRODUCT_ROWS):
+            rows = vectors[start : start + PRODUCT_ROWS]
+            scores: Matrix = scale @ rows.T
+            if ascending:
+                scores += np.einsum("ij,ij->i", rows, rows)
+            best = _smallest(scores, count)
+            if best is None:
+                return None
+            found.append((np.take_along_axis(scores, best, axis=1), best + start))
+    best_scores, ids = (np.concatenate(parts, axis=1) for parts in zip(*found, strict=True))
+    chosen = np.argpartition(best_scores, count - 1, axis=1)[:, :count]
+    cut_offs: npt.NDArray[np.float64] = np.take_along_axis(best_scores, chosen, axis=1).max(axis=1).astype(np.float64)
+    if ascending:
+        cut_offs += np.einsum("ij,ij->i", queries, queries, dtype=np.float64)
+    else:
+        cut_offs = -cut_offs
+    return cut_offs, np.take_along_axis(ids, chosen, axis=1)
+
+
+def _smallest(scores: Matrix, count: int) -> Ids | None:
+    """Where the `count` smallest of each row are (or all, of fewer), in no order; None if some are no numbers."""
+    total = scores.shape[1]
+    whole = total - total % _PART
+    minima = scores[:, :whole].reshape(len(scores), -1, _PART).min(axis=2)
+    rest = scores[:, whole:]
+    if np.isnan(minima).any() or np.isnan(rest).any():
+        return None
+    if minima.shape[1] < count:
+        return np.argpartition(scores, min(count, total) - 1, axis=1)[:, :count]
+    # `count` parts have a minimum up to this, so the `count`-th smallest score is not above it.
+    bound = np.partition(minima, count - 1, axis=1)[:, count - 1]
+    chosen = np.empty((len(scores), count), dtype=np.int64)
+    for row, limit in enumerate(bound):
+        near = np.flatnonzero(scores[row] <= limit)
+        chosen[row] = near[np.argpartition(scores[row, near], count - 1)[:count]]
+    return chosen
 
 
 def _certain_top(
