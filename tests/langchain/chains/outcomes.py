@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import warnings
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -218,7 +219,8 @@ def differences(spec: Spec, call: Call, accelerate: Callable[[Any], Any], reruns
         if not unexplained:
             break
         # A pool of threads gives the error of the first input that fails, whatever the timing.
-        leading = None if call.method == "batch" or call.run_ids else found.failing
+        first_has_id = call.run_ids and call.configs == "one"
+        leading = None if call.method == "batch" or first_has_id else found.failing
         native = run(spec, call, _native, seed, leading)
     # LangChain's own: BaseLLM.batch calls itself without end where its context, not its config, has a max_concurrency;
     # a sequence returns fewer outputs than it had inputs if a step (a RouterRunnable) raises for all after some failed.
@@ -264,8 +266,11 @@ def _called(chain: Runnable[Any, Any], call: Call, inputs: list[str], config: An
         return dict(method(inputs, config, return_exceptions=call.return_exceptions, **keywords))
 
     async def acall() -> dict[int, Any]:
+        loop = asyncio.get_running_loop()
         # A failed gather leaves tasks behind whose errors nobody asks for.
-        asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
+        loop.set_exception_handler(lambda loop, context: None)
+        # Threads enough that slow inputs do not hold up the one that has a head start.
+        loop.set_default_executor(ThreadPoolExecutor(32))
         async with _nothing_left():
             awaited = method(inputs, config, return_exceptions=call.return_exceptions, **keywords)
             if call.method == "abatch":

@@ -121,8 +121,11 @@ class Conduct:
         seed, label = self.world.seed, self.label
         pace = (0, 1, 8)[crc32(f"{seed}|{label}".encode()) % 3] if seed else 1
         milliseconds = pace * (crc32(f"{seed}|{label}|{text}".encode()) % 4)
-        if self.world.leading is not None and not origin(text).startswith(f"#{self.world.leading}."):
-            milliseconds += 10
+        if self.world.leading is not None:
+            if not origin(text).startswith(f"#{self.world.leading}."):
+                milliseconds += 20
+            elif seed % 2:
+                milliseconds = 0
         return milliseconds / 1000
 
     def _fail(self, text: str) -> None:
