@@ -8,14 +8,15 @@ it can: nothing waits for another item, but for a slot or at a point.
 from __future__ import annotations
 
 import asyncio
+import heapq
 import itertools
 import os
 from abc import ABC, abstractmethod
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from contextvars import Context, copy_context
+from contextvars import Context, ContextVar, copy_context
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from types import TracebackType
@@ -25,6 +26,10 @@ from aaflow_plugins.operators import StoppedError
 from aaflow_plugins.threads import await_threads
 
 T = TypeVar("T")
+
+#: An item by its number, within it another, and so on.
+Place = tuple[int, ...]
+_place: ContextVar[Place] = ContextVar("aaflow_place", default=())
 
 
 @dataclass(frozen=True)
@@ -52,11 +57,15 @@ class Flow(ABC):
     def __init__(self, limit: int | None) -> None:
         self.limit = limit
         self._in_flight = 0
-        self._urgent: deque[Any] = deque()
-        self._waiting: deque[Any] = deque()
+        #: Those who wait for slots, earlier items first: what has begun is brought to its end.
+        self._queue: list[tuple[bool, Place, int, Any]] = []
+        self._numbers = itertools.count()
 
-    def _fits(self, slots: int) -> bool:
+    def _fits(self, slots: int, place: Place) -> bool:
         return self.limit is None or self._in_flight == 0 or self._in_flight + slots <= self.limit
+
+    def _put(self, urgent: bool, place: Place, waiting: Any) -> None:
+        heapq.heappush(self._queue, (not urgent, place, next(self._numbers), waiting))
 
     @abstractmethod
     async def call(self, function: Callable[..., T], *args: Any, urgent: bool = False, slots: int = 1) -> T:
@@ -130,6 +139,7 @@ class Flow(ABC):
 
         async def item(index: int) -> None:
             nonlocal running, failure, waiting
+            _place.set((*_place.get(), index))
             try:
                 await body(index)
             except BaseException as error:
@@ -248,23 +258,48 @@ class _Task(_Promise):
         self.waits_for: _Promise | None = None
 
 
+#: Items whose calls are in flight, where nothing is said: the threads of a `ThreadPoolExecutor` by default.
+DEFAULT_ITEMS = min(32, (os.cpu_count() or 1) + 4)
+
+#: Threads for the calls of an item side by side, where nothing bounds them.
+_THREADS_AN_ITEM = 8
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """A blocking call, and who waits for it."""
+
+    promise: _Promise
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    slots: int
+    place: Place
+
+
 class ThreadFlow(Flow):
     """Drives coroutines in the calling thread, and makes their blocking calls in pool threads.
 
     No event loop is involved: it works in a thread that runs one, and what it calls may start its own.
     """
 
-    _numbers = itertools.count(1)
+    _flows = itertools.count(1)
 
     def __init__(self, limit: int | None = None) -> None:
-        """Set up; `limit` None is what `ThreadPoolExecutor` takes for a pool of its own."""
-        super().__init__(limit or min(32, (os.cpu_count() or 1) + 4))
-        self._name = f"aaflow-flow-{next(self._numbers)}"
+        """Set up.
+
+        Args:
+            limit: Calls in flight at the most. None: those of as many items as `ThreadPoolExecutor` has threads by
+                default, however many calls an item makes at once.
+        """
+        super().__init__(limit or DEFAULT_ITEMS)
+        self._by_item = limit is None
+        self._at_work: Counter[Place] = Counter()
+        self._name = f"aaflow-flow-{next(self._flows)}"
         self._pool: ThreadPoolExecutor | None = None
         self._ready: deque[_Task] = deque()
         self._idle: list[Callable[[], None]] = []
         self._blocked: dict[_Task, None] = {}
-        self._inbox: SimpleQueue[tuple[_Promise | None, Any, BaseException | None, int]] = SimpleQueue()
+        self._inbox: SimpleQueue[tuple[_Work | None, Any, BaseException | None]] = SimpleQueue()
         self._interrupt: BaseException | None = None
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
@@ -294,13 +329,10 @@ class ThreadFlow(Flow):
         """Make a blocking call in a pool thread."""
         if self._interrupt is not None:
             raise self._interrupt
-        promise = _Promise()
-        work = (promise, function, args, slots)
-        if self._fits(slots) and not self._waiting:
-            self._submit(work)
-        else:
-            (self._urgent if urgent else self._waiting).append(work)
-        result: T = await promise
+        work = _Work(_Promise(), function, args, slots, () if urgent else _place.get())
+        self._put(urgent, work.place, work)
+        self._submit_what_fits()
+        result: T = await work.promise
         return result
 
     def spawn(self, coroutine: Coroutine[Any, Any, T], context: Context | None = None) -> Awaitable[T]:
@@ -335,7 +367,7 @@ class ThreadFlow(Flow):
 
     def interrupt(self, error: BaseException) -> None:
         """End the run from another thread, as if `error` had been raised in the driving one."""
-        self._inbox.put((None, None, error, 0))
+        self._inbox.put((None, None, error))
 
     def _start(self, coroutine: Coroutine[Any, Any, Any], context: Context) -> _Task:
         task = _Task(coroutine, context)
@@ -383,40 +415,55 @@ class ThreadFlow(Flow):
                 waits_for.waiter, task.waits_for = task, waits_for
                 self._blocked[task] = None
 
-    def _submit(self, work: tuple[_Promise, Callable[..., Any], tuple[Any, ...], int]) -> None:
-        promise, function, args, slots = work
+    def _fits(self, slots: int, place: Place) -> bool:
+        if not self._by_item:
+            return super()._fits(slots, place)
+        assert self.limit is not None
+        return place[:1] in self._at_work or len(self._at_work) < self.limit
+
+    def _submit_what_fits(self) -> None:
+        while self._queue and self._fits((work := self._queue[0][3]).slots, work.place):
+            heapq.heappop(self._queue)
+            self._submit(work)
+
+    def _submit(self, work: _Work) -> None:
         inbox = self._inbox
 
         def run() -> None:
             try:
-                result = function(*args)
+                result = work.function(*work.args)
             except StopIteration as error:
-                inbox.put((promise, None, StoppedError(error), slots))
+                inbox.put((work, None, StoppedError(error)))
             except BaseException as error:
-                inbox.put((promise, None, error, slots))
+                inbox.put((work, None, error))
             else:
-                inbox.put((promise, result, None, slots))
+                inbox.put((work, result, None))
 
         if self._pool is None:
-            self._pool = ThreadPoolExecutor(self.limit, thread_name_prefix=self._name)
-        self._in_flight += slots
+            assert self.limit is not None
+            threads = self.limit * _THREADS_AN_ITEM if self._by_item else self.limit
+            self._pool = ThreadPoolExecutor(threads, thread_name_prefix=self._name)
+        self._in_flight += work.slots
+        self._at_work[work.place[:1]] += 1
         self._pool.submit(run)
 
     def _receive(self, *, block: bool) -> bool:
         """Take note of a call that has ended; False if none has."""
         try:
-            promise, value, error, slots = self._inbox.get(block)
+            work, value, error = self._inbox.get(block)
         except Empty:
             return False
-        if promise is None:
+        if work is None:
             assert error is not None
             raise error
-        self._in_flight -= slots
-        self.settle(promise, value, error)
+        self._in_flight -= work.slots
+        self._at_work[work.place[:1]] -= 1
+        if not self._at_work[work.place[:1]]:
+            del self._at_work[work.place[:1]]
+        self.settle(work.promise, value, error)
         if error is not None and not isinstance(error, Exception):
             raise error
-        while (queue := self._urgent or self._waiting) and self._fits(queue[0][3]):
-            self._submit(queue.popleft())
+        self._submit_what_fits()
         return True
 
     def _shut_down(self) -> None:
@@ -427,14 +474,14 @@ class ThreadFlow(Flow):
     def _stop(self, error: BaseException) -> None:
         """Await the calls under way, then raise `error` in every coroutine that waits for something else to happen."""
         self._interrupt = error
-        self._urgent.clear()
-        self._waiting.clear()
+        self._queue.clear()
         self._shut_down()
         while not self._inbox.empty():
-            promise, value, failed, _ = self._inbox.get()
-            if promise is not None:
-                self.settle(promise, value, failed)
+            work, value, failed = self._inbox.get()
+            if work is not None:
+                self.settle(work.promise, value, failed)
         self._in_flight = 0
+        self._at_work.clear()
         for task in list(self._blocked):
             promise = task.waits_for
             if promise is not None and not isinstance(promise, _Task):
@@ -470,17 +517,15 @@ class LoopFlow(Flow):
         if self.limit is None:
             yield
             return
-        if self._fits(slots) and not self._waiting:
-            self._in_flight += slots
-        else:
-            turn = self._loop.create_future()
-            (self._urgent if urgent else self._waiting).append((turn, slots))
-            try:
-                await turn
-            except BaseException:
-                if turn.done() and not turn.cancelled():
-                    self._release(slots)
-                raise
+        turn = self._loop.create_future()
+        self._put(urgent, _place.get(), (turn, slots))
+        self._grant()
+        try:
+            await turn
+        except BaseException:
+            if turn.done() and not turn.cancelled():
+                self._release(slots)
+            raise
         try:
             yield
         finally:
@@ -489,14 +534,17 @@ class LoopFlow(Flow):
     def _release(self, slots: int) -> None:
         """Hand slots to who comes next."""
         self._in_flight -= slots
-        while queue := self._urgent or self._waiting:
-            turn, wanted = queue[0]
+        self._grant()
+
+    def _grant(self) -> None:
+        while self._queue:
+            _, place, _, (turn, slots) = self._queue[0]
             if not turn.done():
-                if not self._fits(wanted):
+                if not self._fits(slots, place):
                     return
-                self._in_flight += wanted
+                self._in_flight += slots
                 turn.set_result(None)
-            queue.popleft()
+            heapq.heappop(self._queue)
 
     async def call(self, function: Callable[..., T], *args: Any, urgent: bool = False, slots: int = 1) -> T:
         """Make a blocking call in the loop's default executor."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import dis
 import functools
+import gc
 from collections.abc import Iterator
 from operator import is_
 from types import CellType, CodeType, FunctionType, MethodType
@@ -129,9 +130,10 @@ class Rewriting:
             held = cell.cell_contents
         except ValueError:
             return cell
-        if _assigns(function.__code__, name):
-            return cell
         found = self.of(held)
+        if found is not held and _is_assigned(cell):
+            self._tell(f"the variable {name} of {function.__qualname__} is given other values: it stays as it is")
+            found = held
         twin = cell if found is held else CellType(found)
         self._cells[id(cell)] = cell, twin
         return twin
@@ -197,6 +199,17 @@ def _codes(code: CodeType) -> Iterator[CodeType]:
 
 def _names(code: CodeType) -> set[str]:
     return {name for each in _codes(code) for name in each.co_names}
+
+
+def _is_assigned(cell: CellType) -> bool:
+    """Whether some function that shares a variable gives it another value: it has to stay the one that all see."""
+    for closure in gc.get_referrers(cell):
+        for function in gc.get_referrers(closure) if type(closure) is tuple else ():
+            if isinstance(function, FunctionType) and function.__closure__ is closure and closure:
+                names = zip(function.__code__.co_freevars, closure or (), strict=True)
+                if any(each is cell and _assigns(function.__code__, name) for name, each in names):
+                    return True
+    return False
 
 
 def _assigns(code: CodeType, name: str) -> bool:

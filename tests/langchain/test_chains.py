@@ -429,3 +429,120 @@ def test_explain_says_what_runs_natively_and_why() -> None:
     text = load_for(chain).aaflow_plan(obj=chain).explain()
     assert "retrieve VectorStoreRetriever, queries embedded and searched together" in text
     assert "natively: its function is given its run's configuration" in text
+
+
+IDENTITY = RunnableLambda(lambda value: value)
+
+
+def same(make: Any, inputs: list[Any], **kwargs: Any) -> Any:
+    """What native and accelerated `batch` and `abatch` give alike."""
+    expected = make().batch(inputs, **kwargs)
+    fast = accelerate(make())
+    assert fast.batch(inputs, **kwargs) == expected
+    assert asyncio.run(fast.abatch(inputs, **kwargs)) == expected
+    return expected
+
+
+def test_functions_are_below_a_run_though_nobody_sees_it() -> None:
+    """Code that looks for its run finds one, listened to or not."""
+    from langchain_core.callbacks import dispatch_custom_event
+    from langchain_core.runnables import ensure_config
+
+    def tell(value: int) -> int:
+        dispatch_custom_event("seen", value)
+        assert ensure_config()["callbacks"].parent_run_id is not None
+        return value
+
+    assert same(lambda: IDENTITY | RunnableLambda(tell), [1, 2, 3]) == [1, 2, 3]
+
+
+def test_handlers_of_a_model_itself_are_told_the_run_above() -> None:
+    parents: list[Any] = []
+
+    class Listener(BaseCallbackHandler):
+        def on_chat_model_start(self, *_: Any, parent_run_id: Any = None, tags: Any = None, **__: Any) -> None:
+            parents.append((parent_run_id is not None, tags))
+
+    chain = IDENTITY | Echo(callbacks=[Listener()])
+    accelerate(chain).batch(["a", "b", "c"])
+    assert parents == [(True, ["seq:step:2"])] * 3
+
+
+def test_a_runnable_that_is_looked_up_is_invoked() -> None:
+    from operator import itemgetter
+
+    inputs = [{"chosen": RunnableLambda(lambda given: sorted(given))}] * 4
+    assert same(lambda: IDENTITY | itemgetter("chosen"), inputs) == [["chosen"]] * 4
+
+
+def test_steps_side_by_side_take_no_longer_than_natively() -> None:
+    """Without a bound, LangChain's own is on inputs: their calls side by side all go on."""
+    peak = Echo(seconds=0.05)
+    accelerate({"a": peak, "b": peak, "c": peak} | RunnableLambda(len)).batch(QUESTIONS[:12])
+    native = Echo(seconds=0.05)
+    ({"a": native, "b": native, "c": native} | RunnableLambda(len)).batch(QUESTIONS[:12])
+    assert peak.peak >= native.peak - 3
+
+
+def test_first_results_come_first() -> None:
+    """A bounded batch brings what has begun to its end before it begins more."""
+    begun: list[int] = []
+
+    def first(number: int) -> int:
+        begun.append(number)
+        time.sleep(0.002)
+        return number
+
+    from langchain_aaflow import any_order
+
+    chain = accelerate(RunnableLambda(any_order(first)) | RunnableLambda(any_order(lambda number: number)))
+    next(iter(chain.batch_as_completed(list(range(100)), {"max_concurrency": 2})))
+    assert len(begun) < 10
+
+
+def test_slow_asynchronous_handlers_of_roots_are_told_at_once() -> None:
+    from langchain_core.callbacks import AsyncCallbackHandler
+
+    class Slow(AsyncCallbackHandler):
+        now = peak = 0
+
+        async def on_chain_start(self, *_: Any, **__: Any) -> None:
+            Slow.now += 1
+            Slow.peak = max(Slow.peak, Slow.now)
+            await asyncio.sleep(0.01)
+            Slow.now -= 1
+
+    asyncio.run(accelerate(IDENTITY | IDENTITY).abatch(list(range(40)), {"callbacks": [Slow()]}))
+    assert Slow.peak >= 40
+
+
+@pytest.mark.parametrize("wrap", ["with_retry", "with_fallbacks"])
+def test_retries_and_fallbacks_are_accelerated_by_themselves(wrap: str) -> None:
+    embeddings = Counting()
+    chain = rag(Echo(), embeddings)
+    embeddings.sizes.clear()
+    wrapped = chain.with_retry() if wrap == "with_retry" else chain.with_fallbacks([IDENTITY])
+    fast = accelerate(wrapped, batch_queries=True)
+    assert type(fast).__name__ == type(wrapped).__name__
+    assert fast.batch(QUESTIONS[:70]) == rag(Echo()).batch(QUESTIONS[:70])
+    assert embeddings.sizes == [64, 6]
+
+
+def test_a_variable_that_is_given_another_store_is_left_alone() -> None:
+    def build() -> tuple[Any, Any]:
+        store = InMemoryVectorStore.from_texts(["old"], DeterministicFakeEmbedding(size=8))
+
+        def found(query: str) -> str:
+            return store.similarity_search(query, k=1)[0].page_content
+
+        def reload() -> None:
+            nonlocal store
+            store = InMemoryVectorStore.from_texts(["new"], DeterministicFakeEmbedding(size=8))
+
+        return RunnableLambda(found) | str, reload
+
+    chain, reload = build()
+    fast = accelerate(chain, batching=True)
+    assert fast.invoke("which?") == "old"
+    reload()
+    assert fast.invoke("which?") == "new"

@@ -20,9 +20,11 @@ from langchain_core.runnables import (
     RunnableConfig,
     RunnableParallel,
     RunnableSequence,
+    RunnableWithFallbacks,
 )
 from langchain_core.runnables.base import RunnableEach
 from langchain_core.runnables.config import get_config_list
+from langchain_core.runnables.retry import RunnableRetry
 from langchain_core.vectorstores import VectorStoreRetriever
 from pydantic import PrivateAttr
 
@@ -30,7 +32,7 @@ from aaflow_plugins.executor import Executor
 from aaflow_plugins.flow import Flow, LoopFlow, ThreadFlow
 from langchain_aaflow.chains.batches import batch
 from langchain_aaflow.chains.execution import Execution, raised
-from langchain_aaflow.chains.nodes import Bind, Call, Kwargs, Node
+from langchain_aaflow.chains.nodes import Bind, Call, Kwargs, Node, Retry
 from langchain_aaflow.chains.plans import plan_of
 from langchain_aaflow.chains.translate import translate
 from langchain_aaflow.chains.watching import Watch
@@ -76,8 +78,11 @@ class Batching:
             return refused
         flow = ThreadFlow(limit)
         x = self._execution(flow, node, configs, return_exceptions)
-        with self._watched(x, node, len(inputs)):
-            return flow.run(batch(x, node, list(inputs), configs, kwargs))
+        try:
+            with self._watched(x, node, len(inputs)):
+                return flow.run(batch(x, node, list(inputs), configs, kwargs))
+        finally:
+            x.close()
 
     async def abatch(
         self,
@@ -97,8 +102,11 @@ class Batching:
         configs = get_config_list(config, len(inputs))  # here, where its warning names the caller's line
         async with LoopFlow(self._limit(configs)) as flow:
             x = self._execution(flow, node, configs, return_exceptions)
-            with self._watched(x, node, len(inputs)):
-                return await batch(x, node, list(inputs), configs, kwargs)
+            try:
+                with self._watched(x, node, len(inputs)):
+                    return await batch(x, node, list(inputs), configs, kwargs)
+            finally:
+                x.close()
 
     def batch_as_completed(
         self,
@@ -170,7 +178,7 @@ class Batching:
             return None
         native: Any = self
         node = translate(native, batch_queries=self._settings[1])
-        return None if isinstance(node, Call) else node
+        return None if isinstance(node, Call) and not isinstance(node, Retry) else node
 
     def _limit(self, configs: Sequence[RunnableConfig]) -> int | None:
         limit = configs[0].get("max_concurrency")
@@ -301,6 +309,18 @@ class AcceleratedEach(Batching, RunnableEach[Any, Any]):
     _aaflow_settings: Any = PrivateAttr(default=(None, False))
 
 
+class AcceleratedFallbacks(Batching, RunnableWithFallbacks[Any, Any]):
+    """A RunnableWithFallbacks whose batches run as a plan."""
+
+    _aaflow_settings: Any = PrivateAttr(default=(None, False))
+
+
+class AcceleratedRetry(Batching, RunnableRetry[Any, Any]):
+    """A RunnableRetry whose batches run as a plan."""
+
+    _aaflow_settings: Any = PrivateAttr(default=(None, False))
+
+
 class AcceleratedRetriever(Batching, VectorStoreRetriever):
     """A VectorStoreRetriever whose batches are searched together."""
 
@@ -314,6 +334,8 @@ _ACCELERATED: dict[type, type] = {
     RunnableBranch: AcceleratedBranch,
     RunnableBinding: AcceleratedBinding,
     RunnableEach: AcceleratedEach,
+    RunnableWithFallbacks: AcceleratedFallbacks,
+    RunnableRetry: AcceleratedRetry,
     VectorStoreRetriever: AcceleratedRetriever,
 }
 for _native, _accelerated in _ACCELERATED.items():

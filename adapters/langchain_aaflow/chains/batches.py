@@ -63,21 +63,18 @@ async def _batch_of_steps(x: Execution, node: Steps, values: list[Any], configs:
     try:
         outputs = await Pipeline(x, node.steps, values, child, kwargs).run()
     except BaseException as error:
-        for run in runs:
-            await x.fail(run, error)
+        await x.all_of([x.fail(run, error) for run in runs])
         if x.return_exceptions:
             return [raised(error) for _ in values]
         raise
     # As natively, no root ends well before it is known that none fails.
-    first: Exception | None = None
-    for run, output in zip(runs, outputs, strict=True):
-        if isinstance(output, Exception):
-            first = first or output
-            await x.fail(run, output)
-        else:
-            await x.end(run, output)
-    if first is not None and not x.return_exceptions:
-        raise first
+    await x.all_of(
+        x.fail(run, output) if isinstance(output, Exception) else x.end(run, output)
+        for run, output in zip(runs, outputs, strict=True)
+    )
+    failed = [output for output in outputs if isinstance(output, Exception)]
+    if failed and not x.return_exceptions:
+        raise failed[0]
     return outputs
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import copy
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextvars import Context, copy_context
 from functools import partial
 from typing import Any
+from uuid import uuid4
 
 from langchain_core.callbacks import AsyncCallbackManager, CallbackManager
 from langchain_core.runnables import Runnable, RunnableConfig
@@ -139,6 +140,22 @@ class Execution:
     def child(self, config: RunnableConfig, run: Any, tag: str | None = None) -> RunnableConfig:
         """The configuration of a step below a run."""
         return config if run is None else patch_config(config, callbacks=run.get_child(tag))
+
+    def unseen(self, config: RunnableConfig) -> RunnableConfig:
+        """The configuration of what a function calls, where nothing listens: below a run, as natively."""
+        manager: Any = AsyncCallbackManager if self.asynchronous else CallbackManager
+        below: RunnableConfig = {**config, "callbacks": manager(handlers=[], parent_run_id=uuid4())}
+        return below
+
+    async def all_of(self, events: Iterable[Awaitable[Any]]) -> list[Any]:
+        """Await what happens to several runs, as natively: one after the other, or all at once."""
+        if self.asynchronous:
+            return await asyncio.gather(*events)
+        return [await event for event in events]
+
+    def close(self) -> None:
+        """Let go of what was shared, which holds the execution."""
+        self._shared.clear()
 
     def context(self, config: RunnableConfig) -> Context:
         """A copy of the current context in which `config` is the one that runnables inherit."""

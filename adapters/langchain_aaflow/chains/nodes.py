@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Sequence
 from contextvars import Context, copy_context
 from functools import partial
+from operator import itemgetter
 from typing import Any
 
 from langchain_core.callbacks import (
@@ -211,27 +212,26 @@ class Pick(Quick):
         return self.native._pick(value)
 
 
-class QuickFunction(Quick):
-    """A RunnableLambda around a C function that looks something up."""
-
-    kind = "function"
-    native: RunnableLambda[Any, Any]
-
-    @override
-    def compute(self, value: Any) -> Any:
-        return self.native.func(value)
-
-
 class Function(Node):
     """A RunnableLambda whose function takes the input alone."""
 
     kind = "function"
     native: RunnableLambda[Any, Any]
 
+    def __init__(self, native: RunnableLambda[Any, Any]) -> None:
+        super().__init__(native)
+        #: Looking something up in a dict is done where the input stands.
+        self._looks_up = type(getattr(native, "func", None)) is itemgetter and not hasattr(native, "afunc")
+
     @override
     async def run(self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs) -> Any:
         if x.listening or kwargs:
             return await x.invoke(self.native, value, config, kwargs, copy_context())
+        if self._looks_up and type(value) is dict:
+            found = self.native.func(value)
+            if not isinstance(found, Runnable):
+                return found
+        config = x.unseen(config)
         context = x.context(config)
         if not x.asynchronous:
             return await x.flow.call(context.run, self._call, value, config)

@@ -12,9 +12,9 @@ import dis
 import functools
 import inspect
 import operator
+import random
 from collections.abc import Callable, Iterable, Iterator
-from random import Random
-from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodDescriptorType, MethodType, ModuleType
 from typing import Any, TypeVar
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -36,25 +36,38 @@ def any_order(function: F) -> F:
 
 def order_reason(function: Any) -> str | None:
     """Why `function` must see inputs in order; None if it need not."""
+    try:
+        return _reason(function, set())
+    except Exception as error:
+        # What a function holds may refuse to be looked at.
+        return f"looking at it fails with {type(error).__name__}"
+
+
+def _reason(function: Any, seen: set[int]) -> str | None:
+    if id(function) in seen:
+        return None
+    seen.add(id(function))
     mark = getattr(function, _MARK, None)
     if mark is not None:
         return "it is marked `in_order`" if mark else None
     if isinstance(function, functools.partial):
-        return _held_reason(
-            "an argument of the partial", [*function.args, *function.keywords.values()]
-        ) or order_reason(function.func)
-    if isinstance(function, type | BuiltinFunctionType | operator.itemgetter | operator.attrgetter):
+        return _held_reason("an argument of the partial", [*function.args, *function.keywords.values()]) or _reason(
+            function.func, seen
+        )
+    if isinstance(
+        function, type | BuiltinFunctionType | MethodDescriptorType | operator.itemgetter | operator.attrgetter
+    ):
         owner = getattr(function, "__self__", None)
         return None if owner is None or isinstance(owner, ModuleType | str) else "it is a method of an object"
     if isinstance(function, functools._lru_cache_wrapper):
-        return order_reason(function.__wrapped__)
+        return _reason(function.__wrapped__, seen)
     if isinstance(function, MethodType):
         return "it is a method of an object"
     if not isinstance(function, FunctionType):
         return f"a {type(function).__name__} may keep state between calls"
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         return "it is a generator"
-    return _code_reason(function)
+    return _code_reason(function, seen)
 
 
 _SETTING = ("STORE_GLOBAL", "DELETE_GLOBAL", "STORE_ATTR", "DELETE_ATTR")
@@ -66,7 +79,7 @@ _CHANGING = {
 }
 
 
-def _code_reason(function: FunctionType) -> str | None:
+def _code_reason(function: FunctionType, seen: set[int]) -> str | None:
     outer = set(function.__code__.co_freevars)
     names: set[str] = set()
     changes = False
@@ -82,7 +95,18 @@ def _code_reason(function: FunctionType) -> str | None:
     held += [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
     if (changes or names & _CHANGING) and (reason := _collection_reason(held)):
         return reason
-    return _held_reason("it uses", held)
+    if reason := _held_reason("it uses", held):
+        return reason
+    for value in [*held, getattr(function, "__wrapped__", None)]:
+        # A helper of the user's own; what a library keeps to itself is its own affair.
+        own = isinstance(value, FunctionType) and _package(value) == _package(function)
+        if own and (reason := _reason(value, seen)):
+            return f"it calls {value.__name__}: {reason}"
+    return None
+
+
+def _package(function: FunctionType) -> str:
+    return function.__module__.partition(".")[0]
 
 
 def _collection_reason(held: Iterable[Any]) -> str | None:
@@ -94,7 +118,9 @@ def _collection_reason(held: Iterable[Any]) -> str | None:
 
 def _held_reason(where: str, held: Iterable[Any]) -> str | None:
     for value in held:
-        if isinstance(value, Iterator | Random):
+        if value is random:
+            return f"{where} the module random, whose numbers come in an order"
+        if isinstance(value, Iterator | random.Random):
             return f"{where} a {type(value).__name__}, which gives something else at every call"
     return None
 

@@ -6,12 +6,17 @@ subclass, not wrapped by an instrumentation, not replaced on the object. All els
 
 from __future__ import annotations
 
-from operator import attrgetter, itemgetter
 from typing import Any
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import BaseMessage
-from langchain_core.output_parsers import BaseGenerationOutputParser, BaseOutputParser
+from langchain_core.output_parsers import (
+    BaseGenerationOutputParser,
+    BaseOutputParser,
+    CommaSeparatedListOutputParser,
+    JsonOutputParser,
+    StrOutputParser,
+)
 from langchain_core.prompts import BasePromptTemplate, ChatPromptTemplate, PromptTemplate
 from langchain_core.prompts.message import BaseMessagePromptTemplate
 from langchain_core.retrievers import BaseRetriever
@@ -66,6 +71,8 @@ _METHODS: dict[type, dict[str, Any]] = {
         BaseRetriever: (),
     }.items()
 }
+#: Parsers that run no code of a user's.
+_PARSERS = (StrOutputParser, JsonOutputParser, CommaSeparatedListOutputParser)
 _PER_INPUT = {name: getattr(Runnable, name) for name in _BATCHING}
 
 
@@ -124,16 +131,18 @@ def translate(native: Any, *, batch_queries: bool = False) -> Node:
         return _prompt(native)
     if isinstance(native, BaseOutputParser | BaseGenerationOutputParser):
         owner: Any = BaseOutputParser if isinstance(native, BaseOutputParser) else BaseGenerationOutputParser
-        if _is(native, owner) and type(native).__module__.startswith("langchain_core.output_parsers."):
+        if _is(native, owner) and type(native) in _PARSERS and getattr(native, "pydantic_object", None) is None:
             return nodes.Parse(native)
-        return _call(native, f"{type(native).__name__} is no parser of langchain-core")
+        return _call(native, f"{type(native).__name__} may run code of its own", sees_runs=False)
     if isinstance(native, BaseRetriever):
         retrieval = batched_retrieval(native, batch_queries=batch_queries) if _is(native, BaseRetriever) else None
         if isinstance(retrieval, str) or retrieval is None:
             return _call(native, retrieval or "it is not invoked as retrievers are", sees_runs=False)
         return nodes.Retrieve(native, retrieval)
     if isinstance(native, BaseChatModel):
-        return nodes.Generate(native, None, batches=not _per_input(native), sees_runs=False)
+        # Handlers of its own are told the run above.
+        told = bool(native.callbacks) or native.verbose
+        return nodes.Generate(native, None, batches=not _per_input(native), sees_runs=told)
     if isinstance(native, RunnableGenerator):
         return _call(native, "it is a generator", ordered=True)
     return _call(native, f"{type(native).__name__} is not known")
@@ -146,8 +155,6 @@ def _function(native: Any) -> Node:
     for function in functions:
         if reason := order_reason(function):
             return nodes.Call(native, reason, ordered=True)
-    if hasattr(native, "func") and len(functions) == 1 and isinstance(native.func, itemgetter | attrgetter):
-        return nodes.QuickFunction(native)
     if any(accepts_config(function) or accepts_run_manager(function) for function in functions):
         return nodes.Call(native, "its function is given its run's configuration")
     if not hasattr(native, "func"):

@@ -1,0 +1,126 @@
+"""Which functions must see a batch's inputs in order."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import random
+from collections.abc import Callable, Iterator
+from operator import itemgetter
+from typing import Any
+
+import pytest
+
+from langchain_aaflow import any_order, in_order
+from langchain_aaflow.chains.order import order_reason
+
+_seen: list[Any] = []
+_counter = itertools.count()
+_table = {"a": 1}
+_total = 0
+
+
+def _adds_up(value: int) -> int:
+    global _total
+    _total += value
+    return _total
+
+
+def _appends(value: Any) -> Any:
+    _seen.append(value)
+    return value
+
+
+def _helped(value: Any) -> Any:
+    return _appends(value)
+
+
+def _logged(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def wrapper(*args: Any) -> Any:
+        return function(*args)
+
+    return wrapper
+
+
+def _generates(value: Any) -> Iterator[Any]:
+    yield value
+
+
+def _counting() -> Callable[[Any], int]:
+    count = 0
+
+    def count_up(value: Any) -> int:
+        nonlocal count
+        count += 1
+        return count
+
+    return count_up
+
+
+class _Callable:
+    def __call__(self, value: Any) -> Any:
+        return value
+
+    def method(self, value: Any) -> Any:
+        return value
+
+
+class _Refuses:
+    @property
+    def __class__(self) -> type:  # type: ignore[override]
+        raise RuntimeError("not now")
+
+
+def _with_refusing() -> Callable[[Any], Any]:
+    held = _Refuses()
+    return lambda value: (held, value)[1]
+
+
+ORDERED = [
+    _adds_up,
+    _appends,
+    _helped,
+    _logged(_appends),
+    _generates,
+    _counting(),
+    _Callable(),
+    _Callable().method,
+    lambda value: next(_counter),
+    lambda value: random.random(),
+    functools.partial(lambda numbers, value: (next(numbers), value), _counter),
+    functools.lru_cache(_appends),
+    in_order(lambda value: value),
+    _with_refusing(),
+]
+
+
+def _formats(documents: list[Any]) -> str:
+    parts = []
+    for document in documents:
+        parts.append(str(document))
+    return ", ".join(parts)
+
+
+FREE = [
+    _formats,
+    _logged(_formats),
+    str.upper,
+    len,
+    itemgetter("a"),
+    lambda value: _table["a"] + value,
+    lambda value: {**value, "b": 2},
+    functools.partial(lambda add, value: add + value, 3),
+    any_order(lambda value: _seen.append(value)),
+    any_order(_Callable().__call__.__func__),
+]
+
+
+@pytest.mark.parametrize("function", ORDERED)
+def test_what_keeps_state_sees_inputs_in_order(function: Any) -> None:
+    assert order_reason(function)
+
+
+@pytest.mark.parametrize("function", FREE)
+def test_what_computes_does_not(function: Any) -> None:
+    assert order_reason(function) is None
