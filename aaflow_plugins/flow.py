@@ -27,6 +27,9 @@ from aaflow_plugins.threads import await_threads
 
 T = TypeVar("T")
 
+#: Items that begin together before all others: what follows their first meeting need not wait for a full batch.
+FIRST_BLOCK = 16
+
 #: An item by its number, within it another, and so on.
 Place = tuple[int, ...]
 _place: ContextVar[Place] = ContextVar("aaflow_place", default=())
@@ -159,16 +162,26 @@ class Flow(ABC):
                 raise failure
 
         try:
-            for start in range(0, count, block):
-                size = min(block, count - start)
+            start, size = 0, min(block, FIRST_BLOCK if count > block else count)
+            while start < count:
                 await until_at_most(count if window is None else max(0, window - size))
                 running += size
                 for index in range(start, start + size):
                     tasks[index] = self.spawn(item(index))
+                if not start and size < block:
+                    await self._idle_once()
+                start += size
+                size = min(block, count - start)
             await until_at_most(0)
         except BaseException:
             await self.abandon(list(tasks.values()))
             raise
+
+
+    async def _idle_once(self) -> None:
+        promise = self.promise()
+        self.when_idle(lambda: self.settle(promise))
+        await promise
 
 
 class Point:

@@ -180,13 +180,15 @@ class Execution:
             return await self.awaited(partial(native.ainvoke, value, config, **kwargs), context)
         return await self.flow.call(partial(context.run, native.invoke, value, config, **kwargs))
 
-    async def awaited(self, begin: Callable[[], Coroutine[Any, Any, Any]], context: Context, *, slots: int = 1) -> Any:
+    async def awaited(
+        self, begin: Callable[[], Coroutine[Any, Any, Any]], context: Context, *, slots: int = 1, urgent: bool = False
+    ) -> Any:
         """Await what an asynchronous call begins, in `context` and in its slots."""
         flow = self.flow
         assert isinstance(flow, LoopFlow)
         if flow.limit is None:
             return await flow.spawn(context.run(begin), context)
-        async with flow.slot(slots):
+        async with flow.slot(slots, urgent=urgent):
             return await flow.spawn(context.run(begin), context)
 
 

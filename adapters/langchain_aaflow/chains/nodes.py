@@ -330,7 +330,7 @@ class Retrieve(Node):
         try:
             if retrieval.embeds_together:
                 if x.asynchronous:
-                    vectors = await x.awaited(partial(retrieval.aembed, queries), copy_context())
+                    vectors = await x.awaited(partial(retrieval.aembed, queries), copy_context(), urgent=True)
                 else:
                     vectors = await x.flow.call(retrieval.embed, queries, urgent=True)
             found = await x.flow.call(retrieval.search, vectors, queries, urgent=True)
