@@ -177,7 +177,6 @@ class Flow(ABC):
             await self.abandon(list(tasks.values()))
             raise
 
-
     async def _idle_once(self) -> None:
         promise = self.promise()
         self.when_idle(lambda: self.settle(promise))

@@ -35,6 +35,9 @@ from pydantic import BaseModel
 from langchain_aaflow.openai_chat import LeanChat, lean_chat
 from langchain_aaflow.openai_rate_limits import limited
 
+#: Minutes of waiting for a server: not again with every set of versions.
+pytestmark = pytest.mark.slow
+
 httpx: Any = vars(base_client)["httpx2" if hasattr(base_client, "httpx2") else "httpx"]
 
 

@@ -35,6 +35,9 @@ from langchain_aaflow import aingest, ingest, openai_rate_limits
 from langchain_aaflow.openai_conditions import native_reason
 from langchain_aaflow.openai_rate_limits import limited
 
+#: Minutes of waiting for a server: not again with every set of versions.
+pytestmark = pytest.mark.slow
+
 #: The HTTP library of the installed openai release; it takes clients of the older one too.
 httpx: Any = vars(base_client)["httpx2" if hasattr(base_client, "httpx2") else "httpx"]
 

@@ -19,7 +19,7 @@ from aaflow_plugins import accelerate
 from tests.langchain.chains.generated import Spec, roots
 from tests.langchain.chains.outcomes import Call, calls, differences, settled
 
-EXAMPLES = int(os.environ.get("CHAIN_EXAMPLES", "150"))
+EXAMPLES = int(os.environ.get("CHAIN_EXAMPLES", "100"))
 
 
 @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
