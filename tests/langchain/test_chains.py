@@ -475,6 +475,12 @@ def test_a_runnable_that_is_looked_up_is_invoked() -> None:
     assert same(lambda: IDENTITY | itemgetter("chosen"), inputs) == [["chosen"]] * 4
 
 
+def test_a_bound_function_may_return_a_runnable() -> None:
+    """The configuration of a binding need not have every key."""
+    doubled = RunnableLambda(lambda value: RunnableLambda(lambda given: 2 * given))
+    assert same(lambda: IDENTITY | doubled.with_config(configurable={"a": 1}), [1, 2, 3]) == [2, 4, 6]
+
+
 def test_steps_side_by_side_take_no_longer_than_natively() -> None:
     """Without a bound, LangChain's own is on inputs: their calls side by side all go on."""
     peak = Echo(seconds=0.05)

@@ -263,7 +263,7 @@ class Function(Node):
         return await afunc(value)
 
     def _deeper(self, value: Any, config: RunnableConfig) -> RunnableConfig:
-        limit = config["recursion_limit"]
+        limit = ensure_config(config)["recursion_limit"]
         if limit <= 0:
             raise RecursionError(f"Recursion limit reached when invoking {self.native} with input {value}.")
         return patch_config(config, recursion_limit=limit - 1)
