@@ -522,16 +522,33 @@ def test_slow_asynchronous_handlers_of_roots_are_told_at_once() -> None:
     assert Slow.peak >= 40
 
 
-@pytest.mark.parametrize("wrap", ["with_retry", "with_fallbacks"])
-def test_retries_and_fallbacks_are_accelerated_by_themselves(wrap: str) -> None:
+def test_fallbacks_are_accelerated_by_themselves() -> None:
     embeddings = Counting()
-    chain = rag(Echo(), embeddings)
+    wrapped = rag(Echo(), embeddings).with_fallbacks([IDENTITY])
     embeddings.sizes.clear()
-    wrapped = chain.with_retry() if wrap == "with_retry" else chain.with_fallbacks([IDENTITY])
     fast = accelerate(wrapped, batch_queries=True)
     assert type(fast).__name__ == type(wrapped).__name__
     assert fast.batch(QUESTIONS[:70]) == rag(Echo()).batch(QUESTIONS[:70])
     assert embeddings.sizes == [16, 54]
+
+
+def test_what_is_marked_in_order_goes_one_by_one() -> None:
+    from langchain_aaflow import in_order
+
+    seen: list[str] = []
+
+    @in_order
+    def number(text: str) -> int:
+        seen.append(text)
+        time.sleep(0.0005)
+        return len(seen)
+
+    chain = accelerate(IDENTITY | RunnableLambda(number) | IDENTITY)
+    for _ in range(3):
+        seen.clear()
+        assert chain.batch(QUESTIONS[:60], {"max_concurrency": 16}) == list(range(1, 61))
+        seen.clear()
+        assert asyncio.run(chain.abatch(QUESTIONS[:60])) == list(range(1, 61))
 
 
 def test_a_variable_that_is_given_another_store_is_left_alone() -> None:

@@ -35,7 +35,7 @@ def _through_acceleration(owner: Any, name: str) -> None:
             if not isinstance(self, chains.Batching):
                 calls[f"{called}: native, its class is not accelerated"] += 1
             return native(self, inputs, *args, **kwargs)
-        how = "native, it is one step" if chosen._plan_for(inputs) is None else "fast"
+        how = "native, it is one step" if chosen._plan_for(inputs, None) is None else "fast"
         calls[f"{called}: {how}"] += 1
         return getattr(chosen, name)(inputs, *args, **kwargs)
 

@@ -24,7 +24,6 @@ from langchain_core.runnables import (
 )
 from langchain_core.runnables.base import RunnableEach
 from langchain_core.runnables.config import get_config_list
-from langchain_core.runnables.retry import RunnableRetry
 from langchain_core.vectorstores import VectorStoreRetriever
 from pydantic import PrivateAttr
 
@@ -32,7 +31,7 @@ from aaflow_plugins.executor import Executor
 from aaflow_plugins.flow import Flow, LoopFlow, ThreadFlow
 from langchain_aaflow.chains.batches import batch
 from langchain_aaflow.chains.execution import Execution, raised
-from langchain_aaflow.chains.nodes import Bind, Call, Kwargs, Node, Retry
+from langchain_aaflow.chains.nodes import Bind, Call, Kwargs, Node
 from langchain_aaflow.chains.plans import plan_of
 from langchain_aaflow.chains.translate import translate
 from langchain_aaflow.chains.watching import Watch
@@ -178,7 +177,7 @@ class Batching:
             return None
         native: Any = self
         node = translate(native, batch_queries=self._settings[1])
-        return None if isinstance(node, Call) and not isinstance(node, Retry) else node
+        return None if isinstance(node, Call) else node
 
     def _limit(self, configs: Sequence[RunnableConfig]) -> int | None:
         limit = configs[0].get("max_concurrency")
@@ -315,12 +314,6 @@ class AcceleratedFallbacks(Batching, RunnableWithFallbacks[Any, Any]):
     _aaflow_settings: Any = PrivateAttr(default=(None, False))
 
 
-class AcceleratedRetry(Batching, RunnableRetry[Any, Any]):
-    """A RunnableRetry whose batches run as a plan."""
-
-    _aaflow_settings: Any = PrivateAttr(default=(None, False))
-
-
 class AcceleratedRetriever(Batching, VectorStoreRetriever):
     """A VectorStoreRetriever whose batches are searched together."""
 
@@ -335,7 +328,6 @@ _ACCELERATED: dict[type, type] = {
     RunnableBinding: AcceleratedBinding,
     RunnableEach: AcceleratedEach,
     RunnableWithFallbacks: AcceleratedFallbacks,
-    RunnableRetry: AcceleratedRetry,
     VectorStoreRetriever: AcceleratedRetriever,
 }
 for _native, _accelerated in _ACCELERATED.items():

@@ -83,6 +83,8 @@ async def _native_batch(x: Execution, node: Node, values: list[Any], configs: Co
 
     native: Any = super(Batching, node.native) if isinstance(node.native, Batching) else node.native
     settings = {"return_exceptions": x.return_exceptions, **kwargs}
+    if any(step.one_by_one for step in node.walk()):
+        configs = [{**config, "max_concurrency": 1} for config in configs]
     # Its calls are its own: as many at once as the bound allows.
     slots = min(x.flow.limit or 1, len(values))
     if x.asynchronous:

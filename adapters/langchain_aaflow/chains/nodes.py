@@ -65,6 +65,7 @@ class Node:
         reason: Why it runs natively, or None.
         batches: Whether its class has a `batch` of its own, which looks at the inputs together.
         ordered: Whether the order of its calls matters.
+        one_by_one: Whether, in addition, no call may begin before the last has ended.
         sees_runs: Whether it may look at its run's configuration or callbacks.
     """
 
@@ -72,6 +73,7 @@ class Node:
     reason: str | None = None
     batches = False
     ordered = False
+    one_by_one = False
     sees_runs = False
 
     def __init__(self, native: Runnable[Any, Any], inner: dict[str, Node] | None = None) -> None:

@@ -23,7 +23,7 @@ _MARK = "__aaflow_in_order__"
 
 
 def in_order(function: F) -> F:
-    """Mark a function that must see a batch's inputs in their order. Returns it."""
+    """Mark a function that must see a batch's inputs in their order, one by one. Returns it."""
     setattr(function, _MARK, True)
     return function
 
@@ -32,6 +32,11 @@ def any_order(function: F) -> F:
     """Mark a function that may see a batch's inputs in any order, whatever its code looks like. Returns it."""
     setattr(function, _MARK, False)
     return function
+
+
+def is_in_order(function: Any) -> bool:
+    """Whether the user has marked it `in_order`."""
+    return getattr(function, _MARK, None) is True
 
 
 def order_reason(function: Any) -> str | None:

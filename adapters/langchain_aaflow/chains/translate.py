@@ -41,7 +41,7 @@ from langchain_core.runnables.utils import accepts_config, accepts_run_manager
 
 from langchain_aaflow.chains import nodes
 from langchain_aaflow.chains.nodes import Node
-from langchain_aaflow.chains.order import order_reason
+from langchain_aaflow.chains.order import is_in_order, order_reason
 from langchain_aaflow.retrieval import batched_retrieval
 
 _INVOKING = ("invoke", "ainvoke")
@@ -154,7 +154,9 @@ def _function(native: Any) -> Node:
     functions = [getattr(native, name) for name in ("func", "afunc") if hasattr(native, name)]
     for function in functions:
         if reason := order_reason(function):
-            return nodes.Call(native, reason, ordered=True)
+            call = nodes.Call(native, reason, ordered=True)
+            call.one_by_one = any(map(is_in_order, functions))
+            return call
     if any(accepts_config(function) or accepts_run_manager(function) for function in functions):
         return nodes.Call(native, "its function is given its run's configuration")
     if not hasattr(native, "func"):
