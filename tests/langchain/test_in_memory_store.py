@@ -9,7 +9,6 @@ import pickle
 import subprocess
 import sys
 import uuid
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -26,6 +25,7 @@ from langchain_aaflow import in_memory_store
 from langchain_aaflow.in_memory_store import AcceleratedInMemoryVectorStore, InMemorySink
 from langchain_aaflow.native_stores import shared_view
 from langchain_aaflow.vectorstores import accelerate_store, native_reason, sink_for, sink_for_class
+from tests.langchain.warned import caught_warnings
 
 DIM = 12
 
@@ -49,8 +49,7 @@ class HashEmbeddings(Embeddings):
 
 def outcome(call: Callable[[], Any]) -> Any:
     """What a call returns or raises and warns, comparable."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with caught_warnings() as caught:
         try:
             result: Any = ("returned", call())
         except Exception as error:

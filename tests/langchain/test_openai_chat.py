@@ -10,7 +10,6 @@ import re
 import socket
 import threading
 import uuid
-import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -34,6 +33,7 @@ from pydantic import BaseModel
 
 from langchain_aaflow.openai_chat import LeanChat, lean_chat
 from langchain_aaflow.openai_rate_limits import limited
+from tests.langchain.warned import caught_warnings
 
 #: Minutes of waiting for a server: not again with every set of versions.
 pytestmark = pytest.mark.slow
@@ -163,8 +163,7 @@ def reply_of(message: dict[str, Any] | None = None, **others: Any) -> dict[str, 
 
 def outcome(call: Callable[[], Any]) -> Any:
     """All that can be seen of it: message or error, and warnings."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with caught_warnings() as caught:
         try:
             message = call()
         except Exception as error:

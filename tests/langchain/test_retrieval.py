@@ -34,6 +34,8 @@ pytest.importorskip("langchain_community")
 from langchain_community.vectorstores import FAISS
 from langchain_community.vectorstores.utils import DistanceStrategy
 
+from tests.langchain.warned import caught_warnings
+
 DIM = 16
 pytestmark = pytest.mark.filterwarnings("ignore:Relevance scores must be")
 FAKE = DeterministicFakeEmbedding(size=DIM)
@@ -82,11 +84,9 @@ def filled(kind: str, texts: list[str], embeddings: Embeddings = FAKE, accelerat
 def observed(call: Callable[[], Any], caplog: pytest.LogCaptureFixture) -> Any:
     """What a call returns, warns and logs."""
     caplog.clear()
-    with warnings.catch_warnings(record=True) as caught, caplog.at_level(logging.WARNING):
-        warnings.simplefilter("always")
+    with caught_warnings() as caught, caplog.at_level(logging.WARNING):
         found = call()
-    # Not what the collector finds of other tests just then.
-    warned = [(w.category, str(w.message), w.filename) for w in caught if w.category is not ResourceWarning]
+    warned = [(w.category, str(w.message), w.filename) for w in caught]
     return found, warned, [record.getMessage() for record in caplog.records if "langchain" in record.name]
 
 

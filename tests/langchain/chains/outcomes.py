@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import warnings
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -17,6 +16,7 @@ from langchain_core.runnables import Runnable, RunnableConfig
 from tests.langchain.chains.generated import Spec, build
 from tests.langchain.chains.parts import REQUEST, World, origin
 from tests.langchain.chains.recording import Recording, error_of, handler, tree, visible
+from tests.langchain.warned import caught_warnings
 
 METHODS = ("batch", "abatch", "batch_as_completed", "abatch_as_completed")
 
@@ -155,8 +155,7 @@ def run(spec: Spec, call: Call, accelerate: Callable[[Any], Any], seed: int = 0,
     outputs: dict[int, Any] = {}
     token = REQUEST.set("the caller's")
     try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
+        with caught_warnings() as caught:
             try:
                 outputs = {order[place]: output for place, output in _called(chain, call, inputs, config).items()}
             except Exception as raised:
