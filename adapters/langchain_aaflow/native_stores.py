@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 
 from langchain_core.vectorstores import VectorStore
 
-from langchain_aaflow.native_code import is_from
+from aaflow_plugins.known_code import is_from
 
 S = TypeVar("S", bound=VectorStore)
 

@@ -10,7 +10,7 @@ import langchain_openai.embeddings.base as native_module
 import openai.resources.embeddings as client_module
 from langchain_openai import AzureOpenAIEmbeddings, OpenAIEmbeddings
 
-from langchain_aaflow.native_code import is_from
+from aaflow_plugins.known_code import is_from
 from langchain_aaflow.openai_embedder import OpenAIEmbedder, asks_for_empty
 from langchain_aaflow.openai_replies import native_rows
 from langchain_aaflow.openai_requests import native_input

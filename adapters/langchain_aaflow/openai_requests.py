@@ -21,7 +21,7 @@ import openai
 import openai._base_client as base_client
 from openai._models import FinalRequestOptions
 
-from langchain_aaflow.native_code import is_from
+from aaflow_plugins.known_code import is_from
 from langchain_aaflow.openai_clients import HTTP_LIBRARY, json_bytes
 
 try:

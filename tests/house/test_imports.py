@@ -61,7 +61,7 @@ def test_the_adapter_is_loaded_for_an_object_of_its_framework() -> None:
 def test_entry_points_load_and_implement_hooks() -> None:
     manager = plugins.plugin_manager()
     ours = [entry for entry in plugins.installed() if entry.dist and entry.dist.name == "aaflow-plugins"]
-    assert {entry.value for entry in ours} == {"langchain_aaflow.plugin"}
+    assert {entry.value for entry in ours} == {"langchain_aaflow.plugin", "llama_index_aaflow.plugin"}
     for entry in ours:
         plugins.load(entry)
         assert manager.get_hookcallers(manager.get_plugin(entry.value))

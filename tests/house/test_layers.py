@@ -26,7 +26,7 @@ def lint(folder: Path) -> subprocess.CompletedProcess[str]:
 def copied(tmp_path: Path) -> Path:
     """The packages and their contracts, to be broken."""
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    for name in ("aaflow_plugins", "langchain_aaflow"):
+    for name in ("aaflow_plugins", "langchain_aaflow", "llama_index_aaflow"):
         package = find_spec(name)
         assert package is not None
         assert package.submodule_search_locations
@@ -49,6 +49,7 @@ def test_every_contract_is_kept(copied: Path) -> None:
         ("aaflow_plugins/dataplane/batch.py", "import aaflow_plugins.plan", "The core is built in layers"),
         ("aaflow_plugins/new_idea.py", "import json", "The core is built in layers"),
         ("langchain_aaflow/plans.py", "import llama_index.core", "An adapter knows its own framework"),
+        ("llama_index_aaflow/node_parsers.py", "import langchain_core", "The LlamaIndex adapter knows its own framework"),
     ],
 )
 def test_a_broken_contract_is_noticed(copied: Path, module: str, line: str, broken: str) -> None:

@@ -25,6 +25,7 @@ from langchain_text_splitters import (
     character,
 )
 
+from aaflow_plugins.known_code import digest, source_of, structure
 from langchain_aaflow import documents as documents_module
 from langchain_aaflow.documents import metadata_copier
 from langchain_aaflow.splitters import Accelerated, accelerate_splitter, native_reason
@@ -341,7 +342,7 @@ def test_installed_code_is_known() -> None:
     for cls in (RecursiveCharacterTextSplitter, CharacterTextSplitter, TokenTextSplitter):
         for name in ("split_text", "_split_text", "_merge_splits", "_join_docs", "create_documents"):
             method = getattr(cls, name, None)
-            assert method is None or known_code.is_known(method), (name, known_code.structure(method))
+            assert method is None or known_code.is_known(method), (name, structure(method))
 
 
 def test_structure_ignores_words_and_sees_code() -> None:
@@ -357,14 +358,14 @@ def test_structure_ignores_words_and_sees_code() -> None:
     def third(one, two="y"):  # type: ignore[no-untyped-def]
         return two * one
 
-    digests = [known_code.structure(function).strip() for function in (first, second, third)]
+    digests = [structure(function).strip() for function in (first, second, third)]
     renamed = [
-        known_code._digest(known_code._source(function).replace(function.__name__, "f"))
+        digest(source_of(function).replace(function.__name__, "f"))
         for function in (first, second, third)
     ]
     assert len(set(digests)) == 3
     assert renamed[0] == renamed[1] != renamed[2]
-    assert known_code.structure(len) == ""
+    assert structure(len) == ""
 
 
 atoms = st.one_of(st.text(max_size=5), st.integers(), st.floats(allow_nan=False), st.booleans(), st.none())

@@ -6,17 +6,11 @@ somebody has looked at the change; one that rewords a docstring or an annotation
 
 from __future__ import annotations
 
-import ast
-import hashlib
-import inspect
-import sys
-import textwrap
-from collections.abc import Callable, Iterator
 from functools import lru_cache
 from types import FunctionType
 from typing import Any, Final
 
-from langchain_aaflow.native_code import is_from
+from aaflow_plugins.known_code import is_one_of
 
 #: Structures of native functions that the fast paths reproduce, by qualified name: langchain-text-splitters 1.0.0 to
 #: 1.1.3.
@@ -46,51 +40,4 @@ def is_known(function: Any) -> bool:
 
 @lru_cache(maxsize=256)
 def _is_known(function: FunctionType) -> bool:
-    # A wrapper bears the wrapped function's name and module, and its source is the wrapped function's to `inspect`.
-    module = sys.modules.get(function.__module__)
-    return (
-        module is not None
-        and is_from(function, module)
-        and not hasattr(function, "__wrapped__")
-        and structure(function) in _KNOWN.get(function.__qualname__, ())
-    )
-
-
-def structure(function: Callable[..., Any]) -> str:
-    """A digest of a function's code without docstrings, annotations and layout; "" if its source is not there.
-
-    The same on every supported version of Python.
-    """
-    source = _source(function)
-    return _digest(source) if source else ""
-
-
-def _source(function: Callable[..., Any]) -> str:
-    try:
-        return textwrap.dedent(inspect.getsource(function))
-    except (OSError, TypeError):
-        return ""
-
-
-def _digest(source: str) -> str:
-    return hashlib.sha256("\n".join(_walk(ast.parse(source))).encode()).hexdigest()[:16]
-
-
-#: What doesn't change what a function does, or what some versions of Python don't record.
-_LEFT_OUT: Final = frozenset({"annotation", "returns", "decorator_list", "type_params", "type_comment", "kind", "ctx"})
-
-
-def _walk(node: Any) -> Iterator[str]:
-    if not isinstance(node, ast.AST):
-        yield repr(node)
-        return
-    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
-        return
-    yield type(node).__name__
-    for name, value in ast.iter_fields(node):
-        if name in _LEFT_OUT:
-            continue
-        yield name
-        for child in value if isinstance(value, list) else (value,):
-            yield from _walk(child)
-    yield "end"
+    return is_one_of(function, _KNOWN.get(function.__qualname__, frozenset()))
