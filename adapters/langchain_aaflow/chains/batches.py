@@ -153,17 +153,20 @@ class Pipeline:
         if self._meetings:
             window = None
         await x.flow.each(len(self._values), self._input, block=block, window=window)
-        if self._failure is not None:
-            error = self._failure[3]
-            if isinstance(error, StoppedError):
-                raise RuntimeError("generator raised StopIteration") from error.error
-            raise error
-        for met in self._meetings.values():
-            if met.failure is not None:
-                for index in met.arrived:
-                    self._outputs[index] = met.failure
-                break
-        return self._outputs
+        try:
+            if self._failure is not None:
+                if isinstance(self._failure[3], StoppedError):
+                    raise RuntimeError("generator raised StopIteration") from self._failure[3].error
+                raise self._failure[3]
+            for met in self._meetings.values():
+                if met.failure is not None:
+                    for index in met.arrived:
+                        self._outputs[index] = met.failure
+                    break
+            return self._outputs
+        finally:
+            # Errors are let go of: their tracebacks hold this pipeline, and inputs would live until a collection.
+            self._failure, self._outputs = None, []
 
     async def _input(self, index: int) -> None:
         """Take one input through the steps."""
