@@ -123,6 +123,7 @@ def compare(suite: Suite) -> bool:
     taken = any(key.endswith("fast") for key in accelerated["calls"])
     if not taken:
         print("nothing took the fast path")
+    print(f"{len(tests)} tests of {suite.package}, {len(different) or 'none'} with another outcome than natively")
     return taken and not different
 
 
