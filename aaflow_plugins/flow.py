@@ -27,7 +27,7 @@ from aaflow_plugins.threads import await_threads
 
 T = TypeVar("T")
 
-#: Items that begin together before all others: what follows their first meeting need not wait for a full batch.
+#: Of the first items so many begin before the others: what they meet at can begin early.
 FIRST_BLOCK = 16
 
 #: An item by its number, within it another, and so on.
@@ -162,16 +162,17 @@ class Flow(ABC):
                 raise failure
 
         try:
-            start, size = 0, min(block, FIRST_BLOCK if count > block else count)
+            start = 0
             while start < count:
-                await until_at_most(count if window is None else max(0, window - size))
-                running += size
-                for index in range(start, start + size):
+                is_first = start < block < count
+                end = min(start + FIRST_BLOCK, block) if is_first else min(start + block, count)
+                await until_at_most(count if window is None else max(0, window - (end - start)))
+                running += end - start
+                for index in range(start, end):
                     tasks[index] = self.spawn(item(index))
-                if not start and size < block:
+                if is_first:
                     await self._idle_once()
-                start += size
-                size = min(block, count - start)
+                start = end
             await until_at_most(0)
         except BaseException:
             await self.abandon(list(tasks.values()))
@@ -190,15 +191,23 @@ class Point:
     batch is under way, after which it will be.
     """
 
-    def __init__(self, flow: Flow, answer: Callable[[list[Any]], Awaitable[Sequence[Outcome[Any]]]], size: int) -> None:
+    def __init__(
+        self,
+        flow: Flow,
+        answer: Callable[[list[Any]], Awaitable[Sequence[Outcome[Any]]]],
+        size: int,
+        first: int | None = None,
+    ) -> None:
         """Set up.
 
         Args:
             flow: The flow whose items come here.
             answer: Gives an outcome for each value, in order.
             size: Values a batch at the most.
+            first: The same for the first `size` values, so that what follows begins sooner; None for no difference.
         """
         self._flow, self._answer, self._size = flow, answer, size
+        self._first, self._first_left = first or size, size
         self._waiting: list[tuple[Any, Any]] = []
         self._under_way = 0
 
@@ -206,7 +215,7 @@ class Point:
         """Wait for the answer to `value`; raises its error."""
         promise = self._flow.promise()
         self._waiting.append((value, promise))
-        if len(self._waiting) >= self._size:
+        if len(self._waiting) >= (self._first if self._first_left > 0 else self._size):
             self._begin()
         elif len(self._waiting) == 1:
             self._flow.when_idle(self._idle)
@@ -218,6 +227,7 @@ class Point:
 
     def _begin(self) -> None:
         batch, self._waiting = self._waiting, []
+        self._first_left -= len(batch)
         self._under_way += 1
         self._flow.spawn(self._run(batch))
 

@@ -28,7 +28,7 @@ from langchain_core.vectorstores import VectorStoreRetriever
 from pydantic import PrivateAttr
 
 from aaflow_plugins.executor import Executor
-from aaflow_plugins.flow import Flow, LoopFlow, ThreadFlow
+from aaflow_plugins.flow import FIRST_BLOCK, Flow, LoopFlow, ThreadFlow
 from langchain_aaflow.chains.batches import batch
 from langchain_aaflow.chains.execution import Execution, raised
 from langchain_aaflow.chains.nodes import Bind, Call, Kwargs, Node
@@ -40,6 +40,9 @@ R = TypeVar("R", bound=Runnable[Any, Any])
 
 #: Queries that are embedded and searched together, unless the executor's `batch_size` says otherwise.
 JOIN_SIZE = 64
+
+#: The same at the beginning of a longer batch: what comes after the retriever need not wait for a full one.
+FIRST_JOIN_SIZE = FIRST_BLOCK
 
 #: Batches of so few inputs run natively: there is next to nothing to join or to overlap.
 FEW = 2
@@ -201,11 +204,13 @@ class Batching:
                 # They are this run's; what is below has none, and nobody sees this one.
                 config.pop("run_name", None)
                 config.pop("run_id", None)
+        join_size = (executor and executor.batch_size) or JOIN_SIZE
         return Execution(
             flow,
             listening=listening,
             return_exceptions=return_exceptions,
-            join_size=(executor and executor.batch_size) or JOIN_SIZE,
+            join_size=join_size,
+            first_join_size=min(FIRST_JOIN_SIZE, join_size) if len(configs) > join_size else join_size,
         )
 
 

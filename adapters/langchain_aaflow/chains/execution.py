@@ -15,6 +15,7 @@ from langchain_core.callbacks import AsyncCallbackManager, CallbackManager
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import (
     _set_config_context,
+    ensure_config,
     get_async_callback_manager_for_config,
     get_callback_manager_for_config,
     patch_config,
@@ -39,16 +40,20 @@ class Execution:
         asynchronous: Whether steps are invoked by `ainvoke`.
         return_exceptions: Whether an input's exception is its output.
         join_size: Queries answered together at the most.
+        first_join_size: The same for the first of many.
         watch: Who is told how the inputs get on; the outermost batch takes it.
     """
 
-    def __init__(self, flow: Flow, *, listening: bool, return_exceptions: bool, join_size: int) -> None:
+    def __init__(
+        self, flow: Flow, *, listening: bool, return_exceptions: bool, join_size: int, first_join_size: int
+    ) -> None:
         self.flow = flow
         self.watch: Watch | None = None
         self.listening = listening
         self.return_exceptions = return_exceptions
         self.asynchronous = isinstance(flow, LoopFlow)
         self.join_size = join_size
+        self.first_join_size = first_join_size
         self._shared: dict[int, Any] = {}
 
     def returning(self, exceptions: bool) -> Execution:
@@ -156,6 +161,14 @@ class Execution:
     def close(self) -> None:
         """Let go of what was shared, which holds the execution."""
         self._shared.clear()
+
+    def inherits(self, config: RunnableConfig) -> bool:
+        """Whether `config` is the one that runnables inherit here already, and nobody would see a new context."""
+        return not self.listening and var_child_runnable_config.get() is config
+
+    def ensured(self, config: RunnableConfig) -> RunnableConfig:
+        """`ensure_config(config)`, but the very object where that would make an equal one."""
+        return config if self.inherits(config) else ensure_config(config)
 
     def context(self, config: RunnableConfig) -> Context:
         """A copy of the current context in which `config` is the one that runnables inherit."""

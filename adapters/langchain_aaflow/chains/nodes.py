@@ -86,6 +86,8 @@ class Node:
 
     async def below(self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs) -> Any:
         """The same in a context in which `config` is the one that runnables inherit."""
+        if x.inherits(config):
+            return await self.run(x, value, config, kwargs)
         return await x.flow.spawn(self.run(x, value, config, kwargs), x.context(config))
 
     async def batched(self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs) -> Any:
@@ -321,7 +323,8 @@ class Retrieve(Node):
                 vector = await x.awaited(partial(retrieval.aembed_one, query), copy_context())
             else:
                 vector = await x.flow.call(copy_context().run, retrieval.embed_one, query)
-        point: Point = x.shared(self, lambda: Point(x.flow, partial(self._answer_all, x), x.join_size))
+        answer = partial(self._answer_all, x)
+        point: Point = x.shared(self, lambda: Point(x.flow, answer, x.join_size, x.first_join_size))
         documents: list[Document] = await point.ask((query, vector))
         return documents
 
@@ -371,7 +374,7 @@ class Steps(Node):
 
     @override
     async def run(self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs) -> Any:
-        config = ensure_config(config)
+        config = x.ensured(config)
         run = await x.start(config, value, self.native)
         return await x.within(run, self._through(x, value, config, run, kwargs))
 
@@ -383,7 +386,7 @@ class Steps(Node):
 
     @override
     async def batched(self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs) -> Any:
-        config = ensure_config(config)
+        config = x.ensured(config)
         run = await x.start(config, value, self.native, defaults=False)
         return await x.within(run, self._through_batched(x, value, config, run, kwargs))
 
@@ -404,21 +407,28 @@ class Parallel(Node):
 
     @override
     async def run(self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs) -> Any:
-        config = ensure_config(config)
+        config = x.ensured(config)
         run = await x.start(config, value, self.native, defaults=x.asynchronous)
         return await x.within(run, self._through(x, value, config, run))
 
     async def _through(self, x: Execution, value: Any, config: RunnableConfig, run: Any) -> dict[str, Any]:
-        keys = list(self.inner)
-        steps = [step.below(x, value, x.child(config, run, f"map:key:{key}"), {}) for key, step in self.inner.items()]
+        configs = {key: x.child(config, run, f"map:key:{key}") for key in self.inner}
         if x.asynchronous:
             # As natively: the first error in time is raised at once, the other steps go on.
-            return dict(zip(keys, await asyncio.gather(*map(x.flow.spawn, steps)), strict=True))
-        outcomes = await x.flow.gather(steps)
+            quick = [key for key, step in self.inner.items() if isinstance(step, Quick) and not x.listening]
+            begun = {
+                key: x.flow.spawn(step.run(x, value, configs[key], {}), x.context(configs[key]))
+                for key, step in self.inner.items()
+                if key not in quick
+            }
+            outputs = {key: await self.inner[key].run(x, value, configs[key], {}) for key in quick}
+            outputs |= zip(begun, await asyncio.gather(*begun.values()), strict=True)
+            return {key: outputs[key] for key in self.inner}
+        outcomes = await x.flow.gather(step.below(x, value, configs[key], {}) for key, step in self.inner.items())
         for outcome in outcomes:
             if outcome.error is not None:
                 raise outcome.error
-        return {key: outcome.value for key, outcome in zip(keys, outcomes, strict=True)}
+        return {key: outcome.value for key, outcome in zip(self.inner, outcomes, strict=True)}
 
 
 class Assign(Node):
@@ -429,7 +439,7 @@ class Assign(Node):
 
     @override
     async def run(self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs) -> Any:
-        config = ensure_config(config)
+        config = x.ensured(config)
         run = await x.start(config, value, self.native, run_type=None)
         return await x.within(run, self._through(x, value, config, run, kwargs))
 
@@ -448,7 +458,7 @@ class Branch(Node):
 
     @override
     async def run(self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs) -> Any:
-        config = ensure_config(config)
+        config = x.ensured(config)
         run = await x.start(config, value, self.native)
         return await x.within(run, self._through(x, value, config, run, kwargs))
 
@@ -498,7 +508,7 @@ class Each(Node):
 
     @override
     async def run(self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs) -> Any:
-        config = ensure_config(config)
+        config = x.ensured(config)
         run = await x.start(config, value, self.native, run_type=None)
         work = x.flow.spawn(self._through(x, value, config, run, kwargs), x.context(x.child(config, run)))
         return await x.within(run, work)
@@ -530,7 +540,7 @@ class Fallbacks(Node):
                 "If 'exception_key' is specified then input must be a dictionary."
                 f"However found a type of {type(value)} for input"
             )
-        config = ensure_config(config)
+        config = x.ensured(config)
         run = await x.start(config, value, self.native)
         return await x.within(run, self._through(x, value, config, run, kwargs))
 
@@ -555,7 +565,7 @@ class Fallbacks(Node):
 
     @override
     async def batched(self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs) -> Any:
-        config = ensure_config(config)
+        config = x.ensured(config)
         shown = value if x.asynchronous or isinstance(value, dict) else {"input": value}
         run = await x.start(config, shown, self.native, defaults=False)
         failure: Any = None
