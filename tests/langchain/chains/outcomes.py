@@ -116,7 +116,7 @@ class Outcome:
         late: Runs that went on when the run above them had ended.
         peak: How many slow parts were at work, at most, at the same time.
         native: Whether what was called is the native chain itself.
-        failing: The number of the input whose error the call raised; None if the error does not say.
+        failing: The origin of the error that the call raised, an input or one of its elements; '' if it does not say.
     """
 
     pieces: dict[str, Any]
@@ -124,7 +124,7 @@ class Outcome:
     late: list[str]
     peak: int
     native: bool
-    failing: int | None
+    failing: str
 
     @property
     def failed(self) -> bool:
@@ -132,7 +132,7 @@ class Outcome:
         return "raised" in self.pieces or "'error'" in repr(self.pieces)
 
 
-def run(spec: Spec, call: Call, accelerate: Callable[[Any], Any], seed: int = 0, leading: int | None = None) -> Outcome:
+def run(spec: Spec, call: Call, accelerate: Callable[[Any], Any], seed: int = 0, leading: str = "") -> Outcome:
     """Build a chain, accelerate it, and call it.
 
     Args:
@@ -140,13 +140,14 @@ def run(spec: Spec, call: Call, accelerate: Callable[[Any], Any], seed: int = 0,
         call: How to call it.
         accelerate: Gives the object to call for the native chain.
         seed: What delays follow from. All but 0 slow every part down.
-        leading: The number of the input that has a head start: it comes first, and its parts are faster.
+        leading: The origin of the input that has a head start: it comes first, and its parts are faster. Of one of its
+            elements: only that one's parts are, and what it comes from.
     """
     given = frozenset(map(str, call.ids)) if call.run_ids else frozenset()
     world, recording = World(seed, leading), Recording(given)
     native = build(spec, world)
     chain = accelerate(native)
-    order = sorted(range(call.count), key=lambda number: (leading not in (None, number), number))
+    order = sorted(range(call.count), key=lambda number: (not leading.startswith(f"#{number}."), number))
     inputs = [call.inputs[number] for number in order]
     config = call.config(recording)
     if call.configs == "each":
@@ -167,12 +168,7 @@ def run(spec: Spec, call: Call, accelerate: Callable[[Any], Any], seed: int = 0,
     pieces["inputs"] = sorted(inputs)
     if not error:  # else it is left to timing how many of the other inputs came as far as to a warning
         pieces["warnings"] = sorted((warning.category.__name__, visible(str(warning.message))) for warning in caught)
-    return Outcome(pieces, recording.impossible, recording.late, world.peak, chain is native, _number(error))
-
-
-def _number(error: Exception | None) -> int | None:
-    whole = origin(error).partition(".")[0].removeprefix("#")
-    return int(whole) if whole else None
+    return Outcome(pieces, recording.impossible, recording.late, world.peak, chain is native, origin(error))
 
 
 def _returned(call: Call, recording: Recording, outputs: dict[int, Any]) -> dict[str, Any]:
@@ -202,7 +198,8 @@ def differences(spec: Spec, call: Call, accelerate: Callable[[Any], Any], reruns
 
     What LangChain leaves to timing, such as which of several failing branches fails first, may come out in more than
     one way: the native chain is then run again, with other delays, until it has done the same for each input. Where it
-    is left to timing which of several failing inputs fails first, the input in question is given a head start.
+    is left to timing which of several failing inputs fails first, the input in question is given a head start, or
+    the one of its elements.
 
     Args:
         spec: What the chain is made of.
@@ -219,8 +216,9 @@ def differences(spec: Spec, call: Call, accelerate: Callable[[Any], Any], reruns
             break
         # A pool of threads gives the error of the first input that fails, whatever the timing.
         first_has_id = call.run_ids and call.configs == "one"
-        leading = None if call.method == "batch" or first_has_id else found.failing
-        native = run(spec, call, _native, seed, leading)
+        leading = "" if call.method == "batch" or first_has_id else found.failing
+        whole = leading.partition(".")[0] + "." if leading else ""
+        native = run(spec, call, _native, seed, leading if seed % 4 < 2 else whole)
     # LangChain's own: BaseLLM.batch calls itself without end where its context, not its config, has a max_concurrency;
     # a sequence returns fewer outputs than it had inputs if a step (a RouterRunnable) raises for all after some failed.
     if "RecursionError" in repr(first.pieces) or first.pieces.get("count", (call.count,))[0] != call.count:

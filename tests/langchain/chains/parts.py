@@ -70,8 +70,8 @@ class World:
 
     #: Delays follow from the seed: another seed is another day on another machine. All but 0 slow every part down.
     seed: int
-    #: The number of an input that has a head start wherever parts are slowed down.
-    leading: int | None = None
+    #: The origin of an input, or of one of its elements, that has a head start wherever parts are slowed down.
+    leading: str = ""
     attempts: Counter[tuple[str, str]] = field(default_factory=Counter)
     calls: Counter[str] = field(default_factory=Counter)
     #: How many delayed parts were at work, at most, at the same time.
@@ -121,8 +121,9 @@ class Conduct:
         seed, label = self.world.seed, self.label
         pace = (0, 1, 8)[crc32(f"{seed}|{label}".encode()) % 3] if seed else 1
         milliseconds = pace * (crc32(f"{seed}|{label}|{text}".encode()) % 4)
-        if self.world.leading is not None:
-            if not origin(text).startswith(f"#{self.world.leading}."):
+        if leading := self.world.leading:
+            own = origin(text) or "none"
+            if not own.startswith(leading) and not leading.startswith(own):
                 milliseconds += 20
             elif seed % 2:
                 milliseconds = 0
