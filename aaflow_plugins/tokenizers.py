@@ -11,8 +11,9 @@ import re
 import sys
 from base64 import b64encode
 from collections.abc import Callable, Sequence
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final
+from functools import lru_cache, partial
+from types import MethodType
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -189,6 +190,31 @@ def plain_special_settings(encoding: tiktoken.Encoding, allowed_special: Any, di
     return _names_specials(encoding, allowed_special, _SETS) and _names_specials(
         encoding, disallowed_special, _COLLECTIONS
     )
+
+
+def encoding_behind(tokenizer: Any) -> tiktoken.Encoding | None:
+    """The encoding whose ordinary tokens a function gives for ordinary text; None if the function is not known.
+
+    Known are the methods `encode` and `encode_ordinary` of a tiktoken `Encoding`, and `functools.partial` of them with
+    settings of special tokens that are `plain_special_settings`.
+    """
+    settings: dict[str, Any] = {}
+    if type(tokenizer) is partial:
+        if tokenizer.args:
+            return None
+        tokenizer, settings = tokenizer.func, tokenizer.keywords
+    encoding = getattr(tokenizer, "__self__", None)
+    if f"{type(encoding).__module__}.{type(encoding).__qualname__}" != "tiktoken.core.Encoding":
+        return None
+    known: Any = type(encoding)
+    if type(tokenizer) is not MethodType or not {"encode", "encode_ordinary"}.isdisjoint(vars(encoding)):
+        return None
+    if tokenizer.__func__ is known.encode_ordinary and not settings:
+        return cast("tiktoken.Encoding", encoding)
+    if tokenizer.__func__ is not known.encode or not settings.keys() <= {"allowed_special", "disallowed_special"}:
+        return None
+    special = settings.get("allowed_special", set()), settings.get("disallowed_special", "all")
+    return cast("tiktoken.Encoding", encoding) if plain_special_settings(cast(Any, encoding), *special) else None
 
 
 _SETS: Final = frozenset({set, frozenset})

@@ -1,10 +1,239 @@
-"""LlamaIndex node parsers, accelerated: the same classes, the same nodes, sooner."""
+"""LlamaIndex node parsers, accelerated: the same classes, the same nodes, sooner.
+
+`accelerate_parser` gives a parser whose class is a subclass of the native one and bears its name, with the native
+object's own settings. What it replaces is where the time goes: how a text is cut, how nodes are made of the pieces
+and how they are completed. Everything else, from callbacks and spans to `aget_nodes_from_documents`, is native
+and ends up there. What can't be reproduced exactly is passed on to the native method.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import copy
+from collections.abc import Sequence
+from functools import lru_cache
+from types import FunctionType
+from typing import Any, ClassVar, Final
+
+from llama_index.core.callbacks.schema import CBEventType, EventPayload
+from llama_index.core.node_parser import (
+    NodeParser,
+    SentenceSplitter,
+    TokenTextSplitter,
+    interface,
+    node_utils,
+)
+from llama_index.core.node_parser.text import token
+from llama_index.core.schema import BaseNode, MetadataMode
+from llama_index.core.utils import get_tqdm_iterable
+from llama_index_instrumentation import get_dispatcher
+
+from aaflow_plugins.collector import paused_collector
+from llama_index_aaflow.parsing.counting import counter_for
+from llama_index_aaflow.parsing.known_code import is_earlier, is_known, unknown
+from llama_index_aaflow.parsing.nodes import build_nodes, postprocess
+from llama_index_aaflow.parsing.sentence_chunks import Cutting, NotReproducedError, cut, merge
+from llama_index_aaflow.parsing.sentences import fast_sentences
+from llama_index_aaflow.parsing.token_chunks import cut_words, merge_words
 
 
 def accelerate_parser(parser: Any) -> Any:
-    """Give a node parser that does the same sooner; the parser itself if nothing of it can be accelerated."""
-    return parser
+    """Give a node parser that does the same sooner.
+
+    Args:
+        parser: Any node parser; it is left as it is.
+
+    Returns:
+        An object of a subclass of the parser's class, or the parser itself if nothing of it can be accelerated or it
+        is accelerated already.
+    """
+    native: Any = type(parser)
+    if isinstance(parser, Accelerated) or native_reason(parser) is not None:
+        return parser
+    return _with_class(parser, _accelerated_class(native))
+
+
+def native_reason(parser: Any) -> str | None:
+    """Why a node parser, accelerated or not, works natively; None if it takes the fast path."""
+    native: Any = parser._native if isinstance(parser, Accelerated) else type(parser)
+    return _class_reason(native)
+
+
+def _with_class(parser: Any, cls: Any) -> Any:
+    """A copy of a parser as pydantic makes one, but of another class."""
+    made = cls.__new__(cls)
+    for name in ("__dict__", "__pydantic_extra__", "__pydantic_fields_set__", "__pydantic_private__"):
+        object.__setattr__(made, name, copy.copy(getattr(parser, name)))
+    return made
+
+
+class Accelerated:
+    """What accelerated parsers have in common: they are pickled as what they were made from."""
+
+    _native: ClassVar[Any]
+
+    def __reduce_ex__(self, protocol: Any) -> str | tuple[Any, ...]:
+        """Name the native class, so that a class made at run time can be restored."""
+        if "_native" not in vars(type(self)):  # A subclass that somebody wrote: it has a name to be found by.
+            return super().__reduce_ex__(protocol)
+        return _restore, (self._native,), self.__getstate__()
+
+    def _postprocess_parsed_nodes(self: Any, nodes: list[BaseNode], parent_doc_map: dict[str, Any]) -> list[BaseNode]:
+        """Complete nodes just made, as the native method does."""
+        native: Any = super()._postprocess_parsed_nodes  # type: ignore[misc]
+        if type(nodes) is list and getattr(native, "__func__", None) is _POSTPROCESS:
+            with paused_collector():
+                if postprocess(
+                    nodes,
+                    parent_doc_map,
+                    self.include_metadata,
+                    self.include_prev_next_rel,
+                    from_last=not is_earlier(_POSTPROCESS),
+                ):
+                    return nodes
+        done: list[BaseNode] = native(nodes, parent_doc_map)
+        return done
+
+
+def _restore(native: Any) -> Any:
+    cls = native if _class_reason(native) is not None else _accelerated_class(native)
+    return cls.__new__(cls)
+
+
+class _SplitsTexts(Accelerated):
+    """What the splitters have in common; each has a `_chunks` of its own."""
+
+    def _split_text(self: Any, text: str, chunk_size: int) -> list[str]:
+        """Split a text into chunks, with the native events."""
+        if text == "":
+            return [text]
+        with self.callback_manager.event(CBEventType.CHUNKING, payload={EventPayload.CHUNKS: [text]}) as event:
+            try:
+                chunks = self._chunks(text, chunk_size)
+            except NotReproducedError:
+                chunks = self._merge(self._split(text, chunk_size), chunk_size)
+            event.on_end(payload={EventPayload.CHUNKS: chunks})
+        return list(chunks)
+
+
+def _parse_nodes(self: Any, nodes: Sequence[BaseNode], show_progress: bool = False, **kwargs: Any) -> list[BaseNode]:
+    """Make nodes of documents, as `MetadataAwareTextSplitter._parse_nodes` does."""
+    made: list[BaseNode] = []
+    for node in get_tqdm_iterable(nodes, show_progress, "Parsing nodes"):
+        metadata_str = self._get_metadata_str(node)
+        splits = self.split_text_metadata_aware(
+            node.get_content(metadata_mode=MetadataMode.NONE), metadata_str=metadata_str
+        )
+        with paused_collector():
+            made.extend(build_nodes(splits, node, self.id_func))
+    return made
+
+
+class _SplitsSentences(_SplitsTexts):
+    """`SentenceSplitter` with each piece counted once, and sentences decided once."""
+
+    def _chunks(self: Any, text: str, size: int) -> list[str]:
+        if type(text) is not str:
+            raise NotReproducedError
+        cutting = Cutting(
+            [fast_sentences(function) for function in self._split_fns],
+            self._sub_sentence_split_fns,
+            counter_for(self._tokenizer, text),
+            size,
+            keeps_oversize=not is_earlier(SentenceSplitter._split),
+        )
+        drops_overlap = not is_earlier(SentenceSplitter._merge)
+        return merge(cut(text, cutting), size, self.chunk_overlap, drops_overlap)
+
+
+class _SplitsWords(_SplitsTexts):
+    """`TokenTextSplitter` with each word counted once."""
+
+    def _chunks(self: Any, text: str, size: int) -> list[str]:
+        if type(text) is not str:
+            raise NotReproducedError
+        pieces, counts = cut_words(
+            text,
+            self._split_fns,
+            counter_for(self._tokenizer, text),
+            size,
+            keeps_oversize=not is_earlier(TokenTextSplitter._split),
+        )
+
+        def warn(count: int) -> None:
+            # Native gives the second half for an argument of the first.
+            token._logger.warning(f"Got a split of size {count}, ", f"larger than chunk size {size}.")
+
+        fails = is_earlier(TokenTextSplitter._merge)
+        return merge_words(pieces, counts, size, self.chunk_overlap, self.keep_whitespaces, None if fails else warn)
+
+
+#: For each native class whose way is reproduced, the class that takes the fast path and the native methods it stands
+#: for or relies on: a subclass must inherit all of them, and they must be known.
+_FAMILIES: Final[tuple[tuple[type[Any], type[Accelerated], tuple[str, ...]], ...]] = (
+    (
+        SentenceSplitter,
+        _SplitsSentences,
+        ("_parse_nodes", "_split_text", "_split", "_merge", "_postprocess_chunks", "_token_size", "_get_splits_by_fns"),
+    ),
+    (TokenTextSplitter, _SplitsWords, ("_parse_nodes", "_split_text", "_split", "_merge")),
+)
+
+_POSTPROCESS: Final = NodeParser._postprocess_parsed_nodes
+
+#: What a subclass may not have a way of its own of, because the accelerated object bypasses or replaces it.
+_OBJECT_METHODS: Final = (
+    "__new__",
+    "__getattribute__",
+    "__setattr__",
+    "__reduce__",
+    "__reduce_ex__",
+    "__copy__",
+    "__deepcopy__",
+    "__init_subclass__",
+    "__pydantic_init_subclass__",
+)
+
+
+def _family(native: type[Any]) -> tuple[type[Any], type[Accelerated], tuple[str, ...]] | None:
+    return next((family for family in _FAMILIES if issubclass(native, family[0])), None)
+
+
+@lru_cache(maxsize=256)
+def _class_reason(native: Any) -> str | None:
+    """Why a class works in a way that is not reproduced here."""
+    family = _family(native)
+    if family is None:
+        return f"{native.__qualname__} makes nodes in a way of its own"
+    known, _, methods = family
+    for method in (*methods, "_postprocess_parsed_nodes"):
+        if _found(native, method) is not _found(known, method):
+            return f"{native.__qualname__} overrides {method}"
+    for method in _OBJECT_METHODS:
+        if any(method in vars(cls) for cls in native.__mro__ if cls not in known.__mro__):
+            return f"{native.__qualname__} has its own {method}"
+    other = unknown(known, (*methods, "_postprocess_parsed_nodes"))
+    if other is not None:
+        return f"the installed llama-index-core has another {other} than known"
+    if not is_known(node_utils.build_nodes_from_splits):
+        return "the installed llama-index-core has another build_nodes_from_splits than known"
+    return None
+
+
+def _found(cls: type[Any], name: str) -> Any:
+    return next((vars(base)[name] for base in cls.__mro__ if name in vars(base)), None)
+
+
+@lru_cache(maxsize=256)
+def _accelerated_class(native: Any) -> Any:
+    family = _family(native)
+    assert family is not None
+    _, replacement, _ = family
+    # Spans bear the class's name and go to the dispatcher of the module that the method is from: both are native's.
+    namespace: dict[str, Any] = {"__module__": native.__module__, "__doc__": native.__doc__}
+    if issubclass(replacement, _SplitsTexts):
+        made = FunctionType(_parse_nodes.__code__, globals(), None, _parse_nodes.__defaults__)
+        namespace["_parse_nodes"] = get_dispatcher(interface.__name__).span(made)
+    cls = type(native)(native.__name__, (replacement, native), namespace)
+    cls.__qualname__ = native.__qualname__
+    cls._native = native
+    return cls

@@ -1,0 +1,1 @@
+"""How LlamaIndex's node parsers cut texts and make nodes, reproduced."""

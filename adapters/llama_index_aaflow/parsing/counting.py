@@ -1,0 +1,48 @@
+"""Counting the tokens of pieces of text: all of a level at once, or one by one by a function not known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
+from typing import Any, Protocol
+
+from aaflow_plugins.tokenizers import OrdinaryTokens, encoding_behind, ordinary_tokens
+
+
+class Counter(Protocol):
+    """Numbers of tokens."""
+
+    def counts(self, texts: Sequence[str], enough: int = ...) -> Iterable[int]:
+        """The number of tokens of each text; where it is `enough` or more, any number from `enough` on."""
+
+
+class EachCounted:
+    """What a tokenizer that is not known counts, asked piece by piece, each when its turn comes."""
+
+    def __init__(self, tokenizer: Callable[[str], Any]) -> None:
+        self._tokenizer = tokenizer
+
+    def counts(self, texts: Sequence[str], enough: int = 0) -> Iterator[int]:
+        """The number of tokens of each text."""
+        tokenizer = self._tokenizer
+        return (len(tokenizer(text)) for text in texts)
+
+
+def known_tokens(tokenizer: Any) -> OrdinaryTokens | None:
+    """What counts ordinary text as a tokenizer function does; None if the function is not known."""
+    try:
+        return _known_tokens(tokenizer)
+    except TypeError:  # It can't be hashed.
+        return None
+
+
+@lru_cache(maxsize=64)
+def _known_tokens(tokenizer: Any) -> OrdinaryTokens | None:
+    encoding = encoding_behind(tokenizer)
+    return None if encoding is None else ordinary_tokens(encoding)
+
+
+def counter_for(tokenizer: Callable[[str], Any], text: str) -> Counter:
+    """What counts the pieces of a text as a tokenizer function does."""
+    tokens = known_tokens(tokenizer)
+    return EachCounted(tokenizer) if tokens is None or not tokens.is_ordinary(text) else tokens

@@ -1,0 +1,284 @@
+"""TextNodes in bulk: without validating what is known to be valid, each digest taken once."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from hashlib import sha256
+from typing import Any, Final
+
+from llama_index.core.node_parser import node_utils
+from llama_index.core.schema import BaseNode, Document, NodeRelationship, RelatedNodeInfo, TextNode
+from pydantic import BaseModel
+
+from llama_index_aaflow.parsing.known_code import is_known, unknown
+
+SOURCE, PREVIOUS, NEXT = NodeRelationship.SOURCE, NodeRelationship.PREVIOUS, NodeRelationship.NEXT
+
+#: Types whose values are written the same each time.
+ATOMS: Final = frozenset({str, int, float, bool, type(None)})
+
+_set_dict = BaseModel.__dict__["__dict__"].__set__
+_set_fields_set = BaseModel.__dict__["__pydantic_fields_set__"].__set__
+_set_extra = BaseModel.__dict__["__pydantic_extra__"].__set__
+_set_private = BaseModel.__dict__["__pydantic_private__"].__set__
+
+
+def build_nodes(splits: Sequence[str], document: BaseNode, id_func: Callable[[int, BaseNode], str]) -> list[Any]:
+    """Make nodes of the chunks of a document, as `build_nodes_from_splits` does.
+
+    The first is made natively; the others are copies of it, with ids and texts of their own.
+
+    Raises:
+        Whatever native raises: `id_func`'s errors, pydantic's for what is no string.
+    """
+    native: Any = node_utils.build_nodes_from_splits
+    if len(splits) < 2 or not can_copy(document) or not all(map(is_text, splits)):
+        return list(native(splits, document, id_func=id_func))
+    nodes: list[Any] = native(splits[:1], document, id_func=id_func)
+    copied = copier(nodes[0])
+    for index, text in enumerate(splits[1:], 1):
+        nodes.append(copied(id_func(index, document), text))
+    return nodes
+
+
+def can_copy(document: BaseNode) -> bool:
+    """Whether the nodes made of a document are copies of one another but for ids and texts."""
+    return (
+        (type(document) is Document or type(document) is TextNode)
+        and not node_utils.logger.isEnabledFor(logging.DEBUG)
+        and is_known(node_utils.build_nodes_from_splits)
+        and _form_is_known()
+    )
+
+
+def is_text(value: Any) -> bool:
+    """Whether pydantic takes a value for a string, and as it is: it refuses lone surrogates."""
+    if type(value) is not str:
+        return False
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return False
+    return True
+
+
+def copier(node: TextNode) -> Callable[[str, str], Any]:
+    """What makes copies of a node just made natively, each with an id and a text, which must be `is_text`."""
+    fields = node.__dict__
+    containers = [(name, value.copy) for name, value in fields.items() if type(value) in (list, dict)]
+    fields_set = node.__pydantic_fields_set__.copy
+    fields = fields.copy()
+    new = TextNode.__new__
+
+    def copied(id_: str, text: str) -> TextNode:
+        own = fields.copy()
+        for name, copy in containers:
+            own[name] = copy()
+        own["text"] = text
+        made = new(TextNode)
+        _set_dict(made, own)
+        _set_fields_set(made, fields_set())
+        _set_extra(made, None)
+        _set_private(made, None)
+        if is_text(id_):
+            own["id_"] = id_
+        else:
+            made.id_ = id_  # pydantic converts it or refuses.
+        return made
+
+    return copied
+
+
+def related(node_id: str, metadata: dict[str, Any], digest: str) -> RelatedNodeInfo:
+    """What `TextNode.as_related_node_info` gives, from what it is made of.
+
+    Args:
+        node_id: The node's id.
+        metadata: Its metadata; copied.
+        digest: Its hash.
+    """
+    made = RelatedNodeInfo.__new__(RelatedNodeInfo)
+    node_type = _NODE_TYPE
+    _set_dict(made, {"node_id": node_id, "node_type": node_type, "metadata": metadata.copy(), "hash": digest})
+    _set_fields_set(made, _RELATED_FIELDS_SET.copy())
+    _set_extra(made, None)
+    _set_private(made, None)
+    return made
+
+
+def copied_info(info: RelatedNodeInfo) -> RelatedNodeInfo:
+    """Another such object of native's, made of the same things."""
+    made = RelatedNodeInfo.__new__(RelatedNodeInfo)
+    _set_dict(made, {**info.__dict__, "metadata": info.metadata.copy()})
+    _set_fields_set(made, info.__pydantic_fields_set__.copy())
+    _set_extra(made, None)
+    _set_private(made, None)
+    return made
+
+
+_RELATED: Final = TextNode(id_="", text="").as_related_node_info()
+_NODE_TYPE: Final = _RELATED.node_type
+_RELATED_FIELDS_SET: Final = _RELATED.__pydantic_fields_set__
+
+
+class Parent:
+    """What nodes take from the document that they come from.
+
+    Attributes:
+        text: The document's text.
+        metadata: Its metadata.
+        source: Its own source, which takes its place.
+        written: The metadata as `str` writes it, without the braces; None if it may be written another way next time.
+    """
+
+    __slots__ = ("metadata", "source", "text", "written")
+
+    def __init__(self, document: Document | TextNode) -> None:
+        self.text = document.text
+        self.metadata = document.metadata
+        self.source = document.source_node
+        self.written = inside(self.metadata)
+
+
+def inside(metadata: dict[str, Any]) -> str | None:
+    """Metadata as `str` writes it, without the braces; None if it holds anything but plain values."""
+    return str(metadata)[1:-1] if ATOMS.issuperset(map(type, metadata.values())) else None
+
+
+def postprocess(
+    nodes: list[Any], parents: Mapping[str, Any], include_metadata: bool, include_prev_next: bool, from_last: bool
+) -> bool:
+    """Complete nodes just made, as `NodeParser._postprocess_parsed_nodes` does.
+
+    Args:
+        nodes: The nodes of one call, in order; changed.
+        parents: Documents by id.
+        include_metadata: Whether nodes take over their document's metadata.
+        include_prev_next: Whether nodes know their neighbours.
+        from_last: Whether a node is looked for behind the start of the one before it; else from the beginning.
+
+    Returns:
+        False if nothing was done, because something of it is not known to be valid.
+    """
+    if not (_form_is_known() and all(map(_is_plain, nodes)) and all(map(_is_plain_parent, parents.values()))):
+        return False
+    facts = {key: Parent(document) for key, document in parents.items()}
+    positions: dict[str, int] = {}
+    owns: list[str | None] = [None] * len(nodes)
+    hashed: list[Any] = [None] * len(nodes)
+    last = len(nodes) - 1
+    for index, node in enumerate(nodes):
+        fields = node.__dict__
+        relationships = fields["relationships"]
+        own_source = source = relationships.get(SOURCE)
+        parent = facts.get((source.node_id or "") if source is not None else "")
+        if hashed[index] is None:
+            owns[index] = inside(fields["metadata"])
+        if parent is not None:
+            if parent.source is not None:
+                relationships[SOURCE] = source = parent.source
+            fields_set = node.__pydantic_fields_set__
+            key = (source.node_id or "") if source is not None else ""
+            text = fields["text"]
+            start = parent.text.find(text, positions.get(key, 0) if from_last else 0)
+            if start >= 0:
+                fields["start_char_idx"] = start
+                fields["end_char_idx"] = start + len(text)
+                fields_set.add("start_char_idx")
+                fields_set.add("end_char_idx")
+                positions[key] = start + 1
+            if include_metadata:
+                own_count = len(fields["metadata"])
+                fields["metadata"] = metadata = {**parent.metadata, **fields["metadata"]}
+                fields_set.add("metadata")
+                owns[index] = _joined(parent, owns[index], len(metadata) == len(parent.metadata) + own_count)
+        if own_source is not None and include_metadata:
+            metadata = fields["metadata"]
+            count = len(metadata)
+            for name, value in own_source.metadata.items():
+                if name not in metadata:
+                    metadata[name] = value
+            if len(metadata) > count:
+                owns[index] = None
+        if include_prev_next and source is not None:
+            if index > 0:
+                before = nodes[index - 1]
+                other = before.__dict__["relationships"].get(SOURCE)
+                if other is not None and other.node_id == source.node_id:
+                    relationships[PREVIOUS] = _related(before, hashed, index - 1, owns[index - 1])
+            if index < last:
+                after = nodes[index + 1]
+                other = after.__dict__["relationships"].get(SOURCE)
+                if other is not None and other.node_id == source.node_id:
+                    owns[index + 1] = inside(after.__dict__["metadata"])
+                    relationships[NEXT] = _related(after, hashed, index + 1, owns[index + 1])
+    return True
+
+
+def _joined(parent: Parent, own: str | None, apart: bool) -> str | None:
+    """How a document's metadata and, behind it, a node's own are written."""
+    if not apart or own is None or parent.written is None:
+        return None
+    return f"{parent.written}, {own}" if parent.written and own else parent.written or own
+
+
+def _related(node: Any, hashed: list[Any], index: int, written: str | None) -> RelatedNodeInfo:
+    fields = node.__dict__
+    state = hashed[index]
+    if state is None:
+        hashed[index] = state = sha256(fields["text"].encode("utf-8", "surrogatepass"))
+    metadata = fields["metadata"]
+    whole = state.copy()
+    whole.update((str(metadata) if written is None else f"{{{written}}}").encode("utf-8", "surrogatepass"))
+    return related(fields["id_"], metadata, whole.hexdigest())
+
+
+def _is_plain(node: Any) -> bool:
+    if type(node) is not TextNode:
+        return False
+    fields = node.__dict__
+    relationships, metadata = fields["relationships"], fields["metadata"]
+    return (
+        type(relationships) is dict
+        and type(relationships.get(SOURCE)) in (RelatedNodeInfo, type(None))
+        and type(metadata) is dict
+        and all(map(is_text, metadata))
+        and is_text(fields["id_"])
+        and type(fields["text"]) is str
+    )
+
+
+def _is_plain_parent(document: Any) -> bool:
+    if type(document) is not Document and type(document) is not TextNode:
+        return False
+    fields = document.__dict__
+    relationships, metadata = fields["relationships"], fields["metadata"]
+    return (
+        type(relationships) is dict
+        and type(relationships.get(SOURCE)) in (RelatedNodeInfo, type(None))
+        and type(metadata) is dict
+        and all(map(is_text, metadata))
+    )
+
+
+@lru_cache(maxsize=1)
+def _form_is_known() -> bool:
+    """Whether nodes built without validation are, here, those that native builds."""
+    methods = ("hash", "get_content", "get_type", "as_related_node_info", "ref_doc_id", "source_node")
+    known = unknown(TextNode, methods) is None and unknown(Document, ("text", "source_node")) is None
+    document = Document(text="b c", metadata={"d": [1]}, id_="a")
+    first, second = node_utils.build_nodes_from_splits(["b", "c"], document, id_func=lambda index, _: str(index))
+    built = copier(first)("1", "c")
+    info = second.as_related_node_info()
+    return known and all(
+        list(native.__dict__.items()) == list(ours.__dict__.items())
+        and native.__reduce_ex__(4)[2] == ours.__reduce_ex__(4)[2]
+        for native, ours in (
+            (second, built),
+            (info, related("1", second.metadata, second.hash)),
+            (info, copied_info(info)),
+        )
+    )
