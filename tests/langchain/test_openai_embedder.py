@@ -19,8 +19,6 @@ from hypothesis import strategies as st
 from langchain_core.documents import Document
 from langchain_core.vectorstores import InMemoryVectorStore
 from langchain_openai import AzureOpenAIEmbeddings, OpenAIEmbeddings
-from langchain_tests.integration_tests import EmbeddingsIntegrationTests
-from langchain_tests.unit_tests import EmbeddingsUnitTests
 
 from aaflow_plugins.embedding import Embedder, Vectors
 from aaflow_plugins.executor import Executor
@@ -45,6 +43,7 @@ TRICKY = [
     "plain text",
     "lone \ud800 surrogate",
 ]
+
 #: Settings of the native object under which requests or vectors come about in different ways.
 SETTINGS: dict[str, dict[str, Any]] = {
     "defaults": {},
@@ -225,7 +224,9 @@ def test_concurrency_is_bounded_and_composition_is_lazy(make: Make, openai_serve
 
 
 FAULTS = [Fault([2], kind) for kind in ("count", "extra", "ragged", "nan", "empty", "text", "floats", "unordered")]
+
 FAULTS += [Fault(requests, "null") for requests in ([1], [2], [1, 2])]
+
 FAULTS += [Fault([2], status=status) for status in (400, 404, 429, 500)] + [Fault([1], "ragged"), Fault([3], "count")]
 
 
@@ -533,54 +534,6 @@ def test_another_grouping_in_the_native_code_is_noticed(make: Make, monkeypatch:
     monkeypatch.setattr(OpenAIEmbeddings, "_tokenize", shorter)
     assert "not known" in str(native_reason(make()))
     assert isinstance(embedder_for(make()), NativeEmbedder)
-
-
-@pytest.fixture
-def _standard_settings(openai_server: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", "none")
-    monkeypatch.setenv("OPENAI_API_BASE", openai_server.base_url)
-
-
-class _Settings:
-    @property
-    def init_from_env_params(self) -> tuple[dict[str, str], dict[str, Any], dict[str, Any]]:
-        return {"OPENAI_API_KEY": "from env", "OPENAI_ORG_ID": "us"}, {}, {"openai_api_key": "from env"}
-
-
-@pytest.mark.usefixtures("_standard_settings")
-class TestNativeUnits(_Settings, EmbeddingsUnitTests):
-    @property
-    def embeddings_class(self) -> type[OpenAIEmbeddings]:
-        return OpenAIEmbeddings
-
-
-@pytest.mark.usefixtures("_standard_settings")
-class TestAcceleratedUnits(_Settings, EmbeddingsUnitTests):
-    """LangChain's own suite; the native class passes all of it, and so must the accelerated one."""
-
-    @property
-    def embeddings_class(self) -> type[OpenAIEmbeddings]:
-        return AcceleratedOpenAIEmbeddings
-
-
-@pytest.mark.usefixtures("_standard_settings")
-class TestNativeIntegration(EmbeddingsIntegrationTests):
-    @property
-    def embeddings_class(self) -> type[OpenAIEmbeddings]:
-        return OpenAIEmbeddings
-
-
-@pytest.mark.usefixtures("_standard_settings")
-class TestAcceleratedIntegration(EmbeddingsIntegrationTests):
-    """LangChain's own suite; the native class passes all of it, and so must the accelerated object."""
-
-    @property
-    def embeddings_class(self) -> type[OpenAIEmbeddings]:
-        return OpenAIEmbeddings
-
-    @pytest.fixture
-    def model(self) -> OpenAIEmbeddings:
-        return accelerate_embeddings(OpenAIEmbeddings())
 
 
 def test_requests_are_bytes_of_the_native_client(make: Make, openai_server: Connection) -> None:
