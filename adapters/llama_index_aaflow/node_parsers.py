@@ -16,8 +16,10 @@ from typing import Any, ClassVar, Final
 
 from llama_index.core.callbacks.schema import CBEventType, EventPayload
 from llama_index.core.node_parser import (
+    MarkdownNodeParser,
     NodeParser,
     SentenceSplitter,
+    SentenceWindowNodeParser,
     TokenTextSplitter,
     interface,
     node_utils,
@@ -30,7 +32,8 @@ from llama_index_instrumentation import get_dispatcher
 from aaflow_plugins.collector import paused_collector
 from llama_index_aaflow.parsing.counting import counter_for
 from llama_index_aaflow.parsing.known_code import is_earlier, is_known, unknown
-from llama_index_aaflow.parsing.nodes import build_nodes, postprocess
+from llama_index_aaflow.parsing.nodes import build_nodes, build_separately, can_copy, is_text, postprocess
+from llama_index_aaflow.parsing.sections import sections
 from llama_index_aaflow.parsing.sentence_chunks import Cutting, NotReproducedError, cut, merge
 from llama_index_aaflow.parsing.sentences import fast_sentences
 from llama_index_aaflow.parsing.token_chunks import cut_words, merge_words
@@ -167,6 +170,50 @@ class _SplitsWords(_SplitsTexts):
         return merge_words(pieces, counts, size, self.chunk_overlap, self.keep_whitespaces, None if fails else warn)
 
 
+class _MakesWindows(Accelerated):
+    """`SentenceWindowNodeParser` with sentences decided once."""
+
+    def build_window_nodes_from_documents(self: Any, documents: Sequence[Any]) -> list[BaseNode]:
+        """Make a node of each sentence of documents, as the native method does."""
+        made: list[BaseNode] = []
+        split = fast_sentences(self.sentence_splitter)
+        size = self.window_size
+        keys = [self.window_metadata_key, self.original_text_metadata_key]
+        for document in documents:
+            sentences = split(document.text)
+            with paused_collector():
+                nodes = build_nodes(sentences, document, self.id_func)
+                texts = [node.text for node in nodes]
+                for index, node in enumerate(nodes):
+                    metadata = node.metadata
+                    metadata[keys[0]] = " ".join(texts[max(0, index - size) : index + size + 1])
+                    metadata[keys[1]] = texts[index]
+                    node.excluded_embed_metadata_keys.extend(keys)
+                    node.excluded_llm_metadata_keys.extend(keys)
+                made += nodes
+        return made
+
+
+class _MakesSections(Accelerated):
+    """`MarkdownNodeParser` with each document hashed once."""
+
+    def get_nodes_from_node(self: Any, node: BaseNode) -> list[Any]:
+        """Make a node of each section of a document, as the native method does."""
+        text = node.get_content(metadata_mode=MetadataMode.NONE)
+        separator = self.header_path_separator
+        if not can_copy(node) or not is_text(text) or type(separator) is not str:
+            return list(super().get_nodes_from_node(node))  # type: ignore[misc]
+        found = sections(text, separator)
+        if not found:
+            return []
+        with paused_collector():
+            nodes = build_separately([content for content, _ in found], node, self.id_func)
+            if self.include_metadata:
+                for made, (_, path) in zip(nodes, found, strict=True):
+                    made.metadata["header_path"] = separator + path + separator if path else separator
+        return nodes
+
+
 #: For each native class whose way is reproduced, the class that takes the fast path and the native methods it stands
 #: for or relies on: a subclass must inherit all of them, and they must be known.
 _FAMILIES: Final[tuple[tuple[type[Any], type[Accelerated], tuple[str, ...]], ...]] = (
@@ -176,6 +223,8 @@ _FAMILIES: Final[tuple[tuple[type[Any], type[Accelerated], tuple[str, ...]], ...
         ("_parse_nodes", "_split_text", "_split", "_merge", "_postprocess_chunks", "_token_size", "_get_splits_by_fns"),
     ),
     (TokenTextSplitter, _SplitsWords, ("_parse_nodes", "_split_text", "_split", "_merge")),
+    (SentenceWindowNodeParser, _MakesWindows, ("_parse_nodes", "build_window_nodes_from_documents")),
+    (MarkdownNodeParser, _MakesSections, ("_parse_nodes", "get_nodes_from_node", "_build_node_from_split")),
 )
 
 _POSTPROCESS: Final = NodeParser._postprocess_parsed_nodes

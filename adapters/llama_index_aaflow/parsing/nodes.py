@@ -34,12 +34,31 @@ def build_nodes(splits: Sequence[str], document: BaseNode, id_func: Callable[[in
         Whatever native raises: `id_func`'s errors, pydantic's for what is no string.
     """
     native: Any = node_utils.build_nodes_from_splits
-    if len(splits) < 2 or not can_copy(document) or not all(map(is_text, splits)):
+    if type(splits) is not list or len(splits) < 2 or not can_copy(document) or not all(map(is_text, splits)):
         return list(native(splits, document, id_func=id_func))
     nodes: list[Any] = native(splits[:1], document, id_func=id_func)
     copied = copier(nodes[0])
     for index, text in enumerate(splits[1:], 1):
         nodes.append(copied(id_func(index, document), text))
+    return nodes
+
+
+def build_separately(splits: Sequence[str], document: BaseNode, id_func: Callable[[int, BaseNode], str]) -> list[Any]:
+    """Make nodes of texts, as one call of `build_nodes_from_splits` for each does.
+
+    Args:
+        splits: One or more strings that are `is_text`.
+        document: A document that `can_copy`.
+        id_func: Gives ids; asked for the first node of the document each time.
+    """
+    native: Any = node_utils.build_nodes_from_splits
+    nodes: list[Any] = native(list(splits[:1]), document, id_func=id_func)
+    copied = copier(nodes[0])
+    source: Any = nodes[0].relationships[SOURCE]
+    for text in splits[1:]:
+        node = copied(id_func(0, document), text)
+        node.relationships[SOURCE] = copied_info(source)
+        nodes.append(node)
     return nodes
 
 
@@ -54,7 +73,7 @@ def can_copy(document: BaseNode) -> bool:
 
 
 def is_text(value: Any) -> bool:
-    """Whether pydantic takes a value for a string, and as it is: it refuses lone surrogates."""
+    """Whether pydantic takes a value for a string, and as it is: it may refuse lone surrogates."""
     if type(value) is not str:
         return False
     if not value.isascii():
@@ -101,8 +120,7 @@ def related(node_id: str, metadata: dict[str, Any], digest: str) -> RelatedNodeI
         digest: Its hash.
     """
     made = RelatedNodeInfo.__new__(RelatedNodeInfo)
-    node_type = _NODE_TYPE
-    _set_dict(made, {"node_id": node_id, "node_type": node_type, "metadata": metadata.copy(), "hash": digest})
+    _set_dict(made, {"node_id": node_id, "node_type": _NODE_TYPE, "metadata": metadata.copy(), "hash": digest})
     _set_fields_set(made, _RELATED_FIELDS_SET.copy())
     _set_extra(made, None)
     _set_private(made, None)
