@@ -12,7 +12,7 @@ import copy
 from collections.abc import Sequence
 from functools import lru_cache
 from types import FunctionType
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, cast
 
 from llama_index.core.callbacks.schema import CBEventType, EventPayload
 from llama_index.core.node_parser import (
@@ -35,7 +35,7 @@ from llama_index_aaflow.parsing.known_code import is_earlier, is_known, unknown
 from llama_index_aaflow.parsing.nodes import build_nodes, build_separately, can_copy, is_text, postprocess
 from llama_index_aaflow.parsing.sections import sections
 from llama_index_aaflow.parsing.sentence_chunks import Cutting, NotReproducedError, cut, merge
-from llama_index_aaflow.parsing.sentences import fast_sentences
+from llama_index_aaflow.parsing.sentences import fast_sentences, gives_parts
 from llama_index_aaflow.parsing.token_chunks import cut_words, merge_words
 
 
@@ -58,7 +58,11 @@ def accelerate_parser(parser: Any) -> Any:
 def native_reason(parser: Any) -> str | None:
     """Why a node parser, accelerated or not, works natively; None if it takes the fast path."""
     native: Any = parser._native if isinstance(parser, Accelerated) else type(parser)
-    return _class_reason(native)
+    reason = _class_reason(native)
+    if reason is None:
+        hidden = next((name for name in vars(parser) if name not in native.model_fields), None)
+        reason = hidden and f"the object has its own {hidden}"
+    return reason
 
 
 def _with_class(parser: Any, cls: Any) -> Any:
@@ -73,6 +77,18 @@ class Accelerated:
     """What accelerated parsers have in common: they are pickled as what they were made from."""
 
     _native: ClassVar[Any]
+    _methods: ClassVar[tuple[tuple[str, Any, Any], ...]]
+
+    def _calls_known_code(self: Any) -> bool:
+        """Whether the methods that the fast path stands for or relies on are those known.
+
+        Others may be patched onto a class at any time, or be those of somebody's subclass of this one.
+        """
+        native, cls = self._native, type(self)
+        for name, natives, ours in self._methods:
+            if getattr(native, name) is not natives or getattr(cls, name) is not ours:
+                return False
+        return True
 
     def __reduce_ex__(self, protocol: Any) -> str | tuple[Any, ...]:
         """Name the native class, so that a class made at run time can be restored."""
@@ -82,19 +98,12 @@ class Accelerated:
 
     def _postprocess_parsed_nodes(self: Any, nodes: list[BaseNode], parent_doc_map: dict[str, Any]) -> list[BaseNode]:
         """Complete nodes just made, as the native method does."""
-        native: Any = super()._postprocess_parsed_nodes  # type: ignore[misc]
-        if type(nodes) is list and getattr(native, "__func__", None) is _POSTPROCESS:
+        if type(nodes) is list and self._calls_known_code():
+            from_last = not is_earlier(NodeParser._postprocess_parsed_nodes)
             with paused_collector():
-                if postprocess(
-                    nodes,
-                    parent_doc_map,
-                    self.include_metadata,
-                    self.include_prev_next_rel,
-                    from_last=not is_earlier(_POSTPROCESS),
-                ):
+                if postprocess(nodes, parent_doc_map, self.include_metadata, self.include_prev_next_rel, from_last):
                     return nodes
-        done: list[BaseNode] = native(nodes, parent_doc_map)
-        return done
+        return cast(list[BaseNode], super()._postprocess_parsed_nodes(nodes, parent_doc_map))  # type: ignore[misc]
 
 
 def _restore(native: Any) -> Any:
@@ -107,15 +116,15 @@ class _SplitsTexts(Accelerated):
 
     def _split_text(self: Any, text: str, chunk_size: int) -> list[str]:
         """Split a text into chunks, with the native events."""
-        if text == "":
-            return [text]
+        if text == "" or not self._calls_known_code():
+            return cast(list[str], super()._split_text(text, chunk_size))  # type: ignore[misc]
         with self.callback_manager.event(CBEventType.CHUNKING, payload={EventPayload.CHUNKS: [text]}) as event:
             try:
                 chunks = self._chunks(text, chunk_size)
             except NotReproducedError:
                 chunks = self._merge(self._split(text, chunk_size), chunk_size)
             event.on_end(payload={EventPayload.CHUNKS: chunks})
-        return list(chunks)
+        return cast(list[str], chunks)
 
 
 def _parse_nodes(self: Any, nodes: Sequence[BaseNode], show_progress: bool = False, **kwargs: Any) -> list[BaseNode]:
@@ -137,10 +146,11 @@ class _SplitsSentences(_SplitsTexts):
     def _chunks(self: Any, text: str, size: int) -> list[str]:
         if type(text) is not str:
             raise NotReproducedError
+        are_parts = all(map(gives_parts, (*self._split_fns, *self._sub_sentence_split_fns)))
         cutting = Cutting(
             [fast_sentences(function) for function in self._split_fns],
             self._sub_sentence_split_fns,
-            counter_for(self._tokenizer, text),
+            counter_for(self._tokenizer, text, are_parts),
             size,
             keeps_oversize=not is_earlier(SentenceSplitter._split),
         )
@@ -157,7 +167,7 @@ class _SplitsWords(_SplitsTexts):
         pieces, counts = cut_words(
             text,
             self._split_fns,
-            counter_for(self._tokenizer, text),
+            counter_for(self._tokenizer, text, all(map(gives_parts, self._split_fns))),
             size,
             keeps_oversize=not is_earlier(TokenTextSplitter._split),
         )
@@ -175,6 +185,8 @@ class _MakesWindows(Accelerated):
 
     def build_window_nodes_from_documents(self: Any, documents: Sequence[Any]) -> list[BaseNode]:
         """Make a node of each sentence of documents, as the native method does."""
+        if not self._calls_known_code():
+            return cast(list[BaseNode], super().build_window_nodes_from_documents(documents))  # type: ignore[misc]
         made: list[BaseNode] = []
         split = fast_sentences(self.sentence_splitter)
         size = self.window_size
@@ -199,10 +211,10 @@ class _MakesSections(Accelerated):
 
     def get_nodes_from_node(self: Any, node: BaseNode) -> list[Any]:
         """Make a node of each section of a document, as the native method does."""
-        text = node.get_content(metadata_mode=MetadataMode.NONE)
         separator = self.header_path_separator
-        if not can_copy(node) or not is_text(text) or type(separator) is not str:
-            return list(super().get_nodes_from_node(node))  # type: ignore[misc]
+        text = node.get_content(metadata_mode=MetadataMode.NONE) if self._calls_known_code() else None
+        if not is_text(text) or not can_copy(node) or type(separator) is not str:
+            return cast(list[Any], super().get_nodes_from_node(node))  # type: ignore[misc]
         found = sections(text, separator)
         if not found:
             return []
@@ -226,8 +238,6 @@ _FAMILIES: Final[tuple[tuple[type[Any], type[Accelerated], tuple[str, ...]], ...
     (SentenceWindowNodeParser, _MakesWindows, ("_parse_nodes", "build_window_nodes_from_documents")),
     (MarkdownNodeParser, _MakesSections, ("_parse_nodes", "get_nodes_from_node", "_build_node_from_split")),
 )
-
-_POSTPROCESS: Final = NodeParser._postprocess_parsed_nodes
 
 #: What a subclass may not have a way of its own of, because the accelerated object bypasses or replaces it.
 _OBJECT_METHODS: Final = (
@@ -276,13 +286,16 @@ def _found(cls: type[Any], name: str) -> Any:
 def _accelerated_class(native: Any) -> Any:
     family = _family(native)
     assert family is not None
-    _, replacement, _ = family
+    _, replacement, methods = family
     # Spans bear the class's name and go to the dispatcher of the module that the method is from: both are native's.
     namespace: dict[str, Any] = {"__module__": native.__module__, "__doc__": native.__doc__}
     if issubclass(replacement, _SplitsTexts):
         made = FunctionType(_parse_nodes.__code__, globals(), None, _parse_nodes.__defaults__)
         namespace["_parse_nodes"] = get_dispatcher(interface.__name__).span(made)
-    cls = type(native)(native.__name__, (replacement, native), namespace)
+    cls: Any = type(native)(native.__name__, (replacement, native), namespace)
     cls.__qualname__ = native.__qualname__
     cls._native = native
+    # `_parse_nodes` is traced, so that each look at it gives another object.
+    names = ("_postprocess_parsed_nodes", *(method for method in methods if method != "_parse_nodes"))
+    cls._methods = tuple((name, getattr(native, name), getattr(cls, name)) for name in names)
     return cls

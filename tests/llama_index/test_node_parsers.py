@@ -361,6 +361,44 @@ def test_a_method_patched_later_is_called(make: Callable[..., Any], monkeypatch:
     assert len(accelerated([document_of(TEXT)])) == 1
 
 
+PATCHABLE = [
+    (SentenceSplitter, "_split", lambda self, text, chunk_size: []),
+    (SentenceSplitter, "_merge", lambda self, splits, chunk_size: ["merged"]),
+    (SentenceSplitter, "_split_text", lambda self, text, chunk_size: ["split"]),
+    (SentenceSplitter, "_postprocess_chunks", lambda self, chunks: ["postprocessed"]),
+    (TokenTextSplitter, "_merge", lambda self, splits, chunk_size: ["merged"]),
+    (MarkdownNodeParser, "get_nodes_from_node", lambda self, node: []),
+    (MarkdownNodeParser, "_build_node_from_split", lambda self, split, node, path: TextNode(text=split, id_="x")),
+    (SentenceWindowNodeParser, "build_window_nodes_from_documents", lambda self, documents: []),
+]
+
+
+@pytest.mark.parametrize(("cls", "name", "other"), PATCHABLE)
+def test_whatever_is_patched_onto_the_native_class_counts(
+    cls: Any, name: str, other: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parser = cls(id_func=numbered)
+    accelerated = accelerate(parser)
+    monkeypatch.setattr(cls, name, other)
+    documents = [document_of(TEXT)]
+    assert visible(accelerated(documents)) == visible(parser(documents))
+
+
+@pytest.mark.parametrize(("cls", "name", "other"), PATCHABLE)
+def test_a_subclass_of_an_accelerated_class_counts(cls: Any, name: str, other: Any) -> None:
+    mine: Any = type("Mine", (type(accelerate(cls())),), {name: other, "__module__": __name__})
+    native: Any = type("Mine", (cls,), {name: other, "__module__": __name__})
+    documents = [document_of(TEXT)]
+    assert visible(mine(id_func=numbered)(documents)) == visible(native(id_func=numbered)(documents))
+
+
+def test_an_object_with_a_method_of_its_own_stays_native(make: Callable[..., Any]) -> None:
+    parser = make()
+    parser.__dict__["_postprocess_parsed_nodes"] = lambda nodes, parents: []
+    assert accelerate(parser) is parser
+    assert "its own _postprocess_parsed_nodes" in str(native_reason(parser))
+
+
 def test_the_collector_is_on_afterwards(make: Callable[..., Any]) -> None:
     def fails(index: int, document: Any) -> str:
         assert gc.isenabled() or index == 0

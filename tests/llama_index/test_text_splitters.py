@@ -40,6 +40,11 @@ def by_words(text: str) -> list[str]:
     return text.split()
 
 
+def joined_sentences(text: str) -> list[str]:
+    """Pieces that hold what the text does not: a special token's literal, here."""
+    return [part + "<|endoftext|>" for part in text.replace("\n", "").split(". ")]
+
+
 def tokenizer(name: str) -> Any:
     encoding = tiktoken.get_encoding("cl100k_base")
     return {
@@ -63,7 +68,7 @@ TOKENIZERS = ["default", "encode", "ordinary", "none disallowed", "words", "char
     st.sampled_from(["\n\n\n", "\n", ". ", "ab"]),
     st.sampled_from([CHUNKING_REGEX, None, r"\w+", "(a)(b)", "(a)|b", "x*"]),
     st.sampled_from([" ", "\n", "a"]),
-    st.sampled_from([None, str.splitlines, lambda text: text.split("."), lambda text: (text,)]),
+    st.sampled_from([None, str.splitlines, lambda text: text.split("."), lambda text: (text,), joined_sentences]),
     st.sampled_from(["", "file: a\nsize: 3"]),
 )
 def test_sentence_splitter(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, Protocol
@@ -28,6 +29,19 @@ class EachCounted:
         return (len(tokenizer(text)) for text in texts)
 
 
+class Checked:
+    """Known tokens, of pieces that may hold a special token's literal though the whole text holds none."""
+
+    def __init__(self, tokens: OrdinaryTokens, tokenizer: Callable[[str], Any]) -> None:
+        self._tokens = tokens
+        self._each = EachCounted(tokenizer)
+
+    def counts(self, texts: Sequence[str], enough: int = sys.maxsize) -> Iterable[int]:
+        """The number of tokens of each text."""
+        ordinary = all(map(self._tokens.is_ordinary, texts))
+        return self._tokens.counts(texts, enough) if ordinary else self._each.counts(texts)
+
+
 def known_tokens(tokenizer: Any) -> OrdinaryTokens | None:
     """What counts ordinary text as a tokenizer function does; None if the function is not known."""
     try:
@@ -42,7 +56,15 @@ def _known_tokens(tokenizer: Any) -> OrdinaryTokens | None:
     return None if encoding is None else ordinary_tokens(encoding)
 
 
-def counter_for(tokenizer: Callable[[str], Any], text: str) -> Counter:
-    """What counts the pieces of a text as a tokenizer function does."""
+def counter_for(tokenizer: Callable[[str], Any], text: str, are_parts: bool) -> Counter:
+    """What counts the pieces of a text as a tokenizer function does.
+
+    Args:
+        tokenizer: The function.
+        text: The whole text.
+        are_parts: Whether each piece is known to be a part of the text as it stands.
+    """
     tokens = known_tokens(tokenizer)
-    return EachCounted(tokenizer) if tokens is None or not tokens.is_ordinary(text) else tokens
+    if tokens is None or not tokens.is_ordinary(text):
+        return EachCounted(tokenizer)
+    return tokens if are_parts else Checked(tokens, tokenizer)

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from hashlib import sha256
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from llama_index.core.node_parser import node_utils
 from llama_index.core.schema import BaseNode, Document, NodeRelationship, RelatedNodeInfo, TextNode
@@ -72,7 +72,7 @@ def can_copy(document: BaseNode) -> bool:
     )
 
 
-def is_text(value: Any) -> bool:
+def is_text(value: Any) -> TypeGuard[str]:
     """Whether pydantic takes a value for a string, and as it is: it may refuse lone surrogates."""
     if type(value) is not str:
         return False

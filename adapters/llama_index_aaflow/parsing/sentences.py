@@ -162,6 +162,11 @@ def fast_sentences(function: Any) -> SplitFunction:
     return split
 
 
+def gives_parts(function: Any) -> bool:
+    """Whether a function is one of LlamaIndex's own, all of which cut a text into parts of it."""
+    return isinstance(function, FunctionType) and function.__code__.co_filename == utils.__file__
+
+
 _latest: PunktSentences | None = None
 
 
