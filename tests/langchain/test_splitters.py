@@ -359,10 +359,7 @@ def test_structure_ignores_words_and_sees_code() -> None:
         return two * one
 
     digests = [structure(function).strip() for function in (first, second, third)]
-    renamed = [
-        digest(source_of(function).replace(function.__name__, "f"))
-        for function in (first, second, third)
-    ]
+    renamed = [digest(source_of(function).replace(function.__name__, "f")) for function in (first, second, third)]
     assert len(set(digests)) == 3
     assert renamed[0] == renamed[1] != renamed[2]
     assert structure(len) == ""
