@@ -197,6 +197,8 @@ class Point:
         answer: Callable[[list[Any]], Awaitable[Sequence[Outcome[Any]]]],
         size: int,
         first: int | None = None,
+        *,
+        one_at_a_time: bool = False,
     ) -> None:
         """Set up.
 
@@ -205,9 +207,11 @@ class Point:
             answer: Gives an outcome for each value, in order.
             size: Values a batch at the most.
             first: The same for the first `size` values, so that what follows begins sooner; None for no difference.
+            one_at_a_time: Whether even a full batch waits for the one under way.
         """
         self._flow, self._answer, self._size = flow, answer, size
         self._first, self._first_left = first or size, size
+        self._one_at_a_time = one_at_a_time
         self._waiting: list[tuple[Any, Any]] = []
         self._under_way = 0
 
@@ -215,7 +219,8 @@ class Point:
         """Wait for the answer to `value`; raises its error."""
         promise = self._flow.promise()
         self._waiting.append((value, promise))
-        if len(self._waiting) >= (self._first if self._first_left > 0 else self._size):
+        full = len(self._waiting) >= (self._first if self._first_left > 0 else self._size)
+        if full and not (self._one_at_a_time and self._under_way):
             self._begin()
         elif len(self._waiting) == 1:
             self._flow.when_idle(self._idle)
@@ -226,7 +231,7 @@ class Point:
             self._begin()
 
     def _begin(self) -> None:
-        batch, self._waiting = self._waiting, []
+        batch, self._waiting = self._waiting[: self._size], self._waiting[self._size :]
         self._first_left -= len(batch)
         self._under_way += 1
         self._flow.spawn(self._run(batch))

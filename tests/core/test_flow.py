@@ -167,6 +167,41 @@ def test_full_batches_and_what_is_left(drive: Any) -> None:
     assert batches == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
 
 
+def test_the_first_batches_may_be_smaller(drive: Any) -> None:
+    batches: list[list[int]] = []
+
+    async def main(flow: Flow) -> None:
+        async def answer(values: list[int]) -> list[Outcome[int]]:
+            batches.append(values)
+            return [Outcome(value, None, 0) for value in values]
+
+        point = Point(flow, answer, 6, first=2)
+        await flow.gather(point.ask(number) for number in range(14))
+
+    drive(main)
+    assert batches == [[0, 1], [2, 3], [4, 5], [6, 7, 8, 9, 10, 11], [12, 13]]
+
+
+def test_one_batch_at_a_time(drive: Any) -> None:
+    batches: list[list[int]] = []
+    under_way: list[int] = []
+
+    async def main(flow: Flow) -> list[int]:
+        async def answer(values: list[int]) -> list[Outcome[int]]:
+            batches.append(values)
+            under_way.append(1)
+            assert len(under_way) == 1
+            await flow.call(time.sleep, 0.002)
+            under_way.pop()
+            return [Outcome(value, None, 0) for value in values]
+
+        point = Point(flow, answer, 4, one_at_a_time=True)
+        return [outcome.value for outcome in await flow.gather(point.ask(number) for number in range(10))]
+
+    assert drive(main) == list(range(10))
+    assert batches == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+
+
 def test_each_value_has_its_own_error(drive: Any) -> None:
     async def main(flow: Flow) -> list[Outcome[int]]:
         async def answer(values: list[int]) -> list[Outcome[int]]:

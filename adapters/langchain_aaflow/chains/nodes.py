@@ -317,32 +317,39 @@ class Retrieve(Node):
 
     async def _answer(self, x: Execution, query: str) -> list[Document]:
         retrieval: BatchedRetrieval = x.shared(self.retrieval, self.retrieval.limited)
-        vector: Any = None
-        if not retrieval.embeds_together:
-            if x.asynchronous:
-                vector = await x.awaited(partial(retrieval.aembed_one, query), copy_context())
-            else:
-                vector = await x.flow.call(copy_context().run, retrieval.embed_one, query)
-        answer = partial(self._answer_all, x)
-        point: Point = x.shared(self, lambda: Point(x.flow, answer, x.join_size, x.first_join_size))
-        documents: list[Document] = await point.ask((query, vector))
-        return documents
+        embedding, searching = x.shared(self, lambda: self._points(x, retrieval))
+        vector: Any
+        if retrieval.embeds_together:
+            vector = await embedding.ask(query)
+        elif x.asynchronous:
+            vector = await x.awaited(partial(retrieval.aembed_one, query), copy_context())
+        else:
+            vector = await x.flow.call(copy_context().run, retrieval.embed_one, query)
+        documents: list[Document] | None = None
+        if vector is not None:
+            documents = await searching.ask((query, vector))
+        # What failed for a batch: which query it was, and what else it would have raised, a single call tells.
+        return await self._answer_one(x, query) if documents is None else documents
 
-    async def _answer_all(self, x: Execution, asked: list[tuple[str, Any]]) -> Sequence[Outcome[list[Document]]]:
-        retrieval: BatchedRetrieval = x.shared(self.retrieval, self.retrieval.limited)
-        queries = [query for query, _ in asked]
-        vectors = [vector for _, vector in asked]
-        try:
-            if retrieval.embeds_together:
+    def _points(self, x: Execution, retrieval: BatchedRetrieval) -> tuple[Point, Point]:
+        async def embed(queries: list[str]) -> Sequence[Outcome[Any]]:
+            try:
                 if x.asynchronous:
-                    vectors = await x.awaited(partial(retrieval.aembed, queries), copy_context(), urgent=True)
-                else:
-                    vectors = await x.flow.call(retrieval.embed, queries, urgent=True)
-            found = await x.flow.call(retrieval.search, vectors, queries, urgent=True)
-        except Exception:
-            # Which query it was, and what else it would have raised, single calls tell.
-            return await x.flow.gather(self._answer_one(x, query) for query in queries)
-        return [Outcome(documents, None, number) for number, documents in enumerate(found)]
+                    return _each(await x.awaited(partial(retrieval.aembed, queries), copy_context(), urgent=True))
+                return _each(await x.flow.call(retrieval.embed, queries, urgent=True))
+            except Exception:
+                return _each([None] * len(queries))
+
+        async def search(asked: list[tuple[str, Any]]) -> Sequence[Outcome[list[Document] | None]]:
+            queries, vectors = zip(*asked, strict=True)
+            try:
+                return _each(await x.flow.call(retrieval.search, list(vectors), list(queries), urgent=True))
+            except Exception:
+                return _each([None] * len(asked))
+
+        embedding = Point(x.flow, embed, x.join_size, x.first_join_size)
+        # Side by side, searches would take the cores from each other, and all be done late.
+        return embedding, Point(x.flow, search, x.join_size, one_at_a_time=True)
 
     async def _answer_one(self, x: Execution, query: str) -> list[Document]:
         documents: list[Document]
@@ -355,6 +362,10 @@ class Retrieve(Node):
             single = partial(self.native._get_relevant_documents, query, run_manager=silent)
             documents = await x.flow.call(copy_context().run, single)
         return documents
+
+
+def _each(values: Sequence[Any]) -> list[Outcome[Any]]:
+    return [Outcome(value, None, number) for number, value in enumerate(values)]
 
 
 class Steps(Node):
