@@ -271,9 +271,17 @@ class _Promise:
     def __await__(self) -> Generator[_Promise, None, Any]:
         if not self._done:
             yield self
-        if self.error is not None:
-            raise self.error
-        return self.value
+        return self.take()
+
+    def take(self) -> Any:
+        """The value; raises the error, and lets go of it: its traceback will hold what holds this promise."""
+        if self.error is None:
+            return self.value
+        error, self.error = self.error, None
+        try:
+            raise error
+        finally:
+            del error
 
 
 class _Task(_Promise):
@@ -324,6 +332,7 @@ class ThreadFlow(Flow):
         self._name = f"aaflow-flow-{next(self._flows)}"
         self._pool: ThreadPoolExecutor | None = None
         self._ready: deque[_Task] = deque()
+        self._current: _Task | None = None
         self._idle: list[Callable[[], None]] = []
         self._blocked: dict[_Task, None] = {}
         self._inbox: SimpleQueue[tuple[_Work | None, Any, BaseException | None]] = SimpleQueue()
@@ -340,16 +349,14 @@ class ThreadFlow(Flow):
         try:
             while not main.done():
                 try:
-                    self._turn()
+                    self._turn(main)
                 except BaseException as error:
                     self._stop(error)
         finally:
             self._shut_down()
             for task in [*self._blocked, *self._ready]:
                 task.coroutine.close()
-        if main.error is not None:
-            raise main.error
-        value: T = main.value
+        value: T = main.take()
         return value
 
     async def call(self, function: Callable[..., T], *args: Any, urgent: bool = False, slots: int = 1) -> T:
@@ -361,6 +368,12 @@ class ThreadFlow(Flow):
         self._submit_what_fits()
         result: T = await work.promise
         return result
+
+    async def call_here(self, function: Callable[..., T], *args: Any) -> T:
+        """As `call`, in the very context of the one that awaits it: what `function` sets there is seen from now on."""
+        assert self._current is not None
+        # From a coroutine of its own: the call begins when this one waits, and has left its context.
+        return await self.spawn(self.call(self._current.context.run, function, *args))
 
     def spawn(self, coroutine: Coroutine[Any, Any, T], context: Context | None = None) -> Awaitable[T]:
         """Begin a coroutine; it runs when the current one waits."""
@@ -406,10 +419,12 @@ class ThreadFlow(Flow):
         task.waits_for = None
         self._ready.append(task)
 
-    def _turn(self) -> None:
-        """Let all that can go on do so, then wait for a call to end."""
+    def _turn(self, main: _Task) -> None:
+        """Let all that can go on do so, then wait for a call to end, unless `main` has ended."""
         while self._ready:
             self._step(self._ready.popleft())
+        if main.done():
+            return
         if self._idle:
             idle, self._idle = self._idle, []
             for function in idle:
@@ -426,7 +441,7 @@ class ThreadFlow(Flow):
             task.coroutine.close()
             self.settle(task, error=self._interrupt)
             return
-        task.begun = True
+        task.begun, self._current = True, task
         try:
             waits_for: _Promise = task.context.run(task.coroutine.send, None)
         except StopIteration as stop:
@@ -441,6 +456,8 @@ class ThreadFlow(Flow):
             else:
                 waits_for.waiter, task.waits_for = task, waits_for
                 self._blocked[task] = None
+        finally:
+            self._current = None
 
     def _fits(self, slots: int, place: Place) -> bool:
         if not self._by_item:

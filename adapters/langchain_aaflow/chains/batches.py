@@ -54,7 +54,8 @@ async def batch(x: Execution, node: Node, values: list[Any], configs: Configs, k
 async def _batch_of_steps(x: Execution, node: Steps, values: list[Any], configs: Configs, kwargs: Kwargs) -> list[Any]:
     configs = get_config_list(configs, len(values))
     runs = [
-        await x.start(config, value, node.native, defaults=False) for config, value in zip(configs, values, strict=True)
+        await x.start(config, value, node.native, defaults=False, aside=False)
+        for config, value in zip(configs, values, strict=True)
     ]
 
     def child(index: int, step: int) -> RunnableConfig:

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 from uuid import uuid4
 
-from langchain_core.callbacks import AsyncCallbackManager, CallbackManager
+from langchain_core.callbacks import AsyncCallbackManager, CallbackManager, UsageMetadataCallbackHandler
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import (
     _set_config_context,
@@ -21,10 +21,15 @@ from langchain_core.runnables.config import (
     patch_config,
     var_child_runnable_config,
 )
+from langchain_core.tracers import LangChainTracer
+from langchain_core.tracers.run_collector import RunCollectorCallbackHandler
 
-from aaflow_plugins.flow import Flow, LoopFlow
+from aaflow_plugins.flow import Flow, LoopFlow, ThreadFlow
 from aaflow_plugins.operators import StoppedError
 from langchain_aaflow.chains.watching import Watch
+
+#: Handlers that only note what they are told.
+QUICK = {LangChainTracer, RunCollectorCallbackHandler, UsageMetadataCallbackHandler}
 
 #: What `run_type` is given as where the native code names none.
 _NOT_GIVEN: Any = object()
@@ -82,6 +87,7 @@ class Execution:
         *,
         defaults: bool = True,
         run_type: Any = _NOT_GIVEN,
+        aside: bool = True,
     ) -> Any:
         """Begin the run of a chain, as the native code does; its run manager, or None if nothing listens.
 
@@ -103,17 +109,43 @@ class Execution:
             )
             return await self.told(manager.on_chain_start(None, value, **kwargs))
         manager = get_callback_manager_for_config(config) if defaults else _configure(CallbackManager, config)
-        return manager.on_chain_start(None, value, **kwargs)
+        event = partial(manager.on_chain_start, None, value, **kwargs)
+        return await self.begin(manager, event) if aside else event()
 
-    async def end(self, run: Any, output: Any) -> None:
+    async def begin(self, manager: Any, event: Callable[[], Any]) -> Any:
+        """Have the handlers told of the beginning of a run of an input's own, whose run manager `event` gives."""
+        flow = self.flow
+        return await flow.call_here(event) if isinstance(flow, ThreadFlow) and _may_wait(manager) else event()
+
+    async def end(self, run: Any, output: Any, *, aside: bool = False) -> None:
         """End a run with its output."""
         if run is not None:
-            await self.told(run.on_chain_end(output))
+            await self.tell(run, partial(run.on_chain_end, output), aside)
 
-    async def fail(self, run: Any, error: BaseException) -> None:
+    async def fail(self, run: Any, error: BaseException, *, aside: bool = False) -> None:
         """End a run with an error."""
         if run is not None:
-            await self.told(run.on_chain_error(raised(error)))
+            await self.tell(run, partial(run.on_chain_error, raised(error)), aside)
+
+    async def tell(self, run: Any, event: Callable[[], Any], aside: bool = True) -> None:
+        """Have the handlers of a run told of its end, `aside` in a thread: see `_may_wait`."""
+        flow = self.flow
+        if not aside or not isinstance(flow, ThreadFlow) or not _may_wait(run):
+            await self.told(event())
+            return
+        begun = False
+
+        def tell() -> None:
+            nonlocal begun
+            begun = True
+            event()
+
+        try:
+            await flow.call_here(tell)
+        except BaseException:
+            if begun:
+                raise
+            event()  # after an interrupt no call is made any more; the run is ended all the same
 
     async def told(self, event: Any) -> Any:
         """Have the handlers told what happens to a run, even if the step is cancelled meanwhile."""
@@ -137,9 +169,9 @@ class Execution:
         try:
             output = await work
         except BaseException as error:
-            await self.fail(run, error)
+            await self.fail(run, error, aside=True)
             raise
-        await self.end(run, output)
+        await self.end(run, output, aside=True)
         return output
 
     def child(self, config: RunnableConfig, run: Any, tag: str | None = None) -> RunnableConfig:
@@ -203,6 +235,11 @@ class Execution:
             return await flow.spawn(context.run(begin), context)
         async with flow.slot(slots, urgent=urgent):
             return await flow.spawn(context.run(begin), context)
+
+
+def _may_wait(manager: Any) -> bool:
+    """Whether an event might take long: natively the handlers of one input do not hold up the other inputs."""
+    return any(type(handler) not in QUICK for handler in manager.handlers)
 
 
 def raised(error: BaseException) -> BaseException:

@@ -292,10 +292,10 @@ class Retrieve(Node):
             documents = await self._answer(x, value)
         except BaseException as error:
             if run is not None:
-                await x.told(run.on_retriever_error(raised(error)))
+                await x.tell(run, partial(run.on_retriever_error, raised(error)))
             raise
         if run is not None:
-            await x.told(run.on_retriever_end(documents))
+            await x.tell(run, partial(run.on_retriever_end, documents))
         return documents
 
     async def _start(self, x: Execution, query: str, config: RunnableConfig) -> Any:
@@ -312,8 +312,8 @@ class Retrieve(Node):
             local_metadata=native.metadata,
         )
         name = config.get("run_name") or native.get_name()
-        started = manager.on_retriever_start(None, query, name=name, run_id=None)
-        return await started if x.asynchronous else started
+        event = partial(manager.on_retriever_start, None, query, name=name, run_id=None)
+        return await event() if x.asynchronous else await x.begin(manager, event)
 
     async def _answer(self, x: Execution, query: str) -> list[Document]:
         retrieval: BatchedRetrieval = x.shared(self.retrieval, self.retrieval.limited)

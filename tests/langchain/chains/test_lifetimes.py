@@ -33,6 +33,10 @@ def refuses_every_third(value: Value) -> Value:
     return Value(value.number + 1)
 
 
+async def batch(chain: Chain, values: list[Value], keywords: dict[str, Any]) -> list[Any]:
+    return chain.batch(values, **keywords)
+
+
 async def abatch(chain: Chain, values: list[Value], keywords: dict[str, Any]) -> list[Any]:
     return await chain.abatch(values, **keywords)
 
@@ -45,7 +49,7 @@ async def abatch_as_completed(chain: Chain, values: list[Value], keywords: dict[
     return [output async for _, output in chain.abatch_as_completed(values, **keywords)]
 
 
-FORMS = [abatch, batch_as_completed, abatch_as_completed]
+FORMS = [batch, abatch, batch_as_completed, abatch_as_completed]
 Form = Callable[[Chain, list[Value], dict[str, Any]], Awaitable[list[Any]]]
 
 
@@ -92,8 +96,16 @@ async def test_values_die_with_their_caller(form: Form, return_exceptions: bool)
 
 
 @pytest.mark.usefixtures("no_collection")
-@pytest.mark.parametrize("form", [abatch, abatch_as_completed])
+@pytest.mark.parametrize("form", FORMS)
 async def test_values_die_with_the_errors_of_others(form: Form) -> None:
     seen, failed = await seen_of(form, chain_of(refuses_every_third), return_exceptions=True)
     assert (len(seen), failed) == (13, 3)
+    assert left_of(seen) == 0
+
+
+@pytest.mark.usefixtures("no_collection")
+async def test_values_die_with_the_error_that_is_raised() -> None:
+    """Of `batch`: where the others end early, natively too some live until a collection."""
+    seen, failed = await seen_of(batch, chain_of(refuses_every_third))
+    assert (len(seen), failed) == (8, 1)
     assert left_of(seen) == 0
