@@ -37,7 +37,9 @@ _TESTS = (
     "tests/house",
     "tests/langchain/test_comparing.py",
     "tests/langchain/test_ingestion.py",
+    "tests/langchain/test_ingestion_arguments.py",
     "tests/langchain/test_openai_embedder.py",
+    "tests/langchain/test_standard_embeddings.py",
     "tests/langchain/test_standard_vectorstores.py",
 )
 

@@ -49,7 +49,11 @@ def test_every_contract_is_kept(copied: Path) -> None:
         ("aaflow_plugins/dataplane/batch.py", "import aaflow_plugins.plan", "The core is built in layers"),
         ("aaflow_plugins/new_idea.py", "import json", "The core is built in layers"),
         ("langchain_aaflow/plans.py", "import llama_index.core", "An adapter knows its own framework"),
-        ("llama_index_aaflow/node_parsers.py", "import langchain_core", "The LlamaIndex adapter knows its own framework"),
+        (
+            "llama_index_aaflow/node_parsers.py",
+            "import langchain_core",
+            "The LlamaIndex adapter knows its own framework",
+        ),
     ],
 )
 def test_a_broken_contract_is_noticed(copied: Path, module: str, line: str, broken: str) -> None:
