@@ -30,7 +30,7 @@ from llama_index.core.utils import get_tqdm_iterable
 from llama_index_instrumentation import get_dispatcher
 
 from aaflow_plugins.collector import paused_collector
-from llama_index_aaflow.parsing.counting import counter_for
+from llama_index_aaflow.parsing.counting import checked, counter_for
 from llama_index_aaflow.parsing.known_code import is_earlier, is_known, unknown
 from llama_index_aaflow.parsing.nodes import build_nodes, build_separately, can_copy, is_text, postprocess
 from llama_index_aaflow.parsing.sections import sections
@@ -98,7 +98,7 @@ class Accelerated:
 
     def _postprocess_parsed_nodes(self: Any, nodes: list[BaseNode], parent_doc_map: dict[str, Any]) -> list[BaseNode]:
         """Complete nodes just made, as the native method does."""
-        if type(nodes) is list and self._calls_known_code():
+        if type(nodes) is list and len(nodes) > 1 and self._calls_known_code():
             from_last = not is_earlier(NodeParser._postprocess_parsed_nodes)
             with paused_collector():
                 if postprocess(nodes, parent_doc_map, self.include_metadata, self.include_prev_next_rel, from_last):
@@ -116,7 +116,8 @@ class _SplitsTexts(Accelerated):
 
     def _split_text(self: Any, text: str, chunk_size: int) -> list[str]:
         """Split a text into chunks, with the native events."""
-        if text == "" or not self._calls_known_code():
+        # Text of so few characters is one chunk, mostly, and native makes it as soon.
+        if type(text) is not str or len(text) <= chunk_size or not self._calls_known_code():
             return cast(list[str], super()._split_text(text, chunk_size))  # type: ignore[misc]
         with self.callback_manager.event(CBEventType.CHUNKING, payload={EventPayload.CHUNKS: [text]}) as event:
             try:
@@ -144,13 +145,17 @@ class _SplitsSentences(_SplitsTexts):
     """`SentenceSplitter` with each piece counted once, and sentences decided once."""
 
     def _chunks(self: Any, text: str, size: int) -> list[str]:
-        if type(text) is not str:
-            raise NotReproducedError
-        are_parts = all(map(gives_parts, (*self._split_fns, *self._sub_sentence_split_fns)))
+        counter = counter_for(self._tokenizer, text)
+        (count,) = counter.counts((text,), size + 1)
+        if count <= size:
+            chunk = text.strip()
+            return [chunk] if chunk else []
+        if not all(map(gives_parts, (*self._split_fns, *self._sub_sentence_split_fns))):
+            counter = checked(counter, self._tokenizer)
         cutting = Cutting(
             [fast_sentences(function) for function in self._split_fns],
             self._sub_sentence_split_fns,
-            counter_for(self._tokenizer, text, are_parts),
+            counter,
             size,
             keeps_oversize=not is_earlier(SentenceSplitter._split),
         )
@@ -162,12 +167,17 @@ class _SplitsWords(_SplitsTexts):
     """`TokenTextSplitter` with each word counted once."""
 
     def _chunks(self: Any, text: str, size: int) -> list[str]:
-        if type(text) is not str:
-            raise NotReproducedError
+        counter = counter_for(self._tokenizer, text)
+        (count,) = counter.counts((text,), size + 1)
+        if count <= size:
+            chunk = text if self.keep_whitespaces else text.strip()
+            return [chunk] if chunk else []
+        if not all(map(gives_parts, self._split_fns)):
+            counter = checked(counter, self._tokenizer)
         pieces, counts = cut_words(
             text,
             self._split_fns,
-            counter_for(self._tokenizer, text, all(map(gives_parts, self._split_fns))),
+            counter,
             size,
             keeps_oversize=not is_earlier(TokenTextSplitter._split),
         )

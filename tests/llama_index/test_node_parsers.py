@@ -36,8 +36,9 @@ from llama_index.core.schema import (
 )
 
 import aaflow_plugins
-from llama_index_aaflow import accelerate
+from llama_index_aaflow import accelerate, node_parsers
 from llama_index_aaflow.node_parsers import Accelerated, native_reason
+from llama_index_aaflow.parsing import known_code
 from tests.llama_index.parsing_outcomes import assert_same, corpus, document_of, numbered, outcome, visible
 from tests.llama_index.tracing import spans, watched
 
@@ -219,14 +220,42 @@ def real_documents(characters: int) -> list[Document]:
 
 @pytest.mark.parametrize(("size", "overlap"), [(1024, 200), (256, 20)])
 @pytest.mark.parametrize("cls", [SentenceSplitter, TokenTextSplitter])
-def test_real_text(cls: Any, size: int, overlap: int) -> None:
+def test_real_text(cls: Any, size: int, overlap: int, monkeypatch: pytest.MonkeyPatch) -> None:
     characters = 200_000 if cls is TokenTextSplitter else 1_000_000
-    assert_same(cls(chunk_size=size, chunk_overlap=overlap, id_func=numbered), real_documents(characters))
+    splitter = cls(chunk_size=size, chunk_overlap=overlap, id_func=numbered)
+    accelerated = assert_same(splitter, real_documents(characters))
+    # All that is longer than a chunk's number of tokens took the fast path: it goes on without the native steps.
+    monkeypatch.setattr(type(accelerated), "_calls_known_code", lambda self: True)
+    monkeypatch.setattr(type(accelerated), "_split", lambda self, text, chunk_size: pytest.fail("asked natively"))
+    accelerated.get_nodes_from_documents(
+        [document for document in real_documents(characters) if len(document.text) > size]
+    )
 
 
 @pytest.mark.parametrize("make_one", [SentenceWindowNodeParser, MarkdownNodeParser])
 def test_real_text_by_sentence_and_section(make_one: Any) -> None:
     assert_same(make_one(id_func=numbered), real_documents(500_000))
+
+
+def test_another_version_of_the_native_code_stays_native(
+    make: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = {**known_code._KNOWN, "NodeParser._postprocess_parsed_nodes": frozenset({"something else"})}
+    monkeypatch.setattr(known_code, "_KNOWN", known)
+    caches = (known_code.is_known, node_parsers._class_reason)
+    for cache in caches:
+        cache.cache_clear()
+    try:
+        parser = make()
+        assert accelerate(parser) is parser
+        assert native_reason(parser) == (
+            "the installed llama-index-core has another NodeParser._postprocess_parsed_nodes than known"
+        )
+    finally:
+        monkeypatch.undo()
+        for cache in caches:
+            cache.cache_clear()
+    assert native_reason(make()) is None
 
 
 # -- the same ways in ------------------------------------------------------------------------------------

@@ -56,15 +56,12 @@ def _known_tokens(tokenizer: Any) -> OrdinaryTokens | None:
     return None if encoding is None else ordinary_tokens(encoding)
 
 
-def counter_for(tokenizer: Callable[[str], Any], text: str, are_parts: bool) -> Counter:
-    """What counts the pieces of a text as a tokenizer function does.
-
-    Args:
-        tokenizer: The function.
-        text: The whole text.
-        are_parts: Whether each piece is known to be a part of the text as it stands.
-    """
+def counter_for(tokenizer: Callable[[str], Any], text: str) -> Counter:
+    """What counts a text and the parts of it as a tokenizer function does."""
     tokens = known_tokens(tokenizer)
-    if tokens is None or not tokens.is_ordinary(text):
-        return EachCounted(tokenizer)
-    return tokens if are_parts else Checked(tokens, tokenizer)
+    return EachCounted(tokenizer) if tokens is None or not tokens.is_ordinary(text) else tokens
+
+
+def checked(counter: Counter, tokenizer: Callable[[str], Any]) -> Counter:
+    """What counts also pieces that are no parts of the text that a counter is for."""
+    return Checked(counter, tokenizer) if isinstance(counter, OrdinaryTokens) else counter

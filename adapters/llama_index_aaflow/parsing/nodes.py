@@ -53,6 +53,8 @@ def build_separately(splits: Sequence[str], document: BaseNode, id_func: Callabl
     """
     native: Any = node_utils.build_nodes_from_splits
     nodes: list[Any] = native(list(splits[:1]), document, id_func=id_func)
+    if len(splits) == 1:
+        return nodes
     copied = copier(nodes[0])
     source: Any = nodes[0].relationships[SOURCE]
     for text in splits[1:]:

@@ -46,18 +46,13 @@ class Pieces:
 
 
 def cut(text: str, cutting: Cutting) -> Pieces:
-    """Cut a text, as `SentenceSplitter._split` does.
+    """Cut a text that is longer than a chunk may be, as `SentenceSplitter._split` does.
 
     Raises:
         NotReproducedError: If a function gives anything but strings, or native would recurse for ever.
     """
     pieces = Pieces()
-    (count,) = cutting.counter.counts((text,), cutting.size + 1)
-    if count <= cutting.size:
-        pieces.texts.append(text)
-        pieces.counts.append(count)
-    else:
-        _cut(text, cutting, pieces)
+    _cut(text, cutting, pieces)
     return pieces
 
 

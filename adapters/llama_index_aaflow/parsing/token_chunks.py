@@ -28,10 +28,10 @@ class WordCounts:
 def cut_words(
     text: str, functions: Sequence[SplitFunction], counter: Counter, size: int, keeps_oversize: bool
 ) -> tuple[list[str], list[int]]:
-    """Cut a text into pieces, as `TokenTextSplitter._split` does.
+    """Cut a text that is longer than a chunk may be into pieces, as `TokenTextSplitter._split` does.
 
     Args:
-        text: Any text but the empty one.
+        text: The text.
         functions: What cuts a text into smaller pieces, coarsest first.
         counter: Counts tokens.
         size: Tokens a chunk may have.
@@ -43,9 +43,6 @@ def cut_words(
     Raises:
         NotReproducedError: If a function gives anything but strings, or native would recurse for ever.
     """
-    (count,) = counter.counts((text,), size + 1)
-    if count <= size:
-        return [text], [count]
     pieces: list[str] = []
     counts: list[int] = []
     words = WordCounts(counter)
