@@ -78,7 +78,13 @@ class Asked:
         if pattern is None:
             raise OtherRequestError
         content = pattern.before + json_bytes(self.messages) + pattern.after
-        return http.build_request(**pattern.arguments, content=content), pattern.options
+        if pattern.headers is None or http.cookies:
+            return http.build_request(**pattern.arguments, content=content), pattern.options
+        model = pattern.request
+        request = type(model)(
+            model.method, model.url, headers=pattern.headers, content=content, extensions=model.extensions
+        )
+        return request, pattern.options
 
 
 @dataclass(frozen=True)
@@ -90,12 +96,17 @@ class Pattern:
         options: What its `send` is given beside the request.
         before: The content up to the messages.
         after: The content from there on.
+        request: One such request.
+        headers: Its headers but for those that the content and the address make; None where these stand elsewhere
+            than the HTTP library puts them.
     """
 
     arguments: dict[str, Any]
     options: dict[str, Any]
     before: bytes
     after: bytes
+    request: Any
+    headers: list[tuple[bytes, bytes]] | None
 
 
 def pattern_of(model: ChatOpenAI, parameters: dict[str, Any]) -> Pattern | None:
@@ -161,7 +172,10 @@ class _Recorder(StandIn):
         if len(parts) != 2:
             return None
         others["url"] = type(self.request.url)(others["url"])  # read once
-        return Pattern(others, self.options, parts[0] + b'"messages":', parts[1])
+        (first, _), *middle, (last, _) = self.request.headers.raw
+        by_library = (first.lower(), last.lower()) == (b"host", b"content-length")
+        headers = middle if by_library and not self._http.cookies else None
+        return Pattern(others, self.options, parts[0] + b'"messages":', parts[1], self.request, headers)
 
 
 class Answered(StandIn):
