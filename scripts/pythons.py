@@ -15,6 +15,7 @@ _TESTS = (
     "tests/house/test_contributing.py",
     "tests/house/test_imports.py",
     *sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("tests/langchain/test_split*.py")),
+    "tests/llama_index",
 )
 
 

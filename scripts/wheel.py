@@ -41,6 +41,7 @@ _TESTS = (
     "tests/langchain/test_openai_embedder.py",
     "tests/langchain/test_standard_embeddings.py",
     "tests/langchain/test_standard_vectorstores.py",
+    "tests/llama_index/test_node_parsers.py",
 )
 
 
