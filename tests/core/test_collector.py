@@ -6,10 +6,11 @@ import gc
 import os
 import threading
 import warnings
+import weakref
 
 import pytest
 
-from aaflow_plugins.collector import paused_collector
+from aaflow_plugins.collector import paused_collector, spared_collector
 
 
 def test_paused_inside_and_restored() -> None:
@@ -102,3 +103,39 @@ def test_fork_inside_a_pause_of_another_thread() -> None:
     leave.set()
     thread.join(10)
     assert os.waitstatus_to_exitcode(status) == 0
+
+
+def test_what_is_alive_is_spared_and_nothing_else() -> None:
+    """Inside the block older objects are frozen, new garbage is collected; after it everything is as before."""
+
+    class Node:
+        pass
+
+    def cycle() -> weakref.ref[Node]:
+        node = Node()
+        node.itself = node  # type: ignore[attr-defined]
+        return weakref.ref(node)
+
+    older = cycle()
+    with spared_collector():
+        with spared_collector():
+            assert gc.get_freeze_count() > 0
+            newer = cycle()
+            gc.collect()
+            assert newer() is None
+            assert older() is not None
+        assert gc.get_freeze_count() > 0
+    assert gc.get_freeze_count() == 0
+    gc.collect()
+    assert older() is None
+
+
+def test_what_the_user_has_frozen_stays_frozen() -> None:
+    gc.freeze()
+    try:
+        count = gc.get_freeze_count()
+        with spared_collector():
+            assert gc.get_freeze_count() <= count
+        assert gc.get_freeze_count() > 0
+    finally:
+        gc.unfreeze()

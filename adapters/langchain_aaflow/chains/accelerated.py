@@ -6,7 +6,7 @@ import asyncio
 import copy
 import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import ExitStack, contextmanager
 from contextvars import copy_context
 from queue import SimpleQueue
 from typing import Any, TypeVar
@@ -27,6 +27,7 @@ from langchain_core.runnables.config import get_config_list
 from langchain_core.vectorstores import VectorStoreRetriever
 from pydantic import PrivateAttr
 
+from aaflow_plugins.collector import spared_collector
 from aaflow_plugins.executor import Executor
 from aaflow_plugins.flow import FIRST_BLOCK, Flow, LoopFlow, ThreadFlow
 from langchain_aaflow.chains.batches import batch
@@ -129,14 +130,13 @@ class Batching:
         flow = ThreadFlow(self._limit(configs))
         x = self._execution(flow, node, configs, False)
         done: SimpleQueue[Any] = SimpleQueue()
-        watched = self._watched(x, node, len(inputs))
         every = _each_as_completed(x, node, list(inputs), configs, kwargs, done.put)
         context = copy_context()
         driver = threading.Thread(
             target=context.run, args=(_drive, flow, every, done), name="aaflow-chain", daemon=True
         )
-        driver.start()
-        with watched:
+        with self._watched(x, node, len(inputs)):
+            driver.start()
             try:
                 while (ended := done.get()) is not None:
                     yield _taken(ended, return_exceptions)
@@ -187,12 +187,15 @@ class Batching:
         executor = self._settings[0]
         return executor.resources.max_concurrency if limit is None and executor else limit
 
-    def _watched(self, x: Execution, node: Node, total: int) -> AbstractContextManager[None]:
-        executor = self._settings[0]
-        if executor is None:
-            return nullcontext()
-        x.watch = Watch(executor, plan_of(node), total)
-        return x.watch.running()
+    @contextmanager
+    def _watched(self, x: Execution, node: Node, total: int) -> Iterator[None]:
+        with ExitStack() as stack:
+            if total > x.join_size:
+                stack.enter_context(spared_collector())
+            if executor := self._settings[0]:
+                x.watch = Watch(executor, plan_of(node), total)
+                stack.enter_context(x.watch.running())
+            yield
 
     def _execution(
         self, flow: Flow, node: Node, configs: Sequence[RunnableConfig], return_exceptions: bool
