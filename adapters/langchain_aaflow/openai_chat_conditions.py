@@ -14,7 +14,6 @@ import langchain_core
 import langchain_openai
 import openai
 import openai._base_client as base_client
-from langchain_core.callbacks import CallbackManager
 from langchain_core.globals import get_llm_cache
 from langchain_core.messages import BaseMessage
 from langchain_openai import ChatOpenAI
@@ -81,8 +80,6 @@ def native_reason(model: Any) -> str | None:
         return "it has a cache"
     if model.rate_limiter is not None:
         return "it has a rate limiter"
-    if CallbackManager.configure(None, model.callbacks, model.verbose).handlers:
-        return "its runs are listened to"
     if base_client.log.isEnabledFor(logging.DEBUG):
         return "the openai client logs each step"
     for owner, names in _REPLACED.items():

@@ -11,13 +11,14 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
 
 import langchain_core.callbacks.manager as callbacks
 import langchain_core.language_models.chat_models as core
 import langchain_openai.chat_models.base as native_module
 import openai
 from langchain_core.messages import AIMessage
+from langchain_core.outputs import ChatResult
 from langchain_core.runnables import RunnableConfig
 from langchain_core.utils.utils import LC_ID_PREFIX
 from langchain_openai import ChatOpenAI
@@ -43,12 +44,31 @@ class NotPlainError(Exception):
 
 
 def message_of(model: ChatOpenAI, answer: Any, config: RunnableConfig | None) -> AIMessage | None:
-    """The message that the native code makes of a plain answer; None for any other.
+    """The message that the native call makes of a plain answer; None for any other.
 
     Args:
         model: The model.
         answer: The HTTP response that came, or the exception.
         config: The call's configuration: the message is named after its run.
+    """
+    result = result_of(model, answer)
+    if result is None:
+        return None
+    generation = result.generations[0]
+    message = generation.message
+    if message.id is None:
+        run_id = (config or {}).get("run_id") or _new_run_id()
+        message.id = f"{LC_ID_PREFIX}-{run_id}-0"
+    message.response_metadata = {**(result.llm_output or {}), **core._gen_info_and_msg_metadata(generation)}
+    return cast(AIMessage, message)
+
+
+def result_of(model: ChatOpenAI, answer: Any) -> ChatResult | None:
+    """What the native `_generate` makes of a plain answer; None for any other.
+
+    Args:
+        model: The model.
+        answer: The HTTP response that came, or the exception.
     """
     if isinstance(answer, Exception) or answer.status_code != 200:
         return None
@@ -62,16 +82,11 @@ def message_of(model: ChatOpenAI, answer: Any, config: RunnableConfig | None) ->
         result = model._create_chat_result(reply, info)
     except Exception:
         return None
-    generation = result.generations[0]
-    message = generation.message
+    message = result.generations[0].message
     # The native code takes it from a typed reply alone.
     if "refusal" in (said := reply["choices"][0]["message"]):
         message.additional_kwargs["refusal"] = said["refusal"]
-    if message.id is None:
-        run_id = (config or {}).get("run_id") or _new_run_id()
-        message.id = f"{LC_ID_PREFIX}-{run_id}-0"
-    message.response_metadata = {**(result.llm_output or {}), **core._gen_info_and_msg_metadata(generation)}
-    return message if type(message) is AIMessage else None
+    return result if type(message) is AIMessage else None
 
 
 def dumped(data: Any) -> dict[str, Any]:

@@ -43,12 +43,11 @@ def caller_of(model: BaseChatModel, *, listening: bool) -> Caller:
     """
     # A known class is imported already when an object of it is handed over: looking at names imports nothing.
     if any(base.__module__.startswith("langchain_openai.chat_models.") for base in type(model).__mro__):
-        from langchain_aaflow.openai_chat import lean_chat
+        from langchain_aaflow.openai_chat import lean_chat, with_lean_results
         from langchain_aaflow.openai_connections import borrowing
         from langchain_aaflow.openai_rate_limits import limited
 
         model = limited(borrowing(model))
-        if not listening:
-            lean = lean_chat(model)
-            return Native(model) if isinstance(lean, str) else lean
+        lean = "its runs are listened to" if listening else lean_chat(model)
+        return Native(with_lean_results(model)) if isinstance(lean, str) else lean
     return Native(model)
