@@ -317,7 +317,8 @@ def _by_product(index: Any, query: Matrix, ids: Ids) -> Matrix:
     scores = _product(query)(rows)[:, 0]
     if index.metric_type == faiss.METRIC_INNER_PRODUCT:
         return scores
-    distances: Matrix = np.maximum((_squares(query) + _squares(rows)) - 2 * scores, np.float32(0))
+    with np.errstate(all="ignore"):
+        distances: Matrix = np.maximum((_squares(query) + _squares(rows)) - 2 * scores, np.float32(0))
     return distances
 
 

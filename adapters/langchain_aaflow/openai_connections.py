@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import sys
+from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -48,28 +49,36 @@ def borrowing(model: M) -> M:
 
 
 class _Lender:
-    """A pool's connections to one place, and those of them that nobody uses at the moment."""
+    """A pool's connections to one place, and those of them that nobody uses at the moment.
 
-    def __init__(self, pool: Any) -> None:
-        self._pool = pool
+    What it has is no longer the pool's, whose limit is lowered by as much.
+    """
+
+    def __init__(self, pool: Any, http: Any) -> None:
+        self._pool, self._http = pool, http
         self._origin: Any = None
-        self._idle: list[Any] = []
+        self._idle: deque[Any] = deque()
         self._in_use = 0
 
-    def take(self, origin: Any) -> tuple[Any, list[Any]]:
-        """A connection, idle or new, or None where the pool would have none for now; and expired ones to be closed."""
+    def take(self, url: Any) -> tuple[Any, list[Any]]:
+        """A connection, idle or new, or None where the pool is to see to the request; and expired ones to be closed."""
         pool, expired = self._pool, []
+        if url.scheme not in (b"http", b"https"):
+            return None, []
         # Of threads; for an asynchronous pool it does nothing, nor does it need to.
         with pool._optional_thread_lock:
-            self._origin = self._origin or origin
-            if origin != self._origin:
+            self._origin = self._origin or url.origin
+            if url.origin != self._origin:
                 return None, []
-            while (connection := self._idle.pop() if self._idle else self._borrow()) is not None:
+            # The oldest first, as the pool does it: those that an event loop has left behind are found out.
+            while (connection := self._idle.popleft() if self._idle else self._borrow()) is not None:
                 if not connection.has_expired():
                     break
                 expired.append(connection)
-            if connection is None and self._in_use + len(pool._connections) < pool._max_connections:
-                connection = pool.create_connection(origin)
+                pool._max_connections += 1
+            if connection is None and len(pool._connections) < pool._max_connections:
+                connection = pool.create_connection(self._origin)
+                pool._max_connections -= 1
             if connection is not None:
                 self._in_use += 1
         return connection, expired
@@ -79,49 +88,61 @@ class _Lender:
         reserved = {id(request.connection) for request in pool._requests}
         for number, connection in enumerate(pool._connections):
             if connection.is_idle() and id(connection) not in reserved and connection.can_handle_request(self._origin):
+                pool._max_connections -= 1
                 return pool._connections.pop(number)
         return None
 
-    def give_back(self, connection: Any) -> bool:
-        """Take a connection back whose request has ended, one way or another; whether it is to be closed."""
+    def give_back(self, connection: Any) -> list[Any]:
+        """Take a connection back whose request has ended, one way or another; those that are to be closed."""
         pool = self._pool
         with pool._optional_thread_lock:
             self._in_use -= 1
-            reusable = connection.is_idle() and not connection.is_closed()
-            kept = reusable and len(self._idle) < pool._max_keepalive_connections
-            if kept:
-                self._idle.append(connection)
-            if not self._in_use:
-                # The pool takes its first, and the latest will last longest.
-                pool._connections.extend(reversed(self._idle))
-                self._idle.clear()
-        return not kept and not connection.is_closed()
+            waited_for = any(request.is_queued() for request in pool._requests)
+            most = 0 if self._http.is_closed else pool._max_keepalive_connections
+            self._idle.append(connection)
+            closing = [] if self._is_reusable(connection) and len(self._idle) <= most else [self._idle.pop()]
+            pool._max_connections += len(closing)
+            if not self._in_use or waited_for:
+                self._return_all()
+            if waited_for:
+                closing += pool._assign_requests_to_connections()
+        return [each for each in closing if not each.is_closed()]
+
+    @staticmethod
+    def _is_reusable(connection: Any) -> bool:
+        return bool(connection.is_idle() and not connection.is_closed())
+
+    def _return_all(self) -> None:
+        self._pool._connections.extend(self._idle)
+        self._pool._max_connections += len(self._idle)
+        self._idle.clear()
 
 
 class _Pool:
     """Passes for the pool."""
 
-    def __init__(self, pool: Any) -> None:
-        self._pool, self._lender = pool, _Lender(pool)
+    def __init__(self, pool: Any, http: Any) -> None:
+        self._pool, self._lender = pool, _Lender(pool, http)
 
     def handle_request(self, request: Any) -> Any:
         """What the pool's own method does."""
-        connection, expired = self._lender.take(request.url.origin)
-        if connection is None:
-            return self._pool.handle_request(request)
+        connection, expired = self._lender.take(request.url)
         try:
             for old in expired:
                 old.close()
+            if connection is None:
+                return self._pool.handle_request(request)
             response = connection.handle_request(request)
         except BaseException:
-            self.release(connection)
+            if connection is not None:
+                self.release(connection)
             raise
         return _with_content(response, _Content(response.stream, self, connection))
 
     def release(self, connection: Any) -> None:
         """Note that its request has ended."""
-        if self._lender.give_back(connection):
-            connection.close()
+        for each in self._lender.give_back(connection):
+            each.close()
 
     def close(self) -> None:
         """Close the pool."""
@@ -131,27 +152,28 @@ class _Pool:
 class _AsyncPool:
     """Passes for an asynchronous pool."""
 
-    def __init__(self, pool: Any) -> None:
-        self._pool, self._lender = pool, _Lender(pool)
+    def __init__(self, pool: Any, http: Any) -> None:
+        self._pool, self._lender = pool, _Lender(pool, http)
 
     async def handle_async_request(self, request: Any) -> Any:
         """What the pool's own method does."""
-        connection, expired = self._lender.take(request.url.origin)
-        if connection is None:
-            return await self._pool.handle_async_request(request)
+        connection, expired = self._lender.take(request.url)
         try:
             for old in expired:
                 await old.aclose()
+            if connection is None:
+                return await self._pool.handle_async_request(request)
             response = await connection.handle_async_request(request)
         except BaseException:
-            await self.release(connection)
+            if connection is not None:
+                await self.release(connection)
             raise
         return _with_content(response, _AsyncContent(response.stream, self, connection))
 
     async def release(self, connection: Any) -> None:
         """Note that its request has ended."""
-        if self._lender.give_back(connection):
-            await connection.aclose()
+        for each in self._lender.give_back(connection):
+            await each.aclose()
 
     async def aclose(self) -> None:
         """Close the pool."""
@@ -199,6 +221,35 @@ def _with_content(response: Any, content: Any) -> Any:
     )
 
 
+def _own_classes(http: Any, http_class: type) -> list[type]:
+    return [cls for cls in type(http).__mro__ if cls not in http_class.__mro__]
+
+
+def _is_librarys(cls: type) -> bool:
+    """Whether a class of clients is the openai package's or langchain-openai's, which add defaults and an end."""
+    return cls.__module__.partition(".")[0] in ("openai", "langchain_openai")
+
+
+class _Copied:
+    """A copy of a client that is open and closed with it."""
+
+    @property
+    def _state(self) -> Any:
+        return vars(self)["_original"]._state
+
+    @_state.setter
+    def _state(self, state: Any) -> None:
+        vars(self)["_original"]._state = state
+
+
+class _CopiedClient(_Copied, HTTP_LIBRARY.Client):  # type: ignore[misc]
+    pass
+
+
+class _CopiedAsyncClient(_Copied, HTTP_LIBRARY.AsyncClient):  # type: ignore[misc]
+    pass
+
+
 @dataclass(frozen=True)
 class _Side:
     """The classes of synchronous clients, or of asynchronous ones."""
@@ -207,13 +258,14 @@ class _Side:
     openai_class: type
     resource_class: type
     http_class: Any
+    copy_class: Any
     transport_class: Any
     handle: str
     pool_class: type
 
     def knows(self, http: Any) -> bool:
         """Whether a client sends all its requests through a plain pool of HTTP/1.1 connections."""
-        if not isinstance(http, self.http_class) or type(http).send is not self.http_class.send:
+        if not isinstance(http, self.http_class) or not all(map(_is_librarys, _own_classes(http, self.http_class))):
             return False
         transport = http._transport
         pool = getattr(transport, "_pool", None)
@@ -231,15 +283,16 @@ class _Side:
             and hasattr(pool, "_optional_thread_lock")
             and isinstance(getattr(pool, "_connections", None), list)
             and isinstance(getattr(pool, "_requests", None), list)
+            and hasattr(pool, "_assign_requests_to_connections")
         )
 
     def http_client(self, http: Any) -> Any:
         """A copy of a known client that borrows connections."""
         transport = copy.copy(http._transport)
-        transport._pool = self.pool_class(transport._pool)
+        transport._pool = self.pool_class(transport._pool, http)
         # Not of the client's class, which closes what it sends through when nobody holds it any more.
-        result = object.__new__(self.http_class)
-        result.__dict__ = {**vars(http), "_transport": transport}
+        result = object.__new__(self.copy_class)
+        result.__dict__ = {**vars(http), "_transport": transport, "_original": http}
         return result
 
 
@@ -248,6 +301,7 @@ _SYNC = _Side(
     openai_class=openai.OpenAI,
     resource_class=Completions,
     http_class=HTTP_LIBRARY.Client,
+    copy_class=_CopiedClient,
     transport_class=HTTP_LIBRARY.HTTPTransport,
     handle="handle_request",
     pool_class=_Pool,
@@ -257,6 +311,7 @@ _ASYNC = _Side(
     openai_class=openai.AsyncOpenAI,
     resource_class=AsyncCompletions,
     http_class=HTTP_LIBRARY.AsyncClient,
+    copy_class=_CopiedAsyncClient,
     transport_class=HTTP_LIBRARY.AsyncHTTPTransport,
     handle="handle_async_request",
     pool_class=_AsyncPool,

@@ -181,15 +181,63 @@ def test_the_pools_limits_hold() -> None:
         both = await asyncio.gather(ask(borrowing(model), QUESTIONS), ask(model, QUESTIONS))
         assert both == [QUESTIONS] * 2
         await asyncio.sleep(0.01)
-        assert server.most <= 14  # the pool does not know how many it has lent
-        assert await ask(borrowing(model), QUESTIONS) == QUESTIONS
+        three = await asyncio.gather(*(ask(borrowing(model), QUESTIONS) for _ in range(3)))
+        assert three == [QUESTIONS] * 3
         await asyncio.sleep(0.01)
-        assert server.open <= 6
+        assert server.most <= 7
+        assert server.open <= 3
+        assert client._transport._pool._max_connections == 7
         await client.aclose()
         await asyncio.sleep(0.01)
         assert server.open == 0
 
     with_server(test)
+
+
+def test_the_limits_hold_for_threads() -> None:
+    async def test(server: Server) -> None:
+        with httpx.Client(limits=httpx.Limits(max_connections=5)) as client:
+            model = model_at(server.url, http_client=client)
+
+            def answers(caller: ChatOpenAI) -> list[str]:
+                with ThreadPoolExecutor(12) as pool:
+                    return [str(answer.content) for answer in pool.map(caller.invoke, QUESTIONS)]
+
+            callers = (borrowing(model), model, borrowing(model))
+            found = await asyncio.gather(*(asyncio.to_thread(answers, caller) for caller in callers))
+            assert found == [QUESTIONS] * 3
+            assert server.most <= 5
+            assert client._transport._pool._max_connections == 5
+
+    with_server(test)
+
+
+@pytest.mark.parametrize("borrowed", [False, True])
+def test_a_client_that_is_closed_meanwhile(borrowed: bool) -> None:
+    async def test(server: Server) -> None:
+        client = httpx.AsyncClient()
+        model = model_at(server.url, http_async_client=client, max_retries=0)
+        calls = asyncio.create_task(ask(borrowing(model) if borrowed else model, QUESTIONS))
+        await asyncio.sleep(0.008)
+        await client.aclose()
+        with pytest.raises(RuntimeError, match="has been closed"):
+            await calls
+        await asyncio.sleep(0.05)
+        assert server.open == 0 or not borrowed  # natively some stay open
+
+    with_server(test)
+
+
+@pytest.mark.parametrize("url", ["localhost:99/v1", "ftp://localhost/v1", "/v1"])
+def test_addresses_that_are_none(url: str) -> None:
+    model = model_at(url, max_retries=0)
+    errors = []
+    for caller in (model, borrowing(model)):
+        for call in (lambda: caller.invoke("?"), lambda: asyncio.run(caller.ainvoke("?"))):  # noqa: B023
+            with pytest.raises(openai.APIConnectionError) as raised:
+                call()
+            errors.append((type(raised.value), str(raised.value), repr(raised.value.__cause__)))
+    assert errors[:2] == errors[2:]
 
 
 def test_cancelled_calls_leave_no_connection_open_but_the_pools() -> None:
@@ -270,6 +318,13 @@ class OwnClient(httpx.AsyncClient):  # type: ignore[misc]
         return await super().send(*args, **kwargs)
 
 
+class SigningClient(httpx.AsyncClient):  # type: ignore[misc]
+    def build_request(self, *args: Any, **kwargs: Any) -> Any:
+        request = super().build_request(*args, **kwargs)
+        request.headers["x-sign"] = "yes"
+        return request
+
+
 class OwnTransport(httpx.AsyncHTTPTransport):  # type: ignore[misc]
     pass
 
@@ -278,6 +333,7 @@ class OwnTransport(httpx.AsyncHTTPTransport):  # type: ignore[misc]
     "client",
     [
         OwnClient,
+        SigningClient,
         lambda: httpx.AsyncClient(transport=OwnTransport()),
         lambda: httpx.AsyncClient(proxy="http://127.0.0.1:1"),
         lambda: httpx.AsyncClient(mounts={"http://": httpx.AsyncHTTPTransport()}),
