@@ -191,6 +191,15 @@ def test_random_ids(make: Callable[..., Any]) -> None:
     ]
 
 
+def test_no_way_to_make_ids(make: Callable[..., Any]) -> None:
+    """As some versions leave it: ids are random then."""
+    parser = make()
+    vars(parser)["id_func"] = None
+    native, ours = (each.get_nodes_from_documents([document_of(TEXT)]) for each in (parser, accelerate(parser)))
+    assert [node.text for node in ours] == [node.text for node in native]
+    assert len({node.node_id for node in ours}) == len(ours) > 3
+
+
 class Name(str):
     __slots__ = ()
 

@@ -19,13 +19,16 @@ SOURCE, PREVIOUS, NEXT = NodeRelationship.SOURCE, NodeRelationship.PREVIOUS, Nod
 #: Types whose values are written the same each time.
 ATOMS: Final = frozenset({str, int, float, bool, type(None)})
 
+#: Gives an id for the node of this number of a document. Some versions leave None where a parser names none.
+IdFunction = Callable[[int, BaseNode], str]
+
 _set_dict = BaseModel.__dict__["__dict__"].__set__
 _set_fields_set = BaseModel.__dict__["__pydantic_fields_set__"].__set__
 _set_extra = BaseModel.__dict__["__pydantic_extra__"].__set__
 _set_private = BaseModel.__dict__["__pydantic_private__"].__set__
 
 
-def build_nodes(splits: Sequence[str], document: BaseNode, id_func: Callable[[int, BaseNode], str]) -> list[Any]:
+def build_nodes(splits: Sequence[str], document: BaseNode, id_func: IdFunction | None) -> list[Any]:
     """Make nodes of the chunks of a document, as `build_nodes_from_splits` does.
 
     The first is made natively; the others are copies of it, with ids and texts of their own.
@@ -37,13 +40,13 @@ def build_nodes(splits: Sequence[str], document: BaseNode, id_func: Callable[[in
     if type(splits) is not list or len(splits) < 2 or not can_copy(document) or not all(map(is_text, splits)):
         return list(native(splits, document, id_func=id_func))
     nodes: list[Any] = native(splits[:1], document, id_func=id_func)
-    copied = copier(nodes[0])
+    copied, new_id = copier(nodes[0]), id_func or node_utils.default_id_func
     for index, text in enumerate(splits[1:], 1):
-        nodes.append(copied(id_func(index, document), text))
+        nodes.append(copied(new_id(index, document), text))
     return nodes
 
 
-def build_separately(splits: Sequence[str], document: BaseNode, id_func: Callable[[int, BaseNode], str]) -> list[Any]:
+def build_separately(splits: Sequence[str], document: BaseNode, id_func: IdFunction | None) -> list[Any]:
     """Make nodes of texts, as one call of `build_nodes_from_splits` for each does.
 
     Args:
@@ -55,10 +58,10 @@ def build_separately(splits: Sequence[str], document: BaseNode, id_func: Callabl
     nodes: list[Any] = native(list(splits[:1]), document, id_func=id_func)
     if len(splits) == 1:
         return nodes
-    copied = copier(nodes[0])
+    copied, new_id = copier(nodes[0]), id_func or node_utils.default_id_func
     source: Any = nodes[0].relationships[SOURCE]
     for text in splits[1:]:
-        node = copied(id_func(0, document), text)
+        node = copied(new_id(0, document), text)
         node.relationships[SOURCE] = copied_info(source)
         nodes.append(node)
     return nodes
