@@ -220,8 +220,10 @@ def test_a_client_that_is_closed_meanwhile(borrowed: bool) -> None:
         calls = asyncio.create_task(ask(borrowing(model) if borrowed else model, QUESTIONS))
         await asyncio.sleep(0.008)
         await client.aclose()
-        with pytest.raises(RuntimeError, match="has been closed"):
+        # Which of them it is depends on the release of the openai package.
+        with pytest.raises((RuntimeError, openai.APIConnectionError)) as raised:
             await calls
+        assert "has been closed" in f"{raised.value} {raised.value.__cause__}"
         await asyncio.sleep(0.05)
         assert server.open == 0 or not borrowed  # natively some stay open
 
