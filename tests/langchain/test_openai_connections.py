@@ -120,9 +120,12 @@ def test_the_pool_lends_what_is_idle_and_has_it_back() -> None:
         assert borrower is not model
         for _ in range(2):
             calls = asyncio.create_task(ask(borrower, QUESTIONS))
-            await asyncio.sleep(0.008)
-            assert not pool._connections
-            assert await calls == QUESTIONS
+            left = []
+            while not calls.done():
+                left.append(len(pool._connections))
+                await asyncio.sleep(0.001)
+            assert min(left) == 0
+            assert calls.result() == QUESTIONS
             assert len(pool._connections) == 20
             assert all(connection.is_idle() for connection in pool._connections)
         assert await ask(model, QUESTIONS) == QUESTIONS
@@ -215,16 +218,17 @@ def test_the_limits_hold_for_threads() -> None:
 @pytest.mark.parametrize("borrowed", [False, True])
 def test_a_client_that_is_closed_meanwhile(borrowed: bool) -> None:
     async def test(server: Server) -> None:
+        server.delay = 0.1
         client = httpx.AsyncClient()
         model = model_at(server.url, http_async_client=client, max_retries=0)
         calls = asyncio.create_task(ask(borrowing(model) if borrowed else model, QUESTIONS))
-        await asyncio.sleep(0.008)
+        await asyncio.sleep(0.05)
         await client.aclose()
-        # Which of them it is depends on the release of the openai package.
+        # Which of them it is depends on the release of the openai package; natively, what is under way ends too.
         with pytest.raises((RuntimeError, openai.APIConnectionError)) as raised:
             await calls
-        assert "has been closed" in f"{raised.value} {raised.value.__cause__}"
-        await asyncio.sleep(0.05)
+        assert not borrowed or "has been closed" in f"{raised.value} {raised.value.__cause__}"
+        await asyncio.sleep(0.3)
         assert server.open == 0 or not borrowed  # natively some stay open
 
     with_server(test)
