@@ -5,39 +5,67 @@ from __future__ import annotations
 import gc
 import os
 import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from types import TracebackType
 
 
-class _Pause:
-    """The pause itself: one object, entered as often as there are pauses."""
+class _Whole:
+    """What holds for the whole process while any thread is in a block of it: one object, entered once a block."""
 
-    __slots__ = ()
+    __slots__ = ("_begin", "_begun", "_blocks", "_end")
+
+    def __init__(self, begin: Callable[[], bool], end: Callable[[], None]) -> None:
+        """Set up.
+
+        Args:
+            begin: Makes it hold; False if it is not for us to end it.
+            end: Ends it.
+        """
+        self._begin, self._end = begin, end
+        self._blocks, self._begun = 0, False
 
     def __enter__(self) -> None:
-        global _pauses, _was_enabled
         with _lock:
-            if _pauses == 0:
-                _was_enabled = gc.isenabled()
-                gc.disable()
-            _pauses += 1
+            if self._blocks == 0:
+                self._begun = self._begin()
+            self._blocks += 1
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        global _pauses
         with _lock:
-            _pauses -= 1
-            if _pauses == 0 and _was_enabled:
-                gc.enable()
+            self._blocks -= 1
+            if self._blocks == 0 and self._begun:
+                self._end()
+
+    def forget(self) -> None:
+        """End it, whatever blocks there are."""
+        if self._blocks:
+            self._blocks = 0
+            if self._begun:
+                self._end()
+
+
+def _disable() -> bool:
+    was_enabled = gc.isenabled()
+    gc.disable()
+    return was_enabled
+
+
+def _freeze() -> bool:
+    if gc.get_freeze_count():
+        return False  # what the user has frozen would be let go of with the rest
+    gc.freeze()
+    return True
 
 
 _lock = threading.Lock()
-_pauses = 0
-_was_enabled = False
-_pause = _Pause()
+_pause = _Whole(_disable, gc.enable)
+_spare = _Whole(_freeze, gc.unfreeze)
 
 
-def paused_collector() -> _Pause:
+def paused_collector() -> AbstractContextManager[None]:
     """Pause the cyclic collector inside a `with` block, in every thread, and always restore it.
 
     Creating many container objects triggers full collections that walk everything alive; where the new
@@ -48,37 +76,7 @@ def paused_collector() -> _Pause:
     return _pause
 
 
-class _Spare:
-    """Keeps what is alive from the collector: one object, entered as often as there are runs."""
-
-    __slots__ = ()
-
-    def __enter__(self) -> None:
-        global _spares, _has_frozen
-        with _lock:
-            if _spares == 0:
-                # What the user has frozen would be let go of with the rest.
-                _has_frozen = gc.get_freeze_count() == 0
-                if _has_frozen:
-                    gc.freeze()
-            _spares += 1
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        global _spares
-        with _lock:
-            _spares -= 1
-            if _spares == 0 and _has_frozen:
-                gc.unfreeze()
-
-
-_spares = 0
-_has_frozen = False
-_spare = _Spare()
-
-
-def spared_collector() -> _Spare:
+def spared_collector() -> AbstractContextManager[None]:
     """Keep the objects that are alive now out of collections inside a `with` block, in every thread.
 
     A full collection walks everything alive: 150 ms for an index of 20,000 documents, during which nothing else goes
@@ -89,17 +87,11 @@ def spared_collector() -> _Spare:
 
 
 def _after_fork_in_child() -> None:
-    # The threads that held the other pauses do not exist here, and the lock may be held by one of them.
-    global _lock, _pauses, _spares
+    # The threads that were in the other blocks do not exist here, and the lock may be held by one of them.
+    global _lock
     _lock = threading.Lock()
-    if _spares:
-        _spares = 0
-        if _has_frozen:
-            gc.unfreeze()
-    if _pauses:
-        _pauses = 0
-        if _was_enabled:
-            gc.enable()
+    _spare.forget()
+    _pause.forget()
 
 
 if hasattr(os, "register_at_fork"):

@@ -48,20 +48,29 @@ class _Requests:
         # Calls that begin together wait for the first to make the pattern.
         self._lock, self._alock = threading.Lock(), asyncio.Lock()
 
-    def prepared(self, value: Any, kwargs: Kwargs) -> tuple[Any, Any, Kwargs]:
-        """The HTTP client, what it is to send, and how; without a request where the native call is to make it."""
+    def answer(self, value: Any, kwargs: Kwargs) -> tuple[Any, Any]:
+        """The HTTP client, and the response or the exception that came of a request; None if the native call is to ask.
+
+        Args:
+            value: The model's input.
+            kwargs: Further arguments of its `invoke`.
+        """
         try:
             asked = Asked(self._model, value, kwargs)
             with self._lock:
                 if asked.key not in self._patterns:
                     self._patterns[asked.key] = pattern_of(self._model, asked.parameters)
             http = self._model.root_client._client
-            return http, *asked.request(http, self._patterns[asked.key])
+            request, options = asked.request(http, self._patterns[asked.key])
         except Exception:
             # What is wrong with it, or what else it is, the native call knows.
-            return None, None, {}
+            return None, None
+        try:
+            return http, http.send(request, **options)
+        except Exception as error:
+            return http, error
 
-    async def aprepared(self, value: Any, kwargs: Kwargs) -> tuple[Any, Any, Kwargs]:
+    async def aanswer(self, value: Any, kwargs: Kwargs) -> tuple[Any, Any]:
         """The same for the asynchronous client."""
         try:
             asked = Asked(self._model, value, kwargs)
@@ -69,9 +78,23 @@ class _Requests:
                 if asked.key not in self._apatterns:
                     self._apatterns[asked.key] = await apattern_of(self._model, asked.parameters)
             http = self._model.root_async_client._client
-            return http, *asked.request(http, self._apatterns[asked.key])
+            request, options = asked.request(http, self._apatterns[asked.key])
         except Exception:
-            return None, None, {}
+            return None, None
+        try:
+            return http, await http.send(request, **options)
+        except Exception as error:
+            return http, error
+
+    def going_on(self, http: Any, answer: Any) -> ChatOpenAI:
+        """The model to call natively after `answer`, for which its first request has come to that already."""
+        return self._model if answer is None else sending_through(self._model, Answered(http, answer))
+
+    def agoing_on(self, http: Any, answer: Any) -> ChatOpenAI:
+        """The same after `aanswer`."""
+        if answer is None:
+            return self._model
+        return sending_through(self._model, AsyncAnswered(http, answer), asynchronous=True)
 
 
 class LeanChat(_Requests):
@@ -83,19 +106,9 @@ class LeanChat(_Requests):
         Raises:
             Exception: What that raises.
         """
-        model = self._model
-        http, request, options = self.prepared(value, kwargs)
-        if request is None:
-            return model.invoke(value, config, **kwargs)
-        answer: Any
-        try:
-            answer = http.send(request, **options)
-        except Exception as error:
-            answer = error
-        message = message_of(model, answer, config)
-        if message is None:
-            return sending_through(model, Answered(http, answer)).invoke(value, config, **kwargs)
-        return message
+        http, answer = self.answer(value, kwargs)
+        message = message_of(self._model, answer, config)
+        return self.going_on(http, answer).invoke(value, config, **kwargs) if message is None else message
 
     async def ainvoke(self, value: Any, config: RunnableConfig | None, kwargs: Kwargs) -> AIMessage:
         """What `await model.ainvoke(value, config, **kwargs)` returns.
@@ -103,20 +116,9 @@ class LeanChat(_Requests):
         Raises:
             Exception: What that raises.
         """
-        model = self._model
-        http, request, options = await self.aprepared(value, kwargs)
-        if request is None:
-            return await model.ainvoke(value, config, **kwargs)
-        answer: Any
-        try:
-            answer = await http.send(request, **options)
-        except Exception as error:
-            answer = error
-        message = message_of(model, answer, config)
-        if message is None:
-            answered = sending_through(model, AsyncAnswered(http, answer), asynchronous=True)
-            return await answered.ainvoke(value, config, **kwargs)
-        return message
+        http, answer = await self.aanswer(value, kwargs)
+        message = message_of(self._model, answer, config)
+        return await self.agoing_on(http, answer).ainvoke(value, config, **kwargs) if message is None else message
 
 
 class _LeanResults(_Requests):
@@ -124,38 +126,21 @@ class _LeanResults(_Requests):
 
     def generate(self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **kwargs: Any) -> Any:
         """What `model._generate` returns."""
-        model = self._model
-        http, request, options = self.prepared(messages, {"stop": stop, **kwargs})
-        if request is None:
-            return model._generate(messages, stop=stop, run_manager=run_manager, **kwargs)
-        answer: Any
-        try:
-            answer = http.send(request, **options)
-        except Exception as error:
-            answer = error
-        result = result_of(model, answer)
+        http, answer = self.answer(messages, {"stop": stop, **kwargs})
+        result = result_of(self._model, answer)
         if result is None:
-            answered = sending_through(model, Answered(http, answer))
-            return answered._generate(messages, stop=stop, run_manager=run_manager, **kwargs)
+            return self.going_on(http, answer)._generate(messages, stop=stop, run_manager=run_manager, **kwargs)
         return result
 
     async def agenerate(
         self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **kwargs: Any
     ) -> Any:
         """What `await model._agenerate` returns."""
-        model = self._model
-        http, request, options = await self.aprepared(messages, {"stop": stop, **kwargs})
-        if request is None:
-            return await model._agenerate(messages, stop=stop, run_manager=run_manager, **kwargs)
-        answer: Any
-        try:
-            answer = await http.send(request, **options)
-        except Exception as error:
-            answer = error
-        result = result_of(model, answer)
+        http, answer = await self.aanswer(messages, {"stop": stop, **kwargs})
+        result = result_of(self._model, answer)
         if result is None:
-            answered = sending_through(model, AsyncAnswered(http, answer), asynchronous=True)
-            return await answered._agenerate(messages, stop=stop, run_manager=run_manager, **kwargs)
+            model = self.agoing_on(http, answer)
+            return await model._agenerate(messages, stop=stop, run_manager=run_manager, **kwargs)
         return result
 
 

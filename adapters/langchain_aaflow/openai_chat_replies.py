@@ -48,7 +48,7 @@ def message_of(model: ChatOpenAI, answer: Any, config: RunnableConfig | None) ->
 
     Args:
         model: The model.
-        answer: The HTTP response that came, or the exception.
+        answer: The HTTP response that came, or the exception; None if nothing was sent.
         config: The call's configuration: the message is named after its run.
     """
     result = result_of(model, answer)
@@ -68,9 +68,9 @@ def result_of(model: ChatOpenAI, answer: Any) -> ChatResult | None:
 
     Args:
         model: The model.
-        answer: The HTTP response that came, or the exception.
+        answer: The HTTP response that came, or the exception; None if nothing was sent.
     """
-    if isinstance(answer, Exception) or answer.status_code != 200:
+    if answer is None or isinstance(answer, Exception) or answer.status_code != 200:
         return None
     if not answer.headers.get("content-type", "").startswith("application/json"):
         return None

@@ -99,18 +99,17 @@ class _Lender:
             self._in_use -= 1
             waited_for = any(request.is_queued() for request in pool._requests)
             most = 0 if self._http.is_closed else pool._max_keepalive_connections
-            self._idle.append(connection)
-            closing = [] if self._is_reusable(connection) and len(self._idle) <= most else [self._idle.pop()]
-            pool._max_connections += len(closing)
+            closing = []
+            if connection.is_idle() and not connection.is_closed() and len(self._idle) < most:
+                self._idle.append(connection)
+            else:
+                closing.append(connection)
+                pool._max_connections += 1
             if not self._in_use or waited_for:
                 self._return_all()
             if waited_for:
                 closing += pool._assign_requests_to_connections()
         return [each for each in closing if not each.is_closed()]
-
-    @staticmethod
-    def _is_reusable(connection: Any) -> bool:
-        return bool(connection.is_idle() and not connection.is_closed())
 
     def _return_all(self) -> None:
         self._pool._connections.extend(self._idle)

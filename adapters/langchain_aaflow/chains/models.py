@@ -48,6 +48,6 @@ def caller_of(model: BaseChatModel, *, listening: bool) -> Caller:
         from langchain_aaflow.openai_rate_limits import limited
 
         model = limited(borrowing(model))
-        lean = "its runs are listened to" if listening else lean_chat(model)
-        return Native(with_lean_results(model)) if isinstance(lean, str) else lean
+        lean = None if listening else lean_chat(model)
+        return Native(with_lean_results(model)) if lean is None or isinstance(lean, str) else lean
     return Native(model)

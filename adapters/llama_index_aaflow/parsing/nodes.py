@@ -260,18 +260,8 @@ def _related(node: Any, hashed: list[Any], index: int, written: str | None) -> R
 
 
 def _is_plain(node: Any) -> bool:
-    if type(node) is not TextNode:
-        return False
     fields = node.__dict__
-    relationships, metadata = fields["relationships"], fields["metadata"]
-    return (
-        type(relationships) is dict
-        and type(relationships.get(SOURCE)) in (RelatedNodeInfo, type(None))
-        and type(metadata) is dict
-        and all(map(is_text, metadata))
-        and is_text(fields["id_"])
-        and type(fields["text"]) is str
-    )
+    return type(node) is TextNode and _is_plain_parent(node) and is_text(fields["id_"]) and type(fields["text"]) is str
 
 
 def _is_plain_parent(document: Any) -> bool:
