@@ -121,12 +121,12 @@ def test_what_is_alive_is_spared_and_nothing_else() -> None:
     with spared_collector():
         gc.enable()
         with spared_collector():
-            assert gc.get_freeze_count() > 0
+            assert gc.get_freeze_count() > 1_000
             newer = cycle()
             gc.collect()
             assert newer() is None
             assert older() is not None
-        assert gc.get_freeze_count() > 0
+        assert gc.get_freeze_count() > 1_000
     assert gc.get_freeze_count() == 0
     gc.collect()
     assert older() is None
@@ -138,6 +138,6 @@ def test_what_the_user_has_frozen_stays_frozen() -> None:
         count = gc.get_freeze_count()
         with spared_collector():
             assert gc.get_freeze_count() <= count
-        assert gc.get_freeze_count() > 0
+        assert gc.get_freeze_count() > 1_000
     finally:
         gc.unfreeze()

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import logging
 import sysconfig
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import lru_cache
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from langchain_core.documents import Document
 
 from langchain_aaflow.splitters import accelerate_splitter
+from tests.observed import logged, whole_files
 
 
 def outcome(call: Callable[[], Any]) -> tuple[Any, ...]:
     """What a call returns or raises, and what it logs on the way."""
-    with _logged() as records:
+    with logged("langchain_text_splitters.base") as records:
         try:
             result = ("returned", visible(call()))
         except Exception as error:
@@ -56,25 +54,6 @@ def assert_same(splitter: Any, texts: list[str], metadatas: list[dict[Any, Any]]
         )
 
 
-@contextmanager
-def _logged() -> Iterator[list[logging.LogRecord]]:
-    records: list[logging.LogRecord] = []
-
-    class Recorder(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            records.append(record)
-
-    logger = logging.getLogger("langchain_text_splitters.base")
-    handler = Recorder()
-    logger.addHandler(handler)
-    propagate, logger.propagate = logger.propagate, False
-    try:
-        yield records
-    finally:
-        logger.removeHandler(handler)
-        logger.propagate = propagate
-
-
 @lru_cache(maxsize=4)
 def corpus(characters: int) -> tuple[str, ...]:
     """Whole files of the standard library and of installed packages: Python, Markdown, reStructuredText and plain
@@ -87,15 +66,4 @@ def corpus(characters: int) -> tuple[str, ...]:
         for root in (library, packages)
         for ending in ("py", "md", "rst", "txt")
     ]
-    texts: list[str] = []
-    total = 0
-    for row in zip_longest(*kinds):
-        for path in row:
-            if path is None or total >= characters:
-                continue
-            text = path.read_text(encoding="utf-8", errors="surrogateescape")
-            texts.append(text)
-            total += len(text)
-        if total >= characters:
-            break
-    return tuple(texts)
+    return whole_files(kinds, characters, errors="surrogateescape")

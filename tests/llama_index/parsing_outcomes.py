@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import sysconfig
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +13,7 @@ from llama_index.core.schema import BaseComponent, BaseNode, Document
 from pydantic import ValidationError
 
 from llama_index_aaflow import accelerate
+from tests.observed import logged, whole_files
 
 #: What splitters stumble over.
 FRAGMENTS = [
@@ -39,7 +37,7 @@ def numbered(index: int, document: BaseNode) -> str:
 
 def outcome(call: Callable[[], Any]) -> tuple[Any, ...]:
     """What a call returns or raises, and what it logs on the way."""
-    with logged() as records:
+    with logged("llama_index.core.node_parser") as records:
         try:
             result = ("returned", visible(call()))
         except Exception as error:
@@ -78,26 +76,6 @@ def document_of(text: str, **fields: Any) -> Document:
     return Document(text=text, **fields)
 
 
-@contextmanager
-def logged() -> Iterator[list[logging.LogRecord]]:
-    """What node parsers log."""
-    records: list[logging.LogRecord] = []
-
-    class Recorder(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            records.append(record)
-
-    logger = logging.getLogger("llama_index.core.node_parser")
-    handler = Recorder()
-    logger.addHandler(handler)
-    propagate, logger.propagate = logger.propagate, False
-    try:
-        yield records
-    finally:
-        logger.removeHandler(handler)
-        logger.propagate = propagate
-
-
 @lru_cache(maxsize=4)
 def corpus(characters: int) -> tuple[str, ...]:
     """Whole files of the standard library and of installed packages: Python, Markdown, reStructuredText and plain
@@ -107,15 +85,4 @@ def corpus(characters: int) -> tuple[str, ...]:
     packages = Path(paths["purelib"])
     kinds = [sorted(Path(paths["stdlib"]).glob("*.py"))]
     kinds += [sorted(packages.rglob(name)) for name in ("*.md", "METADATA", "*.rst", "*.txt")]
-    found: list[str] = []
-    total = 0
-    for row in zip_longest(*kinds):
-        for path in row:
-            if path is None or total >= characters:
-                continue
-            text = path.read_text(encoding="utf-8", errors="replace")
-            found.append(text)
-            total += len(text)
-        if total >= characters:
-            break
-    return tuple(found)
+    return whole_files(kinds, characters, errors="replace")

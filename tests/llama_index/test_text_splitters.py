@@ -60,6 +60,15 @@ def tokenizer(name: str) -> Any:
 TOKENIZERS = ["default", "encode", "ordinary", "none disallowed", "words", "characters"]
 
 
+def assert_same_chunks(splitter: Any, text: str, metadata: str) -> None:
+    """Assert that a splitter and its accelerated form cut a text alike, with and without metadata."""
+    accelerated = accelerate(splitter)
+    assert outcome(lambda: accelerated.split_text(text)) == outcome(lambda: splitter.split_text(text))
+    assert outcome(lambda: accelerated.split_text_metadata_aware(text, metadata)) == outcome(
+        lambda: splitter.split_text_metadata_aware(text, metadata)
+    )
+
+
 @settings(max_examples=250, deadline=None, derandomize=True)
 @given(
     any_texts,
@@ -91,11 +100,7 @@ def test_sentence_splitter(
         separator=separator,
         chunking_tokenizer_fn=chunking,
     )
-    accelerated = accelerate(splitter)
-    assert outcome(lambda: accelerated.split_text(text)) == outcome(lambda: splitter.split_text(text))
-    assert outcome(lambda: accelerated.split_text_metadata_aware(text, metadata)) == outcome(
-        lambda: splitter.split_text_metadata_aware(text, metadata)
-    )
+    assert_same_chunks(splitter, text, metadata)
 
 
 @settings(max_examples=250, deadline=None, derandomize=True)
@@ -120,11 +125,7 @@ def test_token_text_splitter(
         backup_separators=backup,
         keep_whitespaces=keep,
     )
-    accelerated = accelerate(splitter)
-    assert outcome(lambda: accelerated.split_text(text)) == outcome(lambda: splitter.split_text(text))
-    assert outcome(lambda: accelerated.split_text_metadata_aware(text, metadata)) == outcome(
-        lambda: splitter.split_text_metadata_aware(text, metadata)
-    )
+    assert_same_chunks(splitter, text, metadata)
 
 
 @settings(max_examples=80, deadline=None, derandomize=True)
