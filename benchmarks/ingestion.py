@@ -249,7 +249,7 @@ def _hosted(way: Way) -> Callable[[Mapping[str, Any]], Work]:
 def _requests_alone(parameters: Mapping[str, Any]) -> Work:
     """The very requests, made by the client and not decoded: what latency and client cost if nothing else does."""
     from langchain_aaflow.openai_embedder import OpenAIEmbedder
-    from langchain_aaflow.openai_requests import native_input
+    from openai_aaflow.requests import native_input
 
     embeddings = _embeddings(parameters)
     texts = [chunk.page_content for chunk in _splitter().split_documents(read_documents(parameters["corpus"]))]

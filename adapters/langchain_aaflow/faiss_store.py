@@ -28,12 +28,12 @@ from langchain_core.vectorstores import base as base_module
 
 from aaflow_plugins.collector import paused_collector
 from aaflow_plugins.embedding import Matrix, Vectors
+from aaflow_plugins.random_ids import random_ids
 from aaflow_plugins.storing import VectorSink
 from langchain_aaflow.documents import documents
 from langchain_aaflow.faiss_search import batch_search_reason, search_each
 from langchain_aaflow.joining import aembed_query, asearch, embed_query, joins_of, search
 from langchain_aaflow.native_stores import replaced_methods, shared_view, turn_on
-from langchain_aaflow.random_ids import random_ids
 
 #: The releases of langchain-community, by major and minor version, whose store was compared with this module.
 KNOWN_RELEASES = {("0", "4")}

@@ -22,7 +22,7 @@ from pydantic import SecretStr
 
 from langchain_aaflow.openai_chat_replies import message_of
 from langchain_aaflow.openai_chat_requests import Asked, pattern_of
-from langchain_aaflow.openai_clients import HTTP_LIBRARY, is_patched
+from openai_aaflow.clients import HTTP_LIBRARY, is_patched
 
 _CLIENT_METHODS = (
     "post",

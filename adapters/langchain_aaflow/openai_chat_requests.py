@@ -16,7 +16,7 @@ import langchain_core.language_models.chat_models as core
 from langchain_core.messages import BaseMessage, HumanMessage
 from langchain_openai import ChatOpenAI
 
-from langchain_aaflow.openai_clients import StandIn, json_bytes, through
+from openai_aaflow.clients import StandIn, json_bytes, through
 
 #: Says in itself how the client writes characters, quotes and lines.
 _PLACEHOLDER: list[BaseMessage] = [HumanMessage('plac\u00e9holder "of" messages,\n\u2026 and their end')]

@@ -12,8 +12,8 @@ from langchain_openai import AzureOpenAIEmbeddings, OpenAIEmbeddings
 
 from aaflow_plugins.known_code import is_from
 from langchain_aaflow.openai_embedder import OpenAIEmbedder, asks_for_empty
-from langchain_aaflow.openai_replies import native_rows
-from langchain_aaflow.openai_requests import native_input
+from openai_aaflow.replies import native_rows
+from openai_aaflow.requests import native_input
 
 #: Methods of the native classes that the fast path stands in for, or whose results it relies on.
 _REPLACED = (

@@ -22,7 +22,7 @@ from openai.resources.chat.completions import AsyncCompletions, Completions
 
 from aaflow_plugins.known_code import is_from
 from langchain_aaflow.openai_chat_requests import sending_through
-from langchain_aaflow.openai_clients import HTTP_LIBRARY, is_patched
+from openai_aaflow.clients import HTTP_LIBRARY, is_patched
 
 M = TypeVar("M")
 

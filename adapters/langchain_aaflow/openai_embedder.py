@@ -22,8 +22,8 @@ from langchain_openai import OpenAIEmbeddings
 from aaflow_plugins.embedding import Embedder, Request, Vectors, reject_nan, same_width, vectors_from_rows
 from aaflow_plugins.executor import Executor
 from aaflow_plugins.tokenizers import TokenIds, ordinary_tokens, plain_special_settings
-from langchain_aaflow.openai_replies import decode, native_rows
-from langchain_aaflow.openai_requests import apost, post
+from openai_aaflow.replies import decode, native_rows
+from openai_aaflow.requests import apost, post
 
 #: What a request holds for a text: its token ids, the pieces of a long one, or the text itself.
 Piece = list[int] | TokenIds | str

@@ -10,8 +10,8 @@ from langchain_openai import AzureOpenAIEmbeddings, OpenAIEmbeddings
 from openai.resources.embeddings import Embeddings
 from pydantic import PrivateAttr
 
+from aaflow_plugins.concurrent_requests import asend_all, send_all
 from aaflow_plugins.executor import Executor
-from langchain_aaflow.concurrent_requests import asend_all, send_all
 from langchain_aaflow.joining import JoinedQueries
 from langchain_aaflow.openai_conditions import native_reason
 from langchain_aaflow.openai_embedder import OpenAIEmbedder, asks_for_empty

@@ -23,7 +23,7 @@ import openai._base_client as base_client
 from langchain_openai import AzureChatOpenAI, AzureOpenAIEmbeddings, ChatOpenAI, OpenAIEmbeddings
 
 from aaflow_plugins.rate_limits import Answer, RateLimiter, limiter_of
-from langchain_aaflow.openai_clients import StandIn, client_of, is_patched, moved, through
+from openai_aaflow.clients import StandIn, client_of, is_patched, moved, through
 
 M = TypeVar("M")
 

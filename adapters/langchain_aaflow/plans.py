@@ -14,7 +14,7 @@ from langchain_text_splitters import TextSplitter
 
 from aaflow_plugins.dataplane import schemas
 from aaflow_plugins.dataplane.batch import Batch
-from aaflow_plugins.embedding import Embedder
+from aaflow_plugins.embedding import REQUEST_BYTES, Embedder
 from aaflow_plugins.operators import Embed, Load, RemoteCall, Split
 from aaflow_plugins.plugins import load_for
 from langchain_aaflow.documents import documents, metadata_copier
@@ -31,9 +31,6 @@ CHUNKS: Final = pa.schema([DOCUMENT, schemas.text("text"), ID])
 
 #: Texts a call, for embeddings that are not known and a source that can be read only once.
 STREAMED_TEXTS_A_CALL: Final = 1000
-
-#: What a request and its reply weigh, for the memory bound: 1,000 vectors of 1,536 floats, as base64 and decoded.
-REQUEST_BYTES: Final = 1000 * 1536 * 4 * 7 // 3
 
 
 def size_of(document: Document) -> int:

@@ -20,8 +20,8 @@ from langchain_community.docstore.in_memory import InMemoryDocstore  # noqa: E40
 from langchain_community.vectorstores import FAISS  # noqa: E402
 
 from aaflow_plugins.embedding import Vectors  # noqa: E402
+from aaflow_plugins.random_ids import random_ids  # noqa: E402
 from langchain_aaflow.faiss_store import AcceleratedFAISS, FaissSink  # noqa: E402
-from langchain_aaflow.random_ids import random_ids  # noqa: E402
 from tests.langchain.faiss_stores import DIM, HashEmbeddings, contents, empty, outcome  # noqa: E402
 
 # --- the docstore -----------------------------------------------------------------------------------------------

@@ -16,8 +16,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from aaflow_plugins.embedding import Vectors
-from langchain_aaflow import openai_requests
-from langchain_aaflow.openai_replies import decode, decode_base64, native_rows
+from openai_aaflow import requests as openai_requests
+from openai_aaflow.replies import decode, decode_base64, native_rows
 
 # The HTTP library that the installed openai release is built on.
 httpx: Any = getattr(base_client, "httpx2", None) or base_client.httpx

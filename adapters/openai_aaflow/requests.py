@@ -22,7 +22,7 @@ import openai._base_client as base_client
 from openai._models import FinalRequestOptions
 
 from aaflow_plugins.known_code import is_from
-from langchain_aaflow.openai_clients import HTTP_LIBRARY, json_bytes
+from openai_aaflow.clients import HTTP_LIBRARY, json_bytes
 
 try:
     import orjson

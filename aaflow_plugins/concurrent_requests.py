@@ -10,12 +10,11 @@ import pyarrow as pa
 
 from aaflow_plugins.dataplane import schemas
 from aaflow_plugins.dataplane.batch import Batch
-from aaflow_plugins.embedding import Embedder, Request
+from aaflow_plugins.embedding import REQUEST_BYTES, Embedder, Request
 from aaflow_plugins.executor import Executor
 from aaflow_plugins.operators import Call, Load
 from aaflow_plugins.plan import Plan
 from aaflow_plugins.progress import Progress, ProgressCallback
-from langchain_aaflow.plans import REQUEST_BYTES
 
 _REQUESTS: Final = pa.schema([schemas.native("request", "Request")])
 _REPLIES: Final = pa.schema([schemas.native("reply", "reply")])
