@@ -16,7 +16,7 @@ from langgraph.graph.state import CompiledStateGraph
 from langgraph.prebuilt import ToolNode
 from langgraph.pregel import Pregel
 
-from langchain_aaflow.joining import Joins
+from aaflow_plugins.joins import Joins
 from langchain_aaflow.rewriting import FIELDS, Rewriting
 
 Graph = Pregel[Any, Any, Any, Any]

@@ -29,9 +29,10 @@ from langchain_core.vectorstores import utils as native_similarity
 
 from aaflow_plugins.collector import paused_collector
 from aaflow_plugins.embedding import Vectors
+from aaflow_plugins.joins import IN_BLOCKS
 from aaflow_plugins.random_ids import random_ids
 from aaflow_plugins.storing import VectorSink
-from langchain_aaflow.joining import IN_BLOCKS, aembed_query, asearch, embed_query, joins_of, search
+from langchain_aaflow.joining import aembed_query, asearch, embed_query, joins_of, search
 from langchain_aaflow.native_stores import replaced_methods
 
 Array = npt.NDArray[np.float64]

@@ -10,7 +10,6 @@ import copy
 import copyreg
 import pickle
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from functools import cache, partial
 from inspect import signature
 from typing import Any, ClassVar
@@ -20,36 +19,12 @@ from langchain_core.embeddings import Embeddings
 from langchain_core.language_models import BaseChatModel
 from langchain_core.vectorstores import VectorStoreRetriever
 
-from aaflow_plugins.batching import Batching, Key, active
+from aaflow_plugins.batching import Key, active
+from aaflow_plugins.joins import IN_BLOCKS, Joins
 from langchain_aaflow.query_batching import aembed_together, embed_together, queries_batch_exactly
 
 Vector = list[float]
 Found = list[tuple[Document, float]]
-
-#: Joins the calls of objects that join outside of all `batching()` blocks too.
-_everywhere = Batching()
-
-
-@dataclass(frozen=True)
-class Joins:
-    """What an accelerated object was told about joining.
-
-    Attributes:
-        always: Whether it joins outside of `batching()` blocks too.
-        batch_queries: Whether its queries may be embedded in one call, whatever the embeddings.
-    """
-
-    always: bool = False
-    batch_queries: bool = False
-
-    @property
-    def scope(self) -> Batching | None:
-        """What joins now, if anything does."""
-        return active() or (_everywhere if self.always else None)
-
-
-#: What objects do that were told nothing.
-IN_BLOCKS = Joins()
 
 
 def joins_of(store: Any) -> Joins:

@@ -20,6 +20,7 @@ from aaflow_plugins.demonstration import Demo
 from aaflow_plugins.embedding import Embedder
 from aaflow_plugins.executor import Executor
 from aaflow_plugins.hookspecs import hookimpl
+from aaflow_plugins.joins import IN_BLOCKS, Joins
 from aaflow_plugins.plan import Plan
 from aaflow_plugins.storing import VectorSink
 from langchain_aaflow import comparing, embedders, vectorstores
@@ -27,7 +28,7 @@ from langchain_aaflow.chains.accelerated import accelerate_chain
 from langchain_aaflow.chains.nodes import Call
 from langchain_aaflow.chains.plans import chain_plan, plan_of
 from langchain_aaflow.embeddings import accelerate_embeddings
-from langchain_aaflow.joining import IN_BLOCKS, Joins, joining_embeddings, joining_model
+from langchain_aaflow.joining import joining_embeddings, joining_model
 from langchain_aaflow.query_batching import known_to_batch
 from langchain_aaflow.rewriting import Rewriting
 from langchain_aaflow.splitters import accelerate_splitter

@@ -30,8 +30,9 @@ from langchain_core.runnables.retry import RunnableRetry
 from langchain_core.tools import StructuredTool, Tool
 from langchain_core.vectorstores import VectorStore, VectorStoreRetriever
 
+from aaflow_plugins.joins import Joins
 from langchain_aaflow.embeddings import accelerate_embeddings
-from langchain_aaflow.joining import Joins, joining_embeddings, joining_retriever
+from langchain_aaflow.joining import joining_embeddings, joining_retriever
 from langchain_aaflow.vectorstores import accelerate_store
 
 _JOINING = (Embeddings, VectorStore, VectorStoreRetriever)

@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import InMemoryVectorStore, VectorStore
 
+from aaflow_plugins.joins import Joins
 from aaflow_plugins.storing import VectorSink
-from langchain_aaflow.joining import Joins, joins_of
+from langchain_aaflow.joining import joins_of
 from langchain_aaflow.native_stores import shared_view
 
 Store = TypeVar("Store", bound=VectorStore | type[VectorStore])

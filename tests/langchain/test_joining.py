@@ -22,11 +22,12 @@ from langchain_core.vectorstores import InMemoryVectorStore, VectorStore
 from langchain_openai import OpenAIEmbeddings
 
 from aaflow_plugins import batching
+from aaflow_plugins.joins import Joins
 from benchmarks.openai_server import Connection
 from langchain_aaflow import faiss_search
 from langchain_aaflow.embeddings import accelerate_embeddings
 from langchain_aaflow.in_memory_store import AcceleratedInMemoryVectorStore
-from langchain_aaflow.joining import Joins, joining_embeddings, joining_model, joining_retriever
+from langchain_aaflow.joining import joining_embeddings, joining_model, joining_retriever
 from langchain_aaflow.query_batching import queries_batch_exactly
 from langchain_aaflow.retrieval import BatchedRetrieval, batched_retrieval
 from langchain_aaflow.vectorstores import accelerate_store
