@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import pyarrow as pa
 
@@ -16,6 +16,7 @@ from aaflow_plugins.operators import Call, Load
 from aaflow_plugins.plan import Plan
 from aaflow_plugins.progress import Progress, ProgressCallback
 
+T = TypeVar("T")
 _REQUESTS: Final = pa.schema([schemas.native("request", "Request")])
 _REPLIES: Final = pa.schema([schemas.native("reply", "reply")])
 
@@ -36,6 +37,23 @@ def send_all(embedder: Embedder, requests: Sequence[Request], executor: Executor
         if len(requests) < 2:
             return [embedder.send(request) for request in requests]
         return executor.run(_plan(embedder), requests, _replies, progress=step)
+
+
+def send_each(
+    embedder: Embedder, requests: Iterable[Request], executor: Executor, use: Callable[[Iterator[Any]], T]
+) -> T:
+    """Send requests from threads and give `use` the replies as they come, in order.
+
+    Args:
+        embedder: What the requests belong to.
+        requests: The requests, read as far as there are slots, from when the first reply is asked for.
+        executor: Bounds the requests in flight; the embedder's own bound without one of its own.
+        use: Called in this thread; its result is returned. What it leaves is not sent.
+
+    Raises:
+        BaseException: What `use` raised. It is told what the earliest failing request raised.
+    """
+    return executor.run(_plan(embedder), requests, lambda batches: use(_each(batches)))
 
 
 async def asend_all(
@@ -77,7 +95,12 @@ def _plan(embedder: Embedder, *, asynchronous: bool = False) -> Plan:
 
 
 def _replies(batches: Iterator[Batch]) -> list[Any]:
-    return [reply for batch in batches for reply in batch.native("reply")]
+    return list(_each(batches))
+
+
+def _each(batches: Iterator[Batch]) -> Iterator[Any]:
+    for batch in batches:
+        yield from batch.native("reply")
 
 
 def _bar(total: int, shown: bool) -> AbstractContextManager[ProgressCallback | None]:

@@ -13,7 +13,7 @@ from langchain_openai import AzureOpenAIEmbeddings, OpenAIEmbeddings
 from aaflow_plugins.known_code import is_from
 from langchain_aaflow.openai_embedder import OpenAIEmbedder, asks_for_empty
 from openai_aaflow.replies import native_rows
-from openai_aaflow.requests import native_input
+from openai_aaflow.requests import native_input, resource_reason
 
 #: Methods of the native classes that the fast path stands in for, or whose results it relies on.
 _REPLACED = (
@@ -46,10 +46,9 @@ def native_reason(embeddings: OpenAIEmbeddings) -> str | None:
         (embeddings.client, client_module.Embeddings),
         (embeddings.async_client, client_module.AsyncEmbeddings),
     ):
-        if type(client) is not known or "create" in vars(client) or not is_from(known.create, client_module):
-            return "its client is not the openai package's own"
-        if getattr(client._client, "_strict_response_validation", True):
-            return "its client validates replies strictly"
+        reason = resource_reason(client, known)
+        if reason:
+            return reason
     return _disagreement(embeddings)
 
 

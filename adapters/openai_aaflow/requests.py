@@ -19,6 +19,7 @@ from typing import Any
 
 import openai
 import openai._base_client as base_client
+import openai.resources.embeddings as client_module
 from openai._models import FinalRequestOptions
 
 from aaflow_plugins.known_code import is_from
@@ -62,6 +63,20 @@ async def apost(resource: Any, items: Sequence[Any] | str, parameters: dict[str,
         await prepared.resource.create(input=native_input(items), **parameters)
         arguments = prepared.arguments
     return prepared.reply(await resource._post(prepared.path, **{**arguments, "cast_to": HTTP_LIBRARY.Response}))
+
+
+def resource_reason(resource: Any, known: Any) -> str | None:
+    """Why the requests of an `embeddings` resource are the client's own affair; None if they may be posted here.
+
+    Args:
+        resource: The `embeddings` of a client.
+        known: The class that it has natively.
+    """
+    if type(resource) is not known or "create" in vars(resource) or not is_from(vars(known)["create"], client_module):
+        return "its client is not the openai package's own"
+    if getattr(resource._client, "_strict_response_validation", True):
+        return "its client validates replies strictly"
+    return None
 
 
 def native_input(items: Sequence[Any] | str) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 from llama_index.core.callbacks import CallbackManager
 from llama_index.core.callbacks.base_handler import BaseCallbackHandler
 from llama_index.core.instrumentation import get_dispatcher
+from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.instrumentation.span import BaseSpan
 from llama_index.core.instrumentation.span_handlers import BaseSpanHandler
 from pydantic import Field
@@ -68,6 +69,30 @@ def spans(dispatcher: str = "root") -> Iterator[list[Any]]:
     """What a dispatcher's handlers are told inside the block."""
     handler = Spans()
     handlers = get_dispatcher(dispatcher).span_handlers
+    handlers.append(handler)
+    try:
+        yield handler.seen
+    finally:
+        handlers.remove(handler)
+
+
+class Events(BaseEventHandler):
+    """A handler of events that writes down all of them."""
+
+    seen: list[Any] = Field(default_factory=list)
+
+    def handle(self, event: Any, **kwargs: Any) -> None:
+        # Ids end in a random uuid, as spans' do.
+        told = {name: value for name, value in event.model_dump().items() if name not in ("timestamp", "id_")}
+        told["span_id"] = (told["span_id"] or "")[:-37]
+        self.seen.append((type(event), told))
+
+
+@contextmanager
+def events(dispatcher: str = "root") -> Iterator[list[Any]]:
+    """The events that a dispatcher's handlers are told inside the block."""
+    handler = Events()
+    handlers = get_dispatcher(dispatcher).event_handlers
     handlers.append(handler)
     try:
         yield handler.seen
