@@ -22,6 +22,7 @@ from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Any, Generic, TypeVar, cast
 
+from aaflow_plugins.hops import Hops
 from aaflow_plugins.operators import StoppedError
 from aaflow_plugins.threads import await_threads
 
@@ -541,6 +542,8 @@ class LoopFlow(Flow):
     def __init__(self, limit: int | None = None) -> None:
         super().__init__(limit)
         self._loop = asyncio.get_running_loop()
+        #: Short blocking calls, at less cost each than `call`, and without slots.
+        self.hops = Hops(self._loop)
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def __aenter__(self) -> LoopFlow:

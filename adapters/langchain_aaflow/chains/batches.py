@@ -53,10 +53,7 @@ async def batch(x: Execution, node: Node, values: list[Any], configs: Configs, k
 
 async def _batch_of_steps(x: Execution, node: Steps, values: list[Any], configs: Configs, kwargs: Kwargs) -> list[Any]:
     configs = get_config_list(configs, len(values))
-    runs = [
-        await x.start(config, value, node.native, defaults=False, aside=False)
-        for config, value in zip(configs, values, strict=True)
-    ]
+    runs = await _roots(x, node, values, configs)
 
     def child(index: int, step: int) -> RunnableConfig:
         return x.child(configs[index], runs[index], f"seq:step:{step + 1}")
@@ -77,6 +74,22 @@ async def _batch_of_steps(x: Execution, node: Steps, values: list[Any], configs:
     if failed and not x.return_exceptions:
         raise failed[0]
     return outputs
+
+
+async def _roots(x: Execution, node: Steps, values: list[Any], configs: list[RunnableConfig]) -> list[Any]:
+    """Begin the run of every input; if that is cancelled, end those that have begun."""
+    begun: list[Any] = []
+
+    async def begin(value: Any, config: RunnableConfig) -> Any:
+        run = await x.start(config, value, node.native, defaults=False, aside=False)
+        begun.append(run)
+        return run
+
+    try:
+        return await x.all_of(map(begin, values, configs))
+    except asyncio.CancelledError as error:
+        await x.all_of([x.fail(run, error) for run in begun])
+        raise
 
 
 async def _native_batch(x: Execution, node: Node, values: list[Any], configs: Configs, kwargs: Kwargs) -> list[Any]:

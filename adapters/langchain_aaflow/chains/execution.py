@@ -26,6 +26,7 @@ from langchain_core.tracers.run_collector import RunCollectorCallbackHandler
 
 from aaflow_plugins.flow import Flow, LoopFlow, ThreadFlow
 from aaflow_plugins.operators import StoppedError
+from langchain_aaflow.chains.telling import tell
 from langchain_aaflow.chains.watching import Watch
 
 #: Handlers that only note what they are told.
@@ -87,6 +88,7 @@ class Execution:
         *,
         defaults: bool = True,
         run_type: Any = _NOT_GIVEN,
+        serialized: dict[str, Any] | None = None,
         aside: bool = True,
     ) -> Any:
         """Begin the run of a chain, as the native code does; its run manager, or None if nothing listens.
@@ -97,6 +99,7 @@ class Execution:
             native: The runnable whose run it is.
             defaults: Whether the native code hands LangSmith's defaults on.
             run_type: What the native code gives for it, if it does.
+            serialized: The same, for what the runnable is.
         """
         if not self.listening:
             return None
@@ -107,15 +110,20 @@ class Execution:
             manager: Any = (
                 get_async_callback_manager_for_config(config) if defaults else _configure(AsyncCallbackManager, config)
             )
-            return await self.told(manager.on_chain_start(None, value, **kwargs))
+            return await self.told(manager, partial(manager.on_chain_start, serialized, value, **kwargs))
         manager = get_callback_manager_for_config(config) if defaults else _configure(CallbackManager, config)
-        event = partial(manager.on_chain_start, None, value, **kwargs)
+        event = partial(manager.on_chain_start, serialized, value, **kwargs)
         return await self.begin(manager, event) if aside else event()
 
-    async def begin(self, manager: Any, event: Callable[[], Any]) -> Any:
+    async def begin(self, manager: Any, event: partial[Any]) -> Any:
         """Have the handlers told of the beginning of a run of an input's own, whose run manager `event` gives."""
         flow = self.flow
-        return await flow.call_here(event) if isinstance(flow, ThreadFlow) and _may_wait(manager) else event()
+        if isinstance(flow, LoopFlow):
+            telling = tell(flow.hops, manager, event)
+            await asyncio.gather(*telling.calls, return_exceptions=True)
+            return telling.result()
+        assert isinstance(flow, ThreadFlow)
+        return await flow.call_here(event) if _may_wait(manager) else event()
 
     async def end(self, run: Any, output: Any, *, aside: bool = False) -> None:
         """End a run with its output."""
@@ -127,11 +135,11 @@ class Execution:
         if run is not None:
             await self.tell(run, partial(run.on_chain_error, raised(error)), aside)
 
-    async def tell(self, run: Any, event: Callable[[], Any], aside: bool = True) -> None:
+    async def tell(self, run: Any, event: partial[Any], aside: bool = True) -> None:
         """Have the handlers of a run told of its end, `aside` in a thread: see `_may_wait`."""
         flow = self.flow
         if not aside or not isinstance(flow, ThreadFlow) or not _may_wait(run):
-            await self.told(event())
+            await self.told(run, event)
             return
         begun = False
 
@@ -147,22 +155,23 @@ class Execution:
                 raise
             event()  # after an interrupt no call is made any more; the run is ended all the same
 
-    async def told(self, event: Any) -> Any:
-        """Have the handlers told what happens to a run, even if the step is cancelled meanwhile."""
-        if not self.asynchronous:
-            return event
-        telling, cancelled = asyncio.ensure_future(event), False
-        while not telling.done():
-            try:
-                await asyncio.wait([telling])
-            except asyncio.CancelledError:
-                cancelled = True
-        told = telling.result()
+    async def told(self, source: Any, event: partial[Any]) -> Any:
+        """Have the handlers of `source` told what happens to a run, even if the step is cancelled meanwhile."""
+        if not isinstance(self.flow, LoopFlow):
+            return event()
+        telling, cancelled = tell(self.flow.hops, source, event), False
+        for call in telling.calls:
+            while not call.done():
+                try:
+                    await asyncio.wait([call])
+                except asyncio.CancelledError:
+                    cancelled = True
+        begun = telling.result()
         if cancelled:
-            if told is not None:
-                await self.fail(told, asyncio.CancelledError())  # a run that has just begun
+            if begun is not None:
+                await self.fail(begun, asyncio.CancelledError())  # a run that has just begun
             raise asyncio.CancelledError
-        return told
+        return begun
 
     async def within(self, run: Any, work: Awaitable[Any]) -> Any:
         """Await `work`, and end its run with what comes of it."""
@@ -185,10 +194,18 @@ class Execution:
         return below
 
     async def all_of(self, events: Iterable[Awaitable[Any]]) -> list[Any]:
-        """Await what happens to several runs, as natively: one after the other, or all at once."""
-        if self.asynchronous:
-            return await asyncio.gather(*events)
-        return [await event for event in events]
+        """Await what happens to several runs, as natively: one after the other, or all at once.
+
+        Raises:
+            BaseException: The first event's that failed, or CancelledError, when all have ended.
+        """
+        if not (self.asynchronous and self.listening):
+            return [await event for event in events]
+        outcomes = await asyncio.gather(*events, return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+        return outcomes
 
     def close(self) -> None:
         """Let go of what was shared, which holds the execution."""

@@ -153,28 +153,55 @@ class Generate(Call):
 class Quick(Node):
     """A step that computes and never waits, of a class of langchain-core: it runs where it stands."""
 
+    #: What the native code gives handlers with the beginning of its run.
+    run_type: str | None = None
+    serialized: dict[str, Any] | None = None
+
     @override
     async def run(self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs) -> Any:
-        if x.listening or kwargs:
+        if kwargs or (x.listening and not x.asynchronous):
             return await x.invoke(self.native, value, config, kwargs, copy_context())
-        return self.compute(value)
+        if not x.listening:
+            return self.compute(value)
+        config = self.configured(ensure_config(config))
+        run = await x.start(config, value, self.native, run_type=self.run_type, serialized=self.serialized)
+        return await x.within(run, self._compute_in(x.context(x.child(config, run)), value))
 
     @override
     async def below(self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs) -> Any:
-        if x.listening or kwargs:
+        if kwargs or (x.listening and not x.asynchronous):
             return await x.invoke(self.native, value, config, kwargs, x.context(config))
-        return self.compute(value)
+        return await super().below(x, value, config, kwargs) if x.listening else self.compute(value)
+
+    def configured(self, config: RunnableConfig) -> RunnableConfig:
+        """The configuration of its run."""
+        return config
 
     def compute(self, value: Any) -> Any:
-        """The output, where nothing sees the run."""
+        """The output."""
         raise NotImplementedError
+
+    async def _compute_in(self, context: Context, value: Any) -> Any:
+        return context.run(self.compute, value)
 
 
 class Prompt(Quick):
     """A prompt template."""
 
     kind = "prompt"
+    run_type = "prompt"
     native: BasePromptTemplate[Any]
+
+    @property
+    def serialized(self) -> dict[str, Any]:  # type: ignore[override]
+        """What the template is, for handlers."""
+        return self.native._serialized
+
+    @override
+    def configured(self, config: RunnableConfig) -> RunnableConfig:
+        config["metadata"].update(self.native.metadata or {})
+        config["tags"].extend(self.native.tags or ())
+        return config
 
     @override
     def compute(self, value: Any) -> Any:
@@ -185,6 +212,7 @@ class Parse(Quick):
     """An output parser."""
 
     kind = "parse"
+    run_type = "parser"
     native: BaseOutputParser[Any]
 
     @override
@@ -229,13 +257,26 @@ class Function(Node):
 
     @override
     async def run(self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs) -> Any:
-        if x.listening or kwargs:
+        if kwargs or (x.listening and not x.asynchronous):
             return await x.invoke(self.native, value, config, kwargs, copy_context())
+        if x.listening:
+            config = ensure_config(config)
+            run = await x.start(config, value, self.native, run_type=None)
+            return await x.within(run, self._called(x, value, x.child(config, run)))
         if self._looks_up and type(value) is dict:
             found = self.native.func(value)
             if not isinstance(found, Runnable):
                 return found
-        config = x.unseen(config)
+        return await self._called(x, value, x.unseen(config))
+
+    @override
+    async def below(self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs) -> Any:
+        if kwargs or (x.listening and not x.asynchronous):
+            return await x.invoke(self.native, value, config, kwargs, x.context(config))
+        return await super().below(x, value, config, kwargs) if x.listening else await self.run(x, value, config, {})
+
+    async def _called(self, x: Execution, value: Any, config: RunnableConfig) -> Any:
+        """What the function returns, or what the runnable does that it returns, below a run."""
         context = x.context(config)
         if not x.asynchronous:
             return await x.flow.call(context.run, self._call, value, config)
@@ -249,12 +290,6 @@ class Function(Node):
         if isinstance(output, Runnable):
             return await x.awaited(partial(output.ainvoke, value, self._deeper(value, config)), x.context(config))
         return output
-
-    @override
-    async def below(self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs) -> Any:
-        if x.listening or kwargs:
-            return await x.invoke(self.native, value, config, kwargs, x.context(config))
-        return await self.run(x, value, config, kwargs)
 
     def _call(self, value: Any, config: RunnableConfig) -> Any:
         output = self.native.func(value)
@@ -313,7 +348,7 @@ class Retrieve(Node):
         )
         name = config.get("run_name") or native.get_name()
         event = partial(manager.on_retriever_start, None, query, name=name, run_id=None)
-        return await event() if x.asynchronous else await x.begin(manager, event)
+        return await x.begin(manager, event)
 
     async def _answer(self, x: Execution, query: str) -> list[Document]:
         retrieval: BatchedRetrieval = x.shared(self.retrieval, self.retrieval.limited)

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import threading
 import time
+from collections.abc import Callable
 from contextvars import ContextVar, Token
 from typing import Any
 from uuid import UUID
 
 import pytest
-from langchain_core.callbacks import BaseCallbackHandler
-from langchain_core.runnables import RunnableLambda, RunnableParallel
+from langchain_core.callbacks import AsyncCallbackHandler, BaseCallbackHandler
+from langchain_core.output_parsers import StrOutputParser
+from langchain_core.prompts import ChatPromptTemplate
+from langchain_core.runnables import (
+    RunnableConfig,
+    RunnableLambda,
+    RunnableParallel,
+    RunnablePassthrough,
+    RunnablePick,
+    ensure_config,
+)
 
 from aaflow_plugins import accelerate
 
@@ -70,3 +82,189 @@ def test_a_handler_sets_and_resets_variables_in_one_context() -> None:
     assert accelerate(chain()).batch(inputs, {"callbacks": [attaches]}) == natively
     assert not attaches.tokens
     assert all(found["run"] for found in natively)
+
+
+# -- asynchronous chains -----------------------------------------------------------------------------------------
+
+
+class Tells(BaseCallbackHandler):
+    """Notes every event with all its details but ids, and where it is told: thread, and the runnables' context."""
+
+    def __init__(self) -> None:
+        self.events: list[Any] = []
+
+    def _note(self, event: str, /, *args: Any, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any) -> None:
+        in_loop = threading.current_thread() is threading.main_thread()
+        inherited = ensure_config()
+        shown = {key: repr(value) for key, value in kwargs.items()}
+        where = (in_loop, sorted(inherited["tags"]), sorted(inherited["metadata"]))
+        self.events.append((event, repr(args), parent_run_id is None, shown, where))
+
+    def on_chain_start(self, *args: Any, **kwargs: Any) -> None:
+        self._note("start", *args, **kwargs)
+
+    def on_chain_end(self, *args: Any, **kwargs: Any) -> None:
+        self._note("end", *args, **kwargs)
+
+    def on_chain_error(self, *args: Any, **kwargs: Any) -> None:
+        self._note("error", *args, **kwargs)
+
+
+class TellsInline(Tells):
+    run_inline = True
+
+
+class TellsLater(Tells, AsyncCallbackHandler):
+    async def on_chain_start(self, *args: Any, **kwargs: Any) -> None:
+        self._note("start", *args, **kwargs)
+
+    async def on_chain_end(self, *args: Any, **kwargs: Any) -> None:
+        self._note("end", *args, **kwargs)
+
+    async def on_chain_error(self, *args: Any, **kwargs: Any) -> None:
+        self._note("error", *args, **kwargs)
+
+
+class Ignores(Tells):
+    ignore_chain = True
+
+
+class Fails(Tells):
+    """Fails at the beginning, or at the end, of runs of one name."""
+
+    def __init__(self, name: str, at: str, error: Exception, raising: bool) -> None:
+        super().__init__()
+        self.name, self.at, self.error, self.raise_error = name, at, error, raising
+        self.runs: set[UUID] = set()
+
+    def on_chain_start(self, *args: Any, **kwargs: Any) -> None:
+        super().on_chain_start(*args, **kwargs)
+        if kwargs["name"] == self.name:
+            if self.at == "start":
+                raise self.error
+            self.runs.add(kwargs["run_id"])
+
+    def on_chain_end(self, *args: Any, **kwargs: Any) -> None:
+        super().on_chain_end(*args, **kwargs)
+        if self.at == "end" and kwargs["run_id"] in self.runs:
+            raise self.error
+
+
+def many_kinds() -> Any:
+    prompt = ChatPromptTemplate.from_template("{word} of {run}").with_config({"tags": ["p"], "metadata": {"m": 1}})
+    prompt.bound.tags, prompt.bound.metadata = ["own"], {"of": "its own"}
+
+    async def acount(value: Any) -> Any:
+        await asyncio.sleep(0)
+        return {"word": str(len(value)), "run": len(ensure_config()["tags"])}
+
+    def message(value: Any) -> Any:
+        return RunnableLambda(lambda given: given.to_messages()[0]) if "3" in value.to_string() else value.messages[0]
+
+    return (
+        RunnableParallel(word=RunnablePassthrough(), run=RunnableLambda(len))
+        | RunnablePick("word")
+        | RunnableLambda(len, afunc=acount)
+        | prompt
+        | RunnableLambda(message)
+        | StrOutputParser()
+    )
+
+
+def asynchronously(chain: Any, inputs: list[Any], handlers: list[Any]) -> Any:
+    config: RunnableConfig = {"callbacks": handlers, "tags": ["all"], "metadata": {"given": True}, "max_concurrency": 3}
+    try:
+        return [repr(output) for output in asyncio.run(chain.abatch(inputs, config, return_exceptions=True))]
+    except Exception as error:
+        return repr(error)
+
+
+def told(handler: Tells) -> list[str]:
+    return sorted(map(repr, handler.events))
+
+
+INPUTS = ["a", "bb", "ccc", "", 5]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: [Tells()],
+        lambda: [Tells(), Tells()],
+        lambda: [TellsInline()],
+        lambda: [TellsLater()],
+        lambda: [Ignores(), Tells()],
+        lambda: [Tells(), TellsInline(), TellsLater()],
+    ],
+    ids=["plain", "two", "inline", "coroutines", "one ignores", "mixed"],
+)
+def test_handlers_of_asynchronous_chains_are_told_as_natively(make: Callable[[], list[Tells]]) -> None:
+    """Every event with its details, in the thread and the context in which it is told natively."""
+    natively, ours = make(), make()
+    assert asynchronously(accelerate(many_kinds()), INPUTS, ours) == asynchronously(many_kinds(), INPUTS, natively)
+    assert [told(handler) for handler in ours] == [told(handler) for handler in natively]
+    assert natively[-1].events
+
+
+@pytest.mark.parametrize("raising", [False, True])
+@pytest.mark.parametrize("error", [KeyError("no"), NotImplementedError("later")])
+@pytest.mark.parametrize("at", ["start", "end"])
+@pytest.mark.parametrize("name", ["RunnableSequence", "RunnableParallel<word,run>", "len", "StrOutputParser"])
+def test_a_handler_that_fails(
+    name: str, at: str, error: Exception, raising: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is logged, or the run's error, as natively."""
+    found = []
+    for chain in (many_kinds(), accelerate(many_kinds())):
+        caplog.clear()
+        handlers = [Fails(name, at, error, raising), Tells()]
+        with caplog.at_level(logging.WARNING):
+            outputs = asynchronously(chain, INPUTS, handlers)
+        logs = sorted(record.getMessage() for record in caplog.records)
+        found.append((outputs, logs, *map(told, handlers)) if isinstance(outputs, list) else (outputs, set(logs)))
+    assert found[1] == found[0]
+    assert (raising and isinstance(error, KeyError)) or found[0][1]
+
+
+def test_handlers_that_wait_for_one_another() -> None:
+    """Natively each event has a thread of the executor: what waits for another input's event gets it."""
+
+    class Waits(BaseCallbackHandler):
+        def __init__(self) -> None:
+            self.barrier = threading.Barrier(3, timeout=10)
+
+        def on_chain_start(self, *_: Any, parent_run_id: UUID | None, **__: Any) -> None:
+            if parent_run_id is None:
+                self.barrier.wait()
+
+    waits = Waits()
+    asyncio.run(accelerate(many_kinds()).abatch(["a", "bb", "ccc"], {"callbacks": [waits]}))
+    assert not waits.barrier.broken
+
+
+def test_slow_handlers_of_asynchronous_chains_are_told_side_by_side() -> None:
+    slow = Slow()
+    asyncio.run(accelerate(chain()).abatch(list(range(24)), {"callbacks": [slow]}))
+    assert slow.most_at_once >= 2
+
+
+def test_cancelled_while_handlers_are_told() -> None:
+    """Every run that handlers have seen beginning is ended."""
+
+    class Halts(Tells):
+        def on_chain_start(self, *args: Any, **kwargs: Any) -> None:
+            time.sleep(0.003)
+            super().on_chain_start(*args, **kwargs)
+
+    async def cancelled(handler: Tells, after: float) -> None:
+        running = asyncio.create_task(accelerate(many_kinds()).abatch(["a", "bb", "c", "dd"], {"callbacks": [handler]}))
+        await asyncio.sleep(after)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+    for milliseconds in (1, 2, 5, 8, 13):
+        halts = Halts()
+        asyncio.run(cancelled(halts, milliseconds / 1000))
+        names = [event[0] for event in halts.events]
+        assert names.count("start") == names.count("end") + names.count("error") > 0
