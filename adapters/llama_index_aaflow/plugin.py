@@ -5,22 +5,31 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import Any
 
+from llama_index.core.base.base_query_engine import BaseQueryEngine
+from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.node_parser import NodeParser
 
 from aaflow_plugins.executor import Executor
 from aaflow_plugins.hookspecs import hookimpl
+from aaflow_plugins.joins import IN_BLOCKS, Joins
 from llama_index_aaflow.embeddings import accelerate_embedding
 from llama_index_aaflow.node_parsers import accelerate_parser
+from llama_index_aaflow.query.accelerated import accelerate_engine, accelerate_retriever
 
 
 @hookimpl
-def aaflow_accelerate(obj: Any, executor: Executor | None) -> Any:
-    """Accelerate a node parser or an embedding model."""
+def aaflow_accelerate(obj: Any, executor: Executor | None, batching: bool, batch_queries: bool) -> Any:
+    """Accelerate a node parser, an embedding model, a query engine or a retriever."""
     if isinstance(obj, NodeParser):
         return accelerate_parser(obj)
     if isinstance(obj, BaseEmbedding):
         return accelerate_embedding(obj, executor)
+    joins = Joins(batching, batch_queries) if batching or batch_queries else IN_BLOCKS
+    if isinstance(obj, BaseQueryEngine):
+        return accelerate_engine(obj, joins, executor)
+    if isinstance(obj, BaseRetriever):
+        return accelerate_retriever(obj, joins, executor)
     return None
 
 

@@ -1,0 +1,1 @@
+"""Query engines and retrievers: many queries at once, and concurrent single ones joined."""
