@@ -2,10 +2,7 @@
 
 The native store is a public dict of dicts, `store`, each with its vector as a list of floats. A search turns all of
 them into a float64 matrix, which takes far longer than the product with the query. Here the matrix is kept, and
-before each use compared with the lists themselves: anybody may have changed them, in place too, and a list
-tells nobody. They have to be the very lists, each beginning with a Python float, and hold the very floats (a pointer
-each to compare, no arithmetic). Python compares what is not identical by `==`, so one change stays unseen: a float
-that is not the first, replaced in the same list by a number of another type which says that it equals it.
+before each use compared with the lists themselves, as `aaflow_plugins.kept_vectors` says.
 """
 
 from __future__ import annotations
@@ -16,7 +13,6 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from operator import is_, itemgetter
 from typing import Any
 
 import numpy as np
@@ -30,6 +26,7 @@ from langchain_core.vectorstores import utils as native_similarity
 from aaflow_plugins.collector import paused_collector
 from aaflow_plugins.embedding import Vectors
 from aaflow_plugins.joins import IN_BLOCKS
+from aaflow_plugins.kept_vectors import KeptVectors, begin_with_floats
 from aaflow_plugins.random_ids import random_ids
 from aaflow_plugins.storing import VectorSink
 from langchain_aaflow.joining import aembed_query, asearch, embed_query, joins_of, search
@@ -274,75 +271,35 @@ class _KeptMatrix:
         self._lock = threading.Lock()
         self._searched = False
         self._refused = -1
-        #: The vectors as the store holds them, and copies with the very floats: holding both keeps their identities
-        #: from being reused.
-        self._lists: list[list[float]] = []
-        self._floats: list[list[float]] = []
-        self._buffer: Array = np.empty((0, 0))
-        self._lengths: Array = np.empty(0)
+        self._kept = KeptVectors(_with_lengths)
+
+    def __len__(self) -> int:
+        return len(self._kept)
 
     def of(self, vectors: list[Any]) -> _Rows | None:
         """The rows of exactly these vectors, or None if they have to be taken natively."""
         if set(map(type, vectors)) != {list}:
             return None
         with self._lock:
-            known = len(self._floats)
+            known = len(self._kept)
             if not self._searched or len(vectors) == self._refused:
                 self._searched = True
                 return None
-            if not self._unchanged(vectors[:known] if len(vectors) > known else vectors):
-                self._lists, self._floats = [], []
+            held = vectors[:known] if len(vectors) > known else vectors
+            if not (self._kept.are(held) and begin_with_floats(held)):
+                self._kept.forget()
                 return None
-            if len(vectors) > known and not self._append(vectors[known:]):
-                self._lists, self._floats, self._refused = [], [], len(vectors)
+            if len(vectors) > known and not self._kept.append(vectors[known:]):
+                self._kept.forget()
+                self._refused = len(vectors)
                 return None
-            return _Rows(self._buffer[: len(vectors)], self._lengths[: len(vectors)])
+            return _Rows(*self._kept.arrays)
 
-    def _unchanged(self, vectors: list[list[float]]) -> bool:
-        try:
-            return (
-                len(vectors) == len(self._lists)
-                and all(map(is_, vectors, self._lists))
-                and vectors == self._floats
-                and set(map(type, map(itemgetter(0), vectors))) <= {float}
-            )
-        except Exception:
-            # What somebody put in place of a float can't be compared.
-            return False
 
-    def _append(self, vectors: list[list[float]]) -> bool:
-        """Add vectors that any native search would turn into finite float64 rows of one length."""
-        # Whatever another thread changes meanwhile, matrix and copies agree.
-        with paused_collector():
-            floats = list(map(list, vectors))
-        # A row with a Python float first is at least float64, in whatever company a filter leaves it.
-        if not all(row and type(row[0]) is float for row in floats):
-            return False
-        try:
-            rows = np.array(floats)
-        except (TypeError, ValueError):
-            return False
-        known, total = len(self._floats), len(self._floats) + len(vectors)
-        if rows.dtype != np.float64 or rows.ndim != 2 or (known and rows.shape[1] != self._buffer.shape[1]):
-            return False
-        with np.errstate(all="ignore"):
-            lengths = np.linalg.norm(rows, axis=1)
-        if not np.isfinite(lengths).all():
-            return False
-        if not known:
-            self._buffer, self._lengths = rows, lengths
-        else:
-            if total > len(self._buffer):
-                self._grow(known, max(total, 2 * known))
-            self._buffer[known:total], self._lengths[known:total] = rows, lengths
-        self._floats.extend(floats)
-        self._lists.extend(vectors)
-        return True
-
-    def _grow(self, known: int, capacity: int) -> None:
-        buffer, lengths = np.empty((capacity, self._buffer.shape[1])), np.empty(capacity)
-        buffer[:known], lengths[:known] = self._buffer[:known], self._lengths[:known]
-        self._buffer, self._lengths = buffer, lengths
+def _with_lengths(rows: Array) -> tuple[Array, Array] | None:
+    with np.errstate(all="ignore"):
+        lengths = np.linalg.norm(rows, axis=1)
+    return (rows, lengths) if np.isfinite(lengths).all() else None
 
 
 async def _next_turn(call: Callable[..., Any], wanted: Any, **settings: Any) -> Any:

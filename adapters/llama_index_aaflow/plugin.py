@@ -9,6 +9,7 @@ from llama_index.core.base.base_query_engine import BaseQueryEngine
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.node_parser import NodeParser
+from llama_index.core.vector_stores.types import BasePydanticVectorStore
 
 from aaflow_plugins.executor import Executor
 from aaflow_plugins.hookspecs import hookimpl
@@ -16,13 +17,16 @@ from aaflow_plugins.joins import IN_BLOCKS, Joins
 from llama_index_aaflow.embeddings import accelerate_embedding
 from llama_index_aaflow.node_parsers import accelerate_parser
 from llama_index_aaflow.query.accelerated import accelerate_engine, accelerate_retriever
+from llama_index_aaflow.vector_stores import accelerate_store
 
 
 @hookimpl
 def aaflow_accelerate(obj: Any, executor: Executor | None, batching: bool, batch_queries: bool) -> Any:
-    """Accelerate a node parser, an embedding model, a query engine or a retriever."""
+    """Accelerate a vector store, a node parser, an embedding model, a query engine or a retriever."""
     if isinstance(obj, NodeParser):
         return accelerate_parser(obj)
+    if issubclass(obj if isinstance(obj, type) else type(obj), BasePydanticVectorStore):
+        return accelerate_store(obj)
     if isinstance(obj, BaseEmbedding):
         return accelerate_embedding(obj, executor)
     joins = Joins(batching, batch_queries) if batching or batch_queries else IN_BLOCKS

@@ -21,6 +21,7 @@ from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import InMemoryVectorStore, VectorStore
 
 from aaflow_plugins.embedding import Vectors
+from aaflow_plugins.kept_vectors import KeptVectors
 from langchain_aaflow import in_memory_store
 from langchain_aaflow.in_memory_store import AcceleratedInMemoryVectorStore, InMemorySink
 from langchain_aaflow.native_stores import shared_view
@@ -91,7 +92,7 @@ def filled(rows: int, dim: int = DIM, seed: int = 0) -> AcceleratedInMemoryVecto
 
 
 def kept_rows(store: AcceleratedInMemoryVectorStore) -> int:
-    return len(store._kept_matrix()._floats)
+    return len(store._kept_matrix())
 
 
 # --- adding -------------------------------------------------------------------------------------------------------
@@ -421,16 +422,14 @@ def test_matrix_is_kept_and_grows_with_additions(monkeypatch: pytest.MonkeyPatch
         store.similarity_search_by_vector(query)
         seen.append(kept_rows(store))
     assert seen == [0, 60, 60]
-    buffer = store._kept_matrix()._buffer
+    buffer = store._kept_matrix()._kept._arrays[0]
     store.similarity_search_by_vector(query)
-    assert store._kept_matrix()._buffer is buffer
+    assert store._kept_matrix()._kept._arrays[0] is buffer
     _add(store)
     # Every vector but the new ones is taken from the buffer.
     taken: list[int] = []
-    append = in_memory_store._KeptMatrix._append
-    monkeypatch.setattr(
-        in_memory_store._KeptMatrix, "_append", lambda self, new: (taken.append(len(new)), append(self, new))[1]
-    )
+    append = KeptVectors.append
+    monkeypatch.setattr(KeptVectors, "append", lambda self, new: (taken.append(len(new)), append(self, new))[1])
     assert_searches_equal(store, query)
     assert taken == [2]
     _delete(store)

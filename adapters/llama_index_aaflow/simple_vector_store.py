@@ -1,0 +1,308 @@
+"""LlamaIndex's SimpleVectorStore: searches that keep the matrix which the native query rebuilds, and quicker files.
+
+The native store is a public dict of lists of floats, `data.embedding_dict`. A query turns all of them into a float64
+matrix and computes one similarity after the other. Here unit vectors in float32 are kept, and before each use compared
+with the lists themselves, as `aaflow_plugins.kept_vectors` says. They only propose: the rows whose similarity can be
+among the best, by a bound on the rounding error, are handed to the native function, which computes their
+similarities as for all rows. What the other rows could have changed, the order of equal similarities, is left to it
+altogether.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import import_module
+from itertools import pairwise
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from llama_index.core.vector_stores.simple import SimpleVectorStore, SimpleVectorStoreData
+from llama_index.core.vector_stores.types import VectorStoreQuery, VectorStoreQueryMode, VectorStoreQueryResult
+
+from aaflow_plugins.kept_vectors import KeptVectors
+from aaflow_plugins.known_code import is_one_of
+
+#: Untyped: what they import from elsewhere is looked up in them at each use, as the native code does.
+simple: Any = import_module("llama_index.core.vector_stores.simple")
+embedding_utils: Any = import_module("llama_index.core.indices.query.embedding_utils")
+
+Matrix = npt.NDArray[np.float32]
+
+#: Fewer vectors are searched natively: there is nothing to save.
+MIN_VECTORS: Final = 32
+
+#: Of a store this share of the vectors, if a query asks for no more, is searched natively without looking at the
+#: others: to compare a vector with what is kept takes a fortieth of the time that its native similarity takes.
+SELECTED_SHARE: Final = 40
+
+#: Similarities computed at once for many queries: what bounds their memory, to 64 MiB.
+SCORES_AT_ONCE: Final = 1 << 24
+
+#: Lengths whose square and product are far from what float64 can't hold.
+_SHORTEST, _LONGEST = 1e-100, 1e100
+
+#: Unit roundoff of float32.
+_UNIT: Final = 2.0**-24
+
+#: Structures of the native code that is reproduced or relied on: llama-index-core 0.14.0 to 0.14.25.
+_QUERY: Final = frozenset({"b9ebee54fa33a4df"})
+_TOP_K: Final = frozenset({"95f467f97c1716c4"})
+_SIMILARITY: Final = frozenset({"e8aed0f3e8b6a3a8"})
+
+_is_one_of = lru_cache(maxsize=64)(is_one_of)
+
+
+class AcceleratedSimpleVectorStore(SimpleVectorStore):
+    """`SimpleVectorStore` with the same contents, results and errors, searched sooner.
+
+    What is kept is no part of the object's state: it is neither pickled nor copied nor shared with the store of which
+    this is a view. It takes 12 bytes a float, beside the native lists' 32.
+    """
+
+    __slots__ = ("_aaflow_kept",)
+
+    def query(self, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
+        """Search for the nodes most similar to a query, as natively."""
+        rows = self._rows() if self._can_rank(query) else None
+        answer = None if rows is None else rows.answer(query, self.data.metadata_dict)
+        return super().query(query, **kwargs) if answer is None else answer
+
+    def query_many(self, queries: Sequence[VectorStoreQuery], **kwargs: Any) -> list[VectorStoreQueryResult]:
+        """Search for many queries, comparing what is kept with the store once for all of them.
+
+        Args:
+            queries: Any number of queries.
+            **kwargs: As for `query`.
+
+        Returns:
+            For each query exactly what `query` returns for it.
+
+        Raises:
+            Exception: What `query` raises for the first query that it refuses.
+        """
+        ranked = [query for query in queries if self._can_rank(query)]
+        rows = self._rows() if len(ranked) > 1 else None
+        proposals = iter(rows.propose(ranked) if rows is not None else ())
+        results = []
+        for query in queries:
+            answer = None
+            if rows is not None and self._can_rank(query):
+                answer = rows.answer(query, self.data.metadata_dict, next(proposals))
+            results.append(self.query(query, **kwargs) if answer is None else answer)
+        return results
+
+    async def aquery_many(self, queries: Sequence[VectorStoreQuery], **kwargs: Any) -> list[VectorStoreQueryResult]:
+        """`query_many`: as natively, a search runs in the event loop."""
+        return self.query_many(queries, **kwargs)
+
+    def _can_rank(self, query: VectorStoreQuery) -> bool:
+        """Whether the native query would come to the function that ranks all vectors, as it is known."""
+        data = self.data
+        return (
+            type(query) is VectorStoreQuery
+            and query.mode == VectorStoreQueryMode.DEFAULT
+            and type(query.similarity_top_k) is int
+            and query.similarity_top_k > 0
+            and type(data) is SimpleVectorStoreData
+            and type(data.embedding_dict) is dict
+            and len(data.embedding_dict) >= MIN_VECTORS
+            and not (query.filters is not None and not data.metadata_dict)
+            and ranking_is_known()
+        )
+
+    def _rows(self) -> _Rows:
+        kept: _KeptUnits | None = getattr(self, "_aaflow_kept", None)
+        if kept is None:
+            kept = _KeptUnits()
+            object.__setattr__(self, "_aaflow_kept", kept)
+        stored = self.data.embedding_dict
+        return _Rows(stored, list(stored), list(stored.values()), kept)
+
+
+# A store's class shows in its representation: that of the native one. Pickle goes by `__qualname__`.
+AcceleratedSimpleVectorStore.__name__ = SimpleVectorStore.__name__
+
+
+def native_reason(store_or_class: Any) -> str | None:
+    """Why this SimpleVectorStore or class is left as it is; None if it is accelerated."""
+    store_class = store_or_class if isinstance(store_or_class, type) else type(store_or_class)
+    if store_class not in (SimpleVectorStore, AcceleratedSimpleVectorStore):
+        return f"{store_class.__name__} is a subclass of SimpleVectorStore, whose methods may mean something else"
+    if not ranking_is_known():
+        return "the installed llama-index-core has another SimpleVectorStore.query than known, or it is replaced"
+    return None
+
+
+def ranking_is_known() -> bool:
+    """Whether the native query is as known, down to the similarity of two vectors. Each can be replaced at any time."""
+    return (
+        _is_one_of(vars(SimpleVectorStore)["query"], _QUERY)
+        and _is_one_of(simple.get_top_k_embeddings, _TOP_K)
+        and _is_one_of(embedding_utils.default_similarity_fn, _SIMILARITY)
+    )
+
+
+@dataclass
+class _Rows:
+    """A store's contents at one moment, and the unit vectors of all rows once they are asked for."""
+
+    stored: dict[str, Any]
+    ids: list[str]
+    vectors: list[Any]
+    kept: _KeptUnits
+    _units: Matrix | None = None
+    _asked: bool = False
+
+    def units(self) -> Matrix | None:
+        if not self._asked:
+            self._asked = True
+            if len(self.ids) == len(self.vectors):
+                self._units = self.kept.of(self.vectors)
+        return self._units
+
+    def propose(self, queries: Sequence[VectorStoreQuery]) -> Iterator[Matrix | None]:
+        """Yield for each query the similarity of all rows `(n,)`, near the native one; None if it is refused."""
+        # What one search does natively, many do at once.
+        if self.units() is None:
+            self._asked = False
+        units = self.units()
+        directions = [None if units is None else _direction(query.query_embedding, units) for query in queries]
+        at_once = max(1, SCORES_AT_ONCE // max(1, len(self.ids)))
+        for start in range(0, len(directions), at_once):
+            part = directions[start : start + at_once]
+            wanted = [direction for direction in part if direction is not None]
+            scores = iter(np.array(wanted) @ units.T if wanted and units is not None else ())
+            for direction in part:
+                yield None if direction is None else next(scores)
+
+    def answer(
+        self, query: VectorStoreQuery, metadata: Any, scores: Matrix | None = None
+    ) -> VectorStoreQueryResult | None:
+        """What the native query returns; None where that is for the native query to say.
+
+        Args:
+            query: A query of the default mode.
+            metadata: The store's metadata by id.
+            scores: What `propose` gives, if it was asked.
+        """
+        chosen = self._chosen(query, metadata)
+        count = len(self.ids) if chosen is None else len(chosen)
+        if chosen is not None and SELECTED_SHARE * count <= len(self.ids):
+            return self._ranked(query, chosen, query.similarity_top_k)
+        if 4 * query.similarity_top_k > count:
+            return None
+        units = self.units()
+        if units is None:
+            return None
+        if scores is None:
+            direction = _direction(query.query_embedding, units)
+            if direction is None:
+                return None
+            scores = units @ direction
+        near = _near(scores if chosen is None else scores[chosen], query.similarity_top_k, units.shape[1])
+        if 4 * len(near) > count:
+            return None
+        candidates = near.tolist() if chosen is None else [chosen[at] for at in near.tolist()]
+        # Another thread may have changed the store between two looks at it.
+        if any(self.stored.get(self.ids[row]) is not self.vectors[row] for row in candidates):
+            return None
+        # By themselves, floats of a lower precision that equal those that were there would be ranked in it.
+        if any(set(map(type, self.vectors[row])) != {float} for row in candidates):
+            return None
+        ranked = self._ranked(query, candidates, None)
+        top = query.similarity_top_k
+        similarities, ids = ranked.similarities or [], ranked.ids or []
+        # Equal similarities come out in the order that the native heap's history leaves.
+        if any(not before > after for before, after in pairwise(similarities[: top + 1])):
+            return None
+        return VectorStoreQueryResult(similarities=similarities[:top], ids=ids[:top])
+
+    def _chosen(self, query: VectorStoreQuery, metadata: Any) -> list[int] | None:
+        """The rows that a query's ids and filters leave, in order; None for all."""
+        if query.node_ids is None and not (query.filters and query.filters.filters):
+            return None
+        matches = simple.build_metadata_filter_fn(lambda node_id: metadata[node_id], query.filters)
+        available: Any = self.stored if query.node_ids is None else set(query.node_ids)
+        return [row for row, node_id in enumerate(self.ids) if node_id in available and matches(node_id)]
+
+    def _ranked(self, query: VectorStoreQuery, rows: list[int], top: int | None) -> VectorStoreQueryResult:
+        similarities, ids = simple.get_top_k_embeddings(
+            query.query_embedding,
+            [self.vectors[row] for row in rows],
+            similarity_top_k=top,
+            embedding_ids=[self.ids[row] for row in rows],
+        )
+        return VectorStoreQueryResult(similarities=similarities, ids=ids)
+
+
+class _KeptUnits:
+    """The unit vectors of a store's vectors, brought up to date at each use.
+
+    They are made at the second search, so that one search costs what it costs natively; where most vectors have been
+    exchanged, one search runs natively, too.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._searched = False
+        self._refused = -1
+        self._kept = KeptVectors(_unit_vectors)
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def of(self, vectors: list[Any]) -> Matrix | None:
+        """The unit vectors `(n, d)` of exactly these vectors, or None if they have to be taken natively."""
+        if set(map(type, vectors)) != {list}:
+            return None
+        with self._lock:
+            known = len(self._kept)
+            if not self._searched or len(vectors) == self._refused:
+                self._searched = True
+                return None
+            if not self._kept.are(vectors[:known] if len(vectors) > known else vectors):
+                if not self._kept.renew(vectors):
+                    return None
+            elif len(vectors) > known and not self._kept.append(vectors[known:]):
+                self._kept.forget()
+                self._refused = len(vectors)
+                return None
+            return self._kept.arrays[0]
+
+
+def _unit_vectors(rows: npt.NDArray[np.float64]) -> tuple[Matrix] | None:
+    with np.errstate(all="ignore"):
+        lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows))
+    if not ((lengths >= _SHORTEST) & (lengths <= _LONGEST)).all():
+        return None
+    return ((rows / lengths[:, None]).astype(np.float32),)
+
+
+def _direction(embedding: Any, units: Matrix) -> Matrix | None:
+    """The unit vector of a query `(d,)`; None for a query that is left to the native arithmetic."""
+    try:
+        query = np.array(embedding)
+    except (TypeError, ValueError):
+        return None
+    if query.dtype not in (np.float64, np.float32) or query.shape != units.shape[1:]:
+        return None
+    found = _unit_vectors(query.astype(np.float64)[None])
+    return None if found is None else found[0][0]
+
+
+def _near(scores: Matrix, top: int, dimension: int) -> npt.NDArray[np.intp]:
+    """The rows, in order, that can be among the `top` by their native similarities.
+
+    A sum of `d` products in any order, fused or not, is off by at most `g = d·u/(1 - d·u)` times the sum of the
+    absolute products (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1), which for unit vectors is
+    at most 1. Some units are added to `d` for the rounding of the vectors themselves, beside which that of the native
+    float64 is nothing.
+    """
+    units = (dimension + 8) * _UNIT
+    error = 1.01 * units / (1 - units)
+    cut_off = np.partition(scores, len(scores) - top)[len(scores) - top]
+    return np.flatnonzero(scores >= cut_off - np.float32(2.01 * error))

@@ -1,0 +1,55 @@
+"""Which vector stores are accelerated."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+from llama_index.core.vector_stores.simple import SimpleVectorStore
+
+
+def accelerate_store(store_or_class: Any) -> Any:
+    """Give a vector store, or a class of stores, that does the same sooner.
+
+    Args:
+        store_or_class: Any vector store, or the class of one.
+
+    Returns:
+        For a class its accelerated subclass. For an object one of that subclass which shares every attribute with it:
+        what is added to, deleted from or set on one shows in the other. The native object itself is not touched.
+        Anything that `native_reason` gives a reason for is returned as it is.
+    """
+    known = _module_of(store_or_class)
+    if known is None or native_reason(store_or_class) is not None:
+        return store_or_class
+    accelerated = known[1]
+    if isinstance(store_or_class, type):
+        return accelerated
+    return store_or_class if type(store_or_class) is accelerated else _view(store_or_class, accelerated)
+
+
+def native_reason(store_or_class: Any) -> str | None:
+    """Why this store, or class of stores, is left to its native methods; None if it is accelerated."""
+    known = _module_of(store_or_class)
+    if known is None:
+        store_class = store_or_class if isinstance(store_or_class, type) else type(store_or_class)
+        return f"{store_class.__name__} has no fast path"
+    reason: str | None = known[0].native_reason(store_or_class)
+    return reason
+
+
+def _view(store: Any, cls: Any) -> Any:
+    made = cls.__new__(cls)
+    for name in ("__dict__", "__pydantic_extra__", "__pydantic_fields_set__", "__pydantic_private__"):
+        object.__setattr__(made, name, getattr(store, name))
+    return made
+
+
+def _module_of(store_or_class: Any) -> tuple[ModuleType, Any] | None:
+    """The module that knows a store's class or one of its bases, and its accelerated class."""
+    store_class: type = store_or_class if isinstance(store_or_class, type) else type(store_or_class)
+    if issubclass(store_class, SimpleVectorStore):
+        from llama_index_aaflow import simple_vector_store
+
+        return simple_vector_store, simple_vector_store.AcceleratedSimpleVectorStore
+    return None

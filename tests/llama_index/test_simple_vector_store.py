@@ -1,0 +1,588 @@
+"""Accelerated SimpleVectorStores answer with the native ids, scores and errors, whatever was done to their data."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import pickle
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from llama_index.core.indices.query import embedding_utils
+from llama_index.core.schema import NodeRelationship, RelatedNodeInfo, TextNode
+from llama_index.core.vector_stores import MetadataFilter, MetadataFilters, SimpleVectorStore, simple
+from llama_index.core.vector_stores.simple import SimpleVectorStoreData
+from llama_index.core.vector_stores.types import FilterCondition, FilterOperator, VectorStoreQuery, VectorStoreQueryMode
+
+from aaflow_plugins import accelerate
+from llama_index_aaflow import simple_vector_store
+from llama_index_aaflow.simple_vector_store import AcceleratedSimpleVectorStore
+from llama_index_aaflow.vector_stores import accelerate_store, native_reason
+from tests.llama_index.stored_vectors import (
+    DIM,
+    accelerated,
+    assert_answers_equal,
+    bits,
+    filled,
+    native_over,
+    query,
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
+
+
+def where(*parts: tuple[str, Any, FilterOperator], condition: FilterCondition | None = None) -> MetadataFilters:
+    filters = [MetadataFilter(key=key, value=value, operator=operator) for key, value, operator in parts]
+    return MetadataFilters(filters=filters, **({"condition": condition} if condition else {}))
+
+
+THIRD = where(("third", 1, FilterOperator.EQ))
+FEW = where(("row", 4, FilterOperator.LT))
+NONE = where(("row", -1, FilterOperator.EQ))
+MISSING = where(("no such key", 1, FilterOperator.NE))
+EITHER = where(("row", 9, FilterOperator.GT), ("third", 0, FilterOperator.EQ), condition=FilterCondition.OR)
+FAILING = where(("text", 5, FilterOperator.GT))
+
+
+def queries(rng: np.random.Generator, dim: int = DIM) -> list[VectorStoreQuery]:
+    """Every kind of query that a store answers or refuses."""
+    vector = rng.standard_normal(dim).tolist()
+    ids = [f"n{row}" for row in range(0, 400, 2)]
+    return [
+        query(vector),
+        query(vector, 1),
+        query(vector, 40),
+        query(vector, 1000),
+        query(vector, filters=THIRD),
+        query(vector, filters=FEW),
+        query(vector, filters=NONE),
+        query(vector, filters=EITHER),
+        query(vector, filters=MetadataFilters(filters=[])),
+        query(vector, node_ids=ids),
+        query(vector, node_ids=ids[:2]),
+        query(vector, node_ids=[]),
+        query(vector, node_ids=["no such id"]),
+        query(vector, 2, node_ids=ids, filters=THIRD),
+        query(vector, doc_ids=["doc 1"]),
+        query(np.array(vector)),
+        query(np.array(vector, np.float32)),
+        query(tuple(vector)),
+        query(vector, mode=VectorStoreQueryMode.MMR),
+        query([100 * value for value in vector], 3),
+    ]
+
+
+#: What is refused, or taken in another way than a list of floats of the right length and a positive number.
+ODD: list[VectorStoreQuery] = [
+    query([1.0] * (DIM + 1)),
+    query([]),
+    query(None),  # type: ignore[arg-type]
+    query([0.0] * DIM),
+    query([float("nan")] * DIM),
+    query([float("inf")] * DIM),
+    query([1e200] * DIM),
+    query([1e-200] * DIM),
+    query(["a"] * DIM),  # type: ignore[list-item]
+    query([1] * DIM),
+    query([[1.0] * DIM]),  # type: ignore[list-item]
+    query([1.0] * DIM, None),
+    query([1.0] * DIM, 0),
+    query([1.0] * DIM, -3),
+    query([1.0] * DIM, True),
+    query([1.0] * DIM, 2.5),
+    query([1.0] * DIM, filters=FAILING),
+    query([1.0] * DIM, mode=VectorStoreQueryMode.HYBRID),
+    query([1.0] * DIM, mode="no such mode"),
+]
+
+
+@pytest.mark.parametrize("rows", [0, 1, 31, 32, 60, 400])
+def test_every_query(rows: int) -> None:
+    store = accelerated(filled(rows))
+    for seed in range(3):
+        assert_answers_equal(store, *queries(np.random.default_rng(seed)))
+    assert kept(store) == (rows if rows >= simple_vector_store.MIN_VECTORS else 0)
+
+
+@pytest.mark.parametrize("odd", ODD, ids=range(len(ODD)))
+def test_odd_queries(odd: VectorStoreQuery) -> None:
+    store = accelerated(filled(60))
+    good = query([1.0] * DIM)
+    for _ in range(3):
+        assert_answers_equal(store, odd)
+        assert_answers_equal(store, good, odd, good)
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3, 64, 384, 1536])
+@pytest.mark.parametrize("rows", [33, 257, 1500])
+def test_scores_have_the_native_bits(rows: int, dim: int) -> None:
+    store = accelerated(filled(rows, dim, seed=dim))
+    generator = np.random.default_rng(rows)
+    for top in (1, 10, rows):
+        assert_answers_equal(store, *(query(generator.standard_normal(dim).tolist(), top) for _ in range(3)))
+    assert kept(store) == rows
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    sizes=st.lists(st.integers(1, 60), min_size=1, max_size=4),
+    dim=st.integers(1, 40),
+    top=st.integers(1, 30),
+    decimals=st.integers(0, 4),
+)
+def test_generated_stores_with_ties_zeros_and_growth(
+    seed: int, sizes: list[int], dim: int, top: int, decimals: int
+) -> None:
+    """Rounded vectors give equal scores and zero vectors; the store grows between queries."""
+    generator = np.random.default_rng(seed)
+    store = accelerated(SimpleVectorStore())
+    for size in sizes:
+        vectors = np.round(generator.standard_normal((size, dim)), decimals).tolist()
+        store.add([TextNode(text="text", embedding=vector, metadata={"third": size % 3}) for vector in vectors])
+        wanted = np.round(generator.standard_normal(dim), decimals).tolist()
+        assert_answers_equal(store, query(wanted, top), query(wanted, top, filters=THIRD))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    spread=st.sampled_from([1e-3, 1e-6, 3e-8, 1e-9, 1e-12, 1e-16]),
+    scale=st.sampled_from([1e-140, 1e-30, 1.0, 1e30, 1e140]),
+    top=st.integers(1, 12),
+)
+def test_vectors_closer_together_than_single_precision_tells(seed: int, spread: float, scale: float, top: int) -> None:
+    generator = np.random.default_rng(seed)
+    centre = generator.standard_normal(32)
+    store = SimpleVectorStore()
+    for row in range(300):
+        near = centre + (spread if row < 60 else 1.0) * generator.standard_normal(32)
+        store.data.embedding_dict[str(row)] = (scale * near).tolist()
+    view = accelerated(store)
+    for _ in range(3):
+        assert_answers_equal(view, query((centre + spread * generator.standard_normal(32)).tolist(), top))
+
+
+def test_most_answers_take_the_fast_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = accelerated(filled(2000, 64))
+    generator = np.random.default_rng(1)
+    wanted = [query(generator.standard_normal(64).tolist(), 4) for _ in range(50)]
+    store.query(wanted[0])
+    native: list[VectorStoreQuery] = []
+    monkeypatch.setattr(simple_vector_store._Rows, "answer", counted(simple_vector_store._Rows.answer, native))
+    for each in wanted:
+        store.query(each)
+    store.query_many(wanted)
+    assert native == []
+
+
+def counted(answer: Callable[..., Any], misses: list[VectorStoreQuery]) -> Callable[..., Any]:
+    def answered(self: Any, query: VectorStoreQuery, *args: Any) -> Any:
+        found = answer(self, query, *args)
+        if found is None:
+            misses.append(query)
+        return found
+
+    return answered
+
+
+# --- changes of the public data ---------------------------------------------------------------------------------------
+
+
+def _vectors(store: Any) -> dict[str, Any]:
+    found: dict[str, Any] = store.data.embedding_dict
+    return found
+
+
+def _replace_vector(store: Any) -> None:
+    _vectors(store)["n7"] = [9.0] * DIM
+
+
+def _change_a_float_in_place(store: Any) -> None:
+    _vectors(store)["n7"][3] = 1e6
+
+
+def _change_the_last_float_in_place(store: Any) -> None:
+    _vectors(store)["n7"][-1] = -1e6
+
+
+def _negate_in_place(store: Any) -> None:
+    vector = _vectors(store)["n3"]
+    vector[:] = [-value for value in vector]
+
+
+def _shorten_a_vector(store: Any) -> None:
+    _vectors(store)["n7"].pop()
+
+
+def _delete(store: Any) -> None:
+    del _vectors(store)["n7"]
+
+
+def _delete_many(store: Any) -> None:
+    for row in range(40):
+        del _vectors(store)[f"n{row}"]
+
+
+def _delete_and_put_back(store: Any) -> None:
+    _vectors(store)["n7"] = _vectors(store).pop("n7")
+
+
+def _swap_two_vectors(store: Any) -> None:
+    vectors = _vectors(store)
+    vectors["n7"], vectors["n8"] = vectors["n8"], vectors["n7"]
+
+
+def _other_ids(store: Any) -> None:
+    store.data.embedding_dict = {f"m{key[1:]}": vector for key, vector in _vectors(store).items()}
+    store.data.metadata_dict = {f"m{key[1:]}": value for key, value in store.data.metadata_dict.items()}
+
+
+def _other_order(store: Any) -> None:
+    store.data.embedding_dict = dict(reversed(list(_vectors(store).items())))
+
+
+def _other_dict(store: Any) -> None:
+    store.data.embedding_dict = {key: [value + 1 for value in vector] for key, vector in _vectors(store).items()}
+
+
+def _other_data(store: Any) -> None:
+    store.data = copy.deepcopy(filled(70, seed=9).data)
+
+
+def _array_for_a_list(store: Any) -> None:
+    _vectors(store)["n7"] = np.arange(DIM, dtype=float)
+
+
+def _tuple_for_a_list(store: Any) -> None:
+    _vectors(store)["n7"] = tuple(float(value) for value in range(DIM))
+
+
+def _whole_numbers(store: Any) -> None:
+    for key, vector in _vectors(store).items():
+        _vectors(store)[key] = [round(10 * value) for value in vector]
+
+
+def _single_precision(store: Any) -> None:
+    for key, vector in list(_vectors(store).items())[::3]:
+        _vectors(store)[key] = list(np.array(vector, np.float32))
+
+
+def _single_precision_in_place(store: Any) -> None:
+    """The same numbers: nothing in the lists says that they are other objects by `==`."""
+    for vector in list(_vectors(store).values())[::3]:
+        vector[:] = [0.5, *map(round, vector[1:])]
+        vector[:] = [np.float32(value) for value in vector]
+
+
+def _equal_numbers_of_single_precision_in_place(store: Any) -> None:
+    for vector in _vectors(store).values():
+        vector[:] = np.array(vector, np.float32).tolist()
+    for _ in range(2):
+        store.query(query([1.0] * DIM))
+    for vector in list(_vectors(store).values())[:20]:
+        vector[:] = list(np.array(vector, np.float32))
+
+
+def _array_for_a_float(store: Any) -> None:
+    _vectors(store)["n7"][3] = np.arange(3.0)
+
+
+def _nan(store: Any) -> None:
+    _vectors(store)["n7"][0] = float("nan")
+
+
+def _infinity(store: Any) -> None:
+    _vectors(store)["n7"][0] = float("inf")
+
+
+def _huge(store: Any) -> None:
+    _vectors(store)["n7"][0] = 1e300
+
+
+def _zero_vector(store: Any) -> None:
+    _vectors(store)["n7"] = [0.0] * DIM
+
+
+def _a_duplicate(store: Any) -> None:
+    _vectors(store)["again"] = list(_vectors(store)["n7"])
+    store.data.metadata_dict["again"] = {"row": 0, "third": 1}
+
+
+def _all_the_same(store: Any) -> None:
+    for key in _vectors(store):
+        _vectors(store)[key] = [1.0, 2.0] * (DIM // 2)
+
+
+def _other_metadata(store: Any) -> None:
+    store.data.metadata_dict["n7"]["third"] = 2
+
+
+def _missing_metadata(store: Any) -> None:
+    del store.data.metadata_dict["n7"]
+
+
+def _no_metadata(store: Any) -> None:
+    store.data.metadata_dict = {}
+
+
+def _metadata_is_none(store: Any) -> None:
+    store.data.metadata_dict = None
+
+
+def _another_dimension(store: Any) -> None:
+    _vectors(store)["longer"] = [1.0] * (DIM + 1)
+
+
+def _add(store: Any) -> None:
+    store.add([TextNode(id_=f"new {row}", text="new", embedding=[float(row)] * DIM) for row in (1, 2)])
+
+
+def _add_over_an_id(store: Any) -> None:
+    store.add([TextNode(id_="n7", text="new", embedding=[7.0] * DIM)])
+
+
+def _add_through_the_native_store(store: Any) -> None:
+    native_over(store).add([TextNode(id_="new", text="new", embedding=[7.0] * DIM)])
+
+
+def _delete_a_document(store: Any) -> None:
+    store.delete("doc 1")
+
+
+def _delete_nodes(store: Any) -> None:
+    store.delete_nodes(["n1", "n7"])
+    store.delete_nodes(filters=FEW)
+
+
+def _clear(store: Any) -> None:
+    store.clear()
+
+
+CHANGES = [
+    value for name, value in list(globals().items()) if name[0] == "_" and name != "_vectors" and callable(value)
+]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("searches_before", [0, 1, 2, 3])
+def test_any_change_of_the_public_data_is_noticed(change: Callable[[Any], None], searches_before: int) -> None:
+    store = accelerated(filled(60))
+    wanted = np.random.default_rng(5).standard_normal(DIM).tolist()
+    for _ in range(searches_before):
+        store.query(query(wanted))
+    change(store)
+    for _ in range(3):
+        assert_answers_equal(store, query(wanted, 60), query(wanted, 3), query(wanted, 4, filters=THIRD))
+    if type(store.data.embedding_dict.get("n7")) is list:
+        store.data.embedding_dict["n7"][0] = 5.0
+        assert_answers_equal(store, query(wanted, 3))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(CHANGES), st.integers(0, 2)), max_size=6), st.integers(0, 2**32))
+def test_generated_sequences_of_changes(changes: list[tuple[Callable[[Any], None], int]], seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    store = accelerated(filled(80, seed=seed))
+    for change, searches in changes:
+        for _ in range(searches):
+            assert_answers_equal(store, query(generator.standard_normal(DIM).tolist(), 3, filters=None))
+        with suppress(Exception):  # what an earlier change took away
+            change(store)
+    assert_answers_equal(store, *queries(generator))
+
+
+def test_rows_that_stay_are_not_computed_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = accelerated(filled(60))
+    computed: list[int] = []
+    unit_vectors = simple_vector_store._unit_vectors
+    store.query(query([1.0] * DIM))
+    assert kept(store) == 0  # one query costs what it costs natively
+    kept_units = store._aaflow_kept._kept
+    monkeypatch.setattr(kept_units, "_derive", lambda rows: (computed.append(len(rows)), unit_vectors(rows))[1])
+    changes = (_add, _change_a_float_in_place, _a_duplicate, _delete, _other_order, _other_ids, _other_dict)
+    for change in (None, *changes):
+        if change:
+            change(store)
+        assert_answers_equal(store, query([0.5, *[1.0] * (DIM - 1)]))
+    # All, the two that were added, the changed one, the duplicate, none that was moved or renamed, all.
+    assert computed == [60, 2, 1, 1, 62]
+
+
+def kept(store: Any) -> int:
+    found = getattr(store, "_aaflow_kept", None)
+    return 0 if found is None else len(found)
+
+
+# --- one object beside the other --------------------------------------------------------------------------------------
+
+
+def test_view_shares_the_data_and_pickles_without_what_is_kept(tmp_path: Any) -> None:
+    native = filled(60)
+    view = accelerate(native)
+    assert type(view) is AcceleratedSimpleVectorStore
+    assert type(native) is SimpleVectorStore
+    assert isinstance(view, SimpleVectorStore)
+    assert view.data is native.data
+    before = pickle.dumps(view)
+    for _ in range(3):
+        view.query(query([1.0] * DIM))
+    assert kept(view) == 60
+    assert pickle.dumps(view) == before
+    again = pickle.loads(before)
+    assert type(again) is AcceleratedSimpleVectorStore
+    assert_answers_equal(again, query([1.0] * DIM))
+    for copied in (copy.copy(view), copy.deepcopy(view), view.model_copy()):
+        assert type(copied) is AcceleratedSimpleVectorStore
+        assert_answers_equal(copied, query([1.0] * DIM))
+    assert copy.copy(view).data is native.data
+    assert vars(native).keys() == {"data", "stores_text", "is_embedding_query"}
+    assert accelerate(view) is view
+    native.clear()
+    assert view.data is native.data
+    view.data = filled(40).data
+    assert native.data is view.data
+    assert_answers_equal(view, query([1.0] * DIM))
+
+
+def test_looks_as_the_native_one() -> None:
+    native = filled(3)
+    view = accelerate_store(native)
+    assert view.class_name() == native.class_name()
+    assert view.to_dict() == native.to_dict()
+    assert view.to_json() == native.to_json()
+    assert view.model_dump() == native.model_dump()
+    assert repr(view) == repr(native)
+    assert view.get("n1") is native.get("n1")
+    assert view.client is None
+    with pytest.raises(NotImplementedError, match="does not store nodes"):
+        view.get_nodes(["n1"])
+    assert type(type(view).from_dict(native.to_dict())) is AcceleratedSimpleVectorStore
+
+
+def test_nodes_go_in_and_out_as_natively() -> None:
+    native, view = SimpleVectorStore(), accelerate(SimpleVectorStore())
+    source = {NodeRelationship.SOURCE: RelatedNodeInfo(node_id="doc")}
+    nodes = [
+        TextNode(
+            id_=str(row), text=f"t{row}", embedding=[float(row)] * DIM, metadata={"row": row}, relationships=source
+        )
+        for row in range(40)
+    ]
+    for store in (native, view):
+        assert store.add(nodes) == [str(row) for row in range(40)]
+        store.delete_nodes(["3"], where(("row", 3, FilterOperator.EQ)))
+        with pytest.raises(ValueError, match="embedding not set"):
+            store.add([TextNode(text="none")])
+        with pytest.raises(KeyError):
+            store.get("3")
+    assert view.data == native.data
+    assert view.data.embedding_dict["5"] is nodes[5].embedding
+    for store in (native, view):
+        store.delete("doc")
+    assert view.data == native.data == SimpleVectorStoreData()
+
+
+async def test_async_forms() -> None:
+    store = accelerated(filled(60))
+    wanted = queries(np.random.default_rng(4))
+    expected = [bits(native_over(store).query(each)) for each in wanted]
+    assert [bits(await store.aquery(each)) for each in wanted] == expected
+    assert [bits(each) for each in await store.aquery_many(wanted)] == expected
+    assert [bits(each) for each in await asyncio.gather(*map(store.aquery, wanted))] == expected
+    assert store.query_many([]) == []
+
+
+def test_queries_from_many_threads_while_the_store_grows() -> None:
+    store = accelerated(filled(500))
+    wanted = [query(vector, 3) for vector in np.random.default_rng(3).standard_normal((40, DIM)).tolist()]
+    expected = [bits(native_over(store).query(each)) for each in wanted]
+
+    def work(row: int) -> bool:
+        store.data.embedding_dict[f"far {row}"] = (-np.array(wanted[row].query_embedding)).tolist()
+        found = bits(store.query(wanted[row]))
+        del store.data.embedding_dict[f"far {row}"]
+        return bool(found[2][0] == expected[row][2][0])
+
+    def searched(row: int) -> bool:
+        while True:
+            try:
+                return work(row)
+            except RuntimeError:  # native iterates over the dict
+                continue
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(searched, range(40)))
+
+
+def test_warnings_are_the_native_ones() -> None:
+    store = accelerated(filled(60))
+    _zero_vector(store)
+    for _ in range(3):
+        with warnings.catch_warnings(record=True) as ours:
+            warnings.simplefilter("always")
+            store.query(query([1.0] * DIM))
+        with warnings.catch_warnings(record=True) as theirs:
+            warnings.simplefilter("always")
+            native_over(store).query(query([1.0] * DIM))
+        assert [str(each.message) for each in ours] == [str(each.message) for each in theirs] != []
+
+
+# --- what is left native ----------------------------------------------------------------------------------------------
+
+
+class Subclass(SimpleVectorStore):
+    def query(self, query: VectorStoreQuery, **kwargs: Any) -> Any:
+        return "mine"
+
+
+def test_what_is_left_native(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Subclass()
+    assert accelerate(store) is store
+    assert "subclass" in str(native_reason(store))
+    assert native_reason(filled(1)) is None
+    assert accelerate(SimpleVectorStore) is AcceleratedSimpleVectorStore
+    assert accelerate(AcceleratedSimpleVectorStore) is AcceleratedSimpleVectorStore
+    view = accelerated(filled(60))
+    monkeypatch.setattr(SimpleVectorStore, "query", Subclass.query)
+    assert view.query(query([1.0] * DIM)) == "mine"
+    assert view.query_many([query([1.0] * DIM)] * 2) == ["mine", "mine"]
+    plain = filled(40)
+    assert accelerate(plain) is plain
+
+
+@pytest.mark.parametrize("name", ["get_top_k_embeddings", "default_similarity_fn"])
+def test_replaced_functions_are_called(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    view = accelerated(filled(60))
+    for _ in range(3):
+        view.query(query([1.0] * DIM))
+    if name == "get_top_k_embeddings":
+        monkeypatch.setattr(simple, name, lambda *args, **kwargs: ([1.0], ["mine"]))
+    else:
+        monkeypatch.setattr(embedding_utils, name, lambda one, other: 1.0 if other[0] > 0 else 0.0)
+    assert_answers_equal(view, query([1.0] * DIM), query([2.0] * DIM))
+
+
+def test_other_kinds_of_data_are_searched_natively() -> None:
+    class Data(SimpleVectorStoreData):
+        pass
+
+    class Vectors(dict[str, Any]):
+        def items(self) -> Any:
+            return list(super().items())[:40]
+
+    store = filled(60)
+    for change in (
+        lambda data: Data(data.embedding_dict, data.text_id_to_ref_doc_id, data.metadata_dict),
+        lambda data: SimpleVectorStoreData(Vectors(data.embedding_dict), {}, data.metadata_dict),
+    ):
+        view = accelerated(SimpleVectorStore(change(store.data)))
+        for _ in range(3):
+            assert_answers_equal(view, *queries(np.random.default_rng(1)))
