@@ -14,8 +14,9 @@ from llama_index_instrumentation.dispatcher import DISPATCHER_SPAN_DECORATED_ATT
 
 from aaflow_plugins.joins import Joins
 from aaflow_plugins.plugins import load_for
+from llama_index_aaflow.native_classes import sharing
 from llama_index_aaflow.query.answers import Vector, scope_of, take_vector
-from llama_index_aaflow.query.views import ModelView, is_viewable, model_view, model_view_class
+from llama_index_aaflow.query.views import ModelView, is_viewable, model_view_class
 
 #: Whose requests differ between queries and texts by nothing but the engine.
 _OPENAI: Final = ("llama_index.embeddings.openai.base", "OpenAIEmbedding")
@@ -55,7 +56,7 @@ def joining_embeddings(model: Any, joins: Joins) -> Any:
         return model
     try:
         below: Any = type(model)
-        return model_view(model, _joining_class(below, joins))
+        return sharing(model, _joining_class(below, joins))
     except TypeError:
         return model
 

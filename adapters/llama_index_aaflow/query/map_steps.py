@@ -12,7 +12,8 @@ from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.response_synthesizers import Accumulate, TreeSummarize
 from llama_index.core.response_synthesizers.compact_and_accumulate import CompactAndAccumulate
 
-from llama_index_aaflow.query.views import ModelView, is_viewable, model_view, model_view_class
+from llama_index_aaflow.native_classes import sharing
+from llama_index_aaflow.query.views import ModelView, is_viewable, model_view_class
 
 #: Synthesizers that make calls side by side, exactly these.
 _MAPPING: Final = (TreeSummarize, Accumulate, CompactAndAccumulate)
@@ -75,7 +76,7 @@ def bounded(engine: Any) -> Any:
         return engine
     twin, synthesizer = copy.copy(engine), copy.copy(synthesizer)
     below: Any = type(synthesizer._llm)
-    synthesizer._llm = model_view(synthesizer._llm, _bounded_class(below))
+    synthesizer._llm = sharing(synthesizer._llm, _bounded_class(below))
     twin._response_synthesizer = synthesizer
     return twin
 

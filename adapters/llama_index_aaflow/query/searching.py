@@ -11,8 +11,9 @@ from llama_index.core.vector_stores.types import VectorStoreQuery, VectorStoreQu
 
 from aaflow_plugins.joins import Joins
 from aaflow_plugins.plugins import load_for
+from llama_index_aaflow.native_classes import sharing
 from llama_index_aaflow.query.answers import scope_of, take_result
-from llama_index_aaflow.query.views import ModelView, is_viewable, model_view, model_view_class
+from llama_index_aaflow.query.views import ModelView, is_viewable, model_view_class
 
 
 @runtime_checkable
@@ -80,7 +81,7 @@ def joining_store(store: Any, joins: Joins) -> Any:
     sooner: Any = hooks.aaflow_accelerate(obj=store, executor=None, batching=False, batch_queries=False) or store
     if isinstance(sooner, JoinsSearches) or not isinstance(sooner, SearchesMany) or not is_viewable(sooner):
         return sooner
-    return model_view(sooner, _joining_class(type(sooner), joins))
+    return sharing(sooner, _joining_class(type(sooner), joins))
 
 
 @lru_cache(maxsize=256)

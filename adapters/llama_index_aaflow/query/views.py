@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel
 
-_STATE = ("__dict__", "__pydantic_extra__", "__pydantic_fields_set__", "__pydantic_private__")
+from llama_index_aaflow.native_classes import sharing
 
 
 class ModelView:
@@ -20,15 +20,7 @@ class ModelView:
     aaflow_below: ClassVar[Any]
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        return model_view(self, type(self).aaflow_below).__reduce_ex__(protocol)
-
-
-def model_view(model: Any, view_class: Any) -> Any:
-    """An object of `view_class` with the very attributes of a pydantic model: what one does, the other sees."""
-    view = view_class.__new__(view_class)
-    for name in _STATE:
-        object.__setattr__(view, name, getattr(model, name))
-    return view
+        return sharing(self, type(self).aaflow_below).__reduce_ex__(protocol)
 
 
 def model_view_class(below: Any, mixin: type[ModelView], told: Mapping[str, Any], methods: Mapping[str, Any]) -> Any:
