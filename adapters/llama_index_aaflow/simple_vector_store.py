@@ -10,9 +10,10 @@ altogether.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import import_module
 from itertools import pairwise
@@ -21,10 +22,17 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 from llama_index.core.vector_stores.simple import SimpleVectorStore, SimpleVectorStoreData
-from llama_index.core.vector_stores.types import VectorStoreQuery, VectorStoreQueryMode, VectorStoreQueryResult
+from llama_index.core.vector_stores.types import (
+    DEFAULT_PERSIST_DIR,
+    DEFAULT_PERSIST_FNAME,
+    VectorStoreQuery,
+    VectorStoreQueryMode,
+    VectorStoreQueryResult,
+)
 
 from aaflow_plugins.kept_vectors import KeptVectors
 from aaflow_plugins.known_code import is_one_of
+from llama_index_aaflow.simple_vector_files import read, write
 
 #: Untyped: what they import from elsewhere is looked up in them at each use, as the native code does.
 simple: Any = import_module("llama_index.core.vector_stores.simple")
@@ -50,6 +58,8 @@ _UNIT: Final = 2.0**-24
 
 #: Structures of the native code that is reproduced or relied on: llama-index-core 0.14.0 to 0.14.25.
 _QUERY: Final = frozenset({"b9ebee54fa33a4df"})
+_PERSIST: Final = frozenset({"409f90f20fda2070", "627e26268fcd3b5b"})
+_FROM_PERSIST_PATH: Final = frozenset({"d8284555b9873999"})
 _TOP_K: Final = frozenset({"95f467f97c1716c4"})
 _SIMILARITY: Final = frozenset({"e8aed0f3e8b6a3a8"})
 
@@ -98,6 +108,41 @@ class AcceleratedSimpleVectorStore(SimpleVectorStore):
     async def aquery_many(self, queries: Sequence[VectorStoreQuery], **kwargs: Any) -> list[VectorStoreQueryResult]:
         """`query_many`: as natively, a search runs in the event loop."""
         return self.query_many(queries, **kwargs)
+
+    def persist(
+        self,
+        persist_path: str = os.path.join(DEFAULT_PERSIST_DIR, DEFAULT_PERSIST_FNAME),
+        fs: Any = None,
+    ) -> None:
+        """Write the store to a file, as natively.
+
+        Args:
+            persist_path: Where to.
+            fs: The filesystem of fsspec; None for the store's own.
+        """
+        if not (
+            _is_one_of(vars(SimpleVectorStore)["persist"], _PERSIST) and write(self.data, persist_path, fs or self._fs)
+        ):
+            super().persist(persist_path, fs)
+
+    @classmethod
+    def from_persist_path(cls, persist_path: str, fs: Any = None) -> SimpleVectorStore:
+        """Read a store from a file, as natively.
+
+        Args:
+            persist_path: Where from.
+            fs: The filesystem of fsspec; None for the local one.
+
+        Raises:
+            ValueError: If there is no such file.
+        """
+        files = fs or simple.fsspec.filesystem("file")
+        make: Any = cls
+        native = vars(SimpleVectorStore)["from_persist_path"].__func__
+        if _is_one_of(native, _FROM_PERSIST_PATH) and files.exists(persist_path):
+            found: SimpleVectorStore = make(read(persist_path, files, simple.logger))
+            return found
+        return super().from_persist_path(persist_path, fs)
 
     def _can_rank(self, query: VectorStoreQuery) -> bool:
         """Whether the native query would come to the function that ranks all vectors, as it is known."""
@@ -156,6 +201,7 @@ class _Rows:
     kept: _KeptUnits
     _units: Matrix | None = None
     _asked: bool = False
+    _left: dict[int, tuple[Any, Any]] = field(default_factory=dict)
 
     def units(self) -> Matrix | None:
         if not self._asked:
@@ -223,11 +269,21 @@ class _Rows:
 
     def _chosen(self, query: VectorStoreQuery, metadata: Any) -> list[int] | None:
         """The rows that a query's ids and filters leave, in order; None for all."""
-        if query.node_ids is None and not (query.filters and query.filters.filters):
+        available = self._available(query.node_ids)
+        if available is self.stored and not (query.filters and query.filters.filters):
             return None
         matches = simple.build_metadata_filter_fn(lambda node_id: metadata[node_id], query.filters)
-        available: Any = self.stored if query.node_ids is None else set(query.node_ids)
         return [row for row, node_id in enumerate(self.ids) if node_id in available and matches(node_id)]
+
+    def _available(self, node_ids: list[str] | None) -> Any:
+        """The ids that a list of ids leaves, found once for all queries that have it: an index's retriever names all."""
+        if node_ids is None:
+            return self.stored
+        left = self._left.get(id(node_ids))
+        if left is None:
+            named = set(node_ids)
+            left = self._left[id(node_ids)] = node_ids, self.stored if named.issuperset(self.ids) else named
+        return left[1]
 
     def _ranked(self, query: VectorStoreQuery, rows: list[int], top: int | None) -> VectorStoreQueryResult:
         similarities, ids = simple.get_top_k_embeddings(
