@@ -9,6 +9,7 @@ from uuid import UUID
 
 if TYPE_CHECKING:
     from langchain_core.documents import Document
+    from llama_index.core.schema import BaseNode
 
 
 def of_documents(documents: Iterable[Document]) -> str:
@@ -16,6 +17,23 @@ def of_documents(documents: Iterable[Document]) -> str:
     digest = hashlib.sha256()
     for document in documents:
         digest.update(_encoded(document.id, document.page_content, document.metadata))
+    return digest.hexdigest()
+
+
+def of_nodes(nodes: Sequence[BaseNode]) -> str:
+    """Everything that nodes hold, and their order; of random ids, which belongs where."""
+    digest = hashlib.sha256()
+    numbers = {node.node_id: number for number, node in enumerate(nodes)}
+    if len(numbers) < len(nodes):
+        raise ValueError("two nodes have one id")
+    for node in nodes:
+        fields = node.to_dict()
+        fields["id_"] = UUID(fields["id_"]).version
+        fields["relationships"] = [
+            (kind, {**related, "node_id": numbers.get(related["node_id"], related["node_id"])})
+            for kind, related in fields["relationships"].items()
+        ]
+        digest.update(_encoded(type(node).__name__, node.hash, fields))
     return digest.hexdigest()
 
 

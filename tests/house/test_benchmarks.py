@@ -338,6 +338,7 @@ def test_a_failure_is_one_line_and_a_status(tmp_path: Path) -> None:
         ("ingest-openai", ""),
         ("splitting", "by tokens"),
         ("splitting", "MarkdownHeader, prose"),
+        ("node-parsers", "Markdown, prose"),
         ("upsert", "in 20 batches"),
         ("tiny", "OpenAIEmbeddings.embed_documents, 10"),
         ("single-calls", ""),
