@@ -33,7 +33,7 @@ _HERE = Path(__file__).resolve().parent
 _RESULTS = _HERE / "results"
 
 app = typer.Typer(
-    help="Measure native LangChain and LlamaIndex against the same objects accelerated; results identical or no number.",
+    help="Measure LangChain and LlamaIndex against the same objects accelerated, results identical or no number.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
