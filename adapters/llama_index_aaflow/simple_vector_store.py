@@ -276,7 +276,7 @@ class _Rows:
         return [row for row, node_id in enumerate(self.ids) if node_id in available and matches(node_id)]
 
     def _available(self, node_ids: list[str] | None) -> Any:
-        """The ids that a list of ids leaves, found once for all queries that have it: an index's retriever names all."""
+        """The ids that a list of ids leaves, found once for queries that share it. An index's retriever names all."""
         if node_ids is None:
             return self.stored
         left = self._left.get(id(node_ids))
