@@ -15,6 +15,7 @@ from aaflow_plugins.executor import Executor
 from aaflow_plugins.hookspecs import hookimpl
 from aaflow_plugins.joins import IN_BLOCKS, Joins
 from llama_index_aaflow.embeddings import accelerate_embedding
+from llama_index_aaflow.indices import accelerate_index, is_index
 from llama_index_aaflow.node_parsers import accelerate_parser
 from llama_index_aaflow.query.accelerated import accelerate_engine, accelerate_retriever
 from llama_index_aaflow.vector_stores import accelerate_store
@@ -29,6 +30,8 @@ def aaflow_accelerate(obj: Any, executor: Executor | None, batching: bool, batch
         return accelerate_store(obj)
     if isinstance(obj, BaseEmbedding):
         return accelerate_embedding(obj, executor)
+    if is_index(obj):
+        return accelerate_index(obj)
     joins = Joins(batching, batch_queries) if batching or batch_queries else IN_BLOCKS
     if isinstance(obj, BaseQueryEngine):
         return accelerate_engine(obj, joins, executor)

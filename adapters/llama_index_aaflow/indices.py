@@ -1,0 +1,233 @@
+"""LlamaIndex's VectorStoreIndex, accelerated: the same index, its bookkeeping done in linear time.
+
+`accelerate_index` gives the accelerated class for the class, and for an index an object of it that shares every
+attribute with the native one: what is done through one shows in the other. Splitting, embedding and storing vectors
+are native calls. What is replaced is how nodes reach the document store and how often the index struct is written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Final
+
+from llama_index.core.data_structs.data_structs import IndexDict
+from llama_index.core.indices.base import BaseIndex
+from llama_index.core.indices.vector_store.base import VectorStoreIndex
+from llama_index.core.schema import BaseNode, ImageNode, IndexNode, MetadataMode
+from llama_index.core.utils import iter_batch
+
+from aaflow_plugins.collector import paused_collector
+from llama_index_aaflow.storage import documents, simple_vectors
+from llama_index_aaflow.storage.documents import Adding, Removing, without_embedding
+from llama_index_aaflow.storage.index_structs import keep
+from llama_index_aaflow.storage.known_code import is_native
+from llama_index_aaflow.storage.plain_nodes import is_plain, plain_nodes_are_known, surely_has_content
+
+_METHODS: Final = (
+    "insert_nodes",
+    "ainsert_nodes",
+    "delete_nodes",
+    "adelete_nodes",
+    "delete_ref_doc",
+    "adelete_ref_doc",
+    "_delete_from_docstore",
+    "build_index_from_nodes",
+    "_add_nodes_to_index",
+    "_async_add_nodes_to_index",
+)
+_NATIVE: Final = ((VectorStoreIndex, _METHODS),)
+
+
+def accelerate_index(index_or_class: Any) -> Any:
+    """Return the accelerated form of an index or of its class.
+
+    Args:
+        index_or_class: `VectorStoreIndex`, an object of exactly that class, or any other index or class of indices.
+
+    Returns:
+        `AcceleratedVectorStoreIndex`, an object of it that shares every attribute with the index, or, where
+        `native_reason` gives a reason, what was handed over.
+    """
+    if native_reason(index_or_class) is not None or isinstance(index_or_class, AcceleratedVectorStoreIndex):
+        return index_or_class
+    if isinstance(index_or_class, type):
+        return AcceleratedVectorStoreIndex
+    view = object.__new__(AcceleratedVectorStoreIndex)
+    view.__dict__ = index_or_class.__dict__
+    return view
+
+
+def native_reason(index_or_class: Any) -> str | None:
+    """Why this index, or class of indices, is left to its native methods; None if it is accelerated."""
+    cls = index_or_class if isinstance(index_or_class, type) else type(index_or_class)
+    if cls not in (VectorStoreIndex, AcceleratedVectorStoreIndex):
+        return f"{cls.__name__} keeps its nodes in a way of its own"
+    if not is_native(_NATIVE):
+        return "the installed llama-index-core has another VectorStoreIndex than known"
+    return None
+
+
+def is_index(obj: Any) -> bool:
+    """Whether this is an index, or a class of indices."""
+    return isinstance(obj, BaseIndex) or (isinstance(obj, type) and issubclass(obj, BaseIndex))
+
+
+class AcceleratedVectorStoreIndex(VectorStoreIndex):
+    """`VectorStoreIndex` whose bookkeeping takes the time that its nodes need, and not their square."""
+
+    def insert_nodes(self, nodes: Sequence[BaseNode], **insert_kwargs: Any) -> None:
+        """Insert nodes, as the native method does."""
+        if not _is_reproduced(self):
+            super().insert_nodes(nodes, **insert_kwargs)
+            return
+        self._validate_serializable(nodes)
+        with self._callback_manager.as_trace("insert_nodes"):
+            self._insert(nodes, **insert_kwargs)
+            self._keep_struct()
+
+    async def ainsert_nodes(self, nodes: Sequence[BaseNode], **insert_kwargs: Any) -> None:
+        """Insert nodes, as the native method does."""
+        if not _is_reproduced(self):
+            await super().ainsert_nodes(nodes, **insert_kwargs)
+            return
+        self._validate_serializable(nodes)
+        with self._callback_manager.as_trace("insert_nodes"):
+            await self._async_add_nodes_to_index(self._index_struct, nodes, **insert_kwargs)
+            self._keep_struct()
+
+    def delete_nodes(self, node_ids: list[str], delete_from_docstore: bool = False, **delete_kwargs: Any) -> None:
+        """Delete nodes, as the native method does."""
+        if not _is_reproduced(self) or not documents.is_reproduced(self._docstore):
+            super().delete_nodes(node_ids, delete_from_docstore, **delete_kwargs)
+            return
+        self._vector_store.delete_nodes(node_ids, **delete_kwargs)
+        if self._stores_nodes() and delete_from_docstore:
+            with Removing(self._docstore) as removing:
+                for node_id in node_ids:
+                    self._index_struct.delete(node_id)
+                    removing.remove(node_id)
+            self._keep_struct()
+
+    async def adelete_nodes(
+        self, node_ids: list[str], delete_from_docstore: bool = False, **delete_kwargs: Any
+    ) -> None:
+        """Delete nodes, as the native method does."""
+        if not _is_reproduced(self):
+            await super().adelete_nodes(node_ids, delete_from_docstore, **delete_kwargs)
+            return
+        await self._vector_store.adelete_nodes(node_ids, **delete_kwargs)
+        if self._stores_nodes() and delete_from_docstore:
+            for node_id in node_ids:
+                self._index_struct.delete(node_id)
+                await self._docstore.adelete_document(node_id, raise_error=False)
+            self._keep_struct()
+
+    def delete_ref_doc(self, ref_doc_id: str, delete_from_docstore: bool = False, **delete_kwargs: Any) -> None:
+        """Delete a document and its nodes, as the native method does."""
+        if not _is_reproduced(self):
+            super().delete_ref_doc(ref_doc_id, delete_from_docstore, **delete_kwargs)
+            return
+        self._vector_store.delete(ref_doc_id, **delete_kwargs)
+        self._delete_from_index_struct(ref_doc_id)
+        if delete_from_docstore:
+            self._delete_from_docstore(ref_doc_id)
+        self._keep_struct()
+
+    async def adelete_ref_doc(self, ref_doc_id: str, delete_from_docstore: bool = False, **delete_kwargs: Any) -> None:
+        """Delete a document and its nodes, as the native method does."""
+        if not _is_reproduced(self):
+            await super().adelete_ref_doc(ref_doc_id, delete_from_docstore, **delete_kwargs)
+            return
+        calls = [self._vector_store.adelete(ref_doc_id, **delete_kwargs), self._adelete_from_index_struct(ref_doc_id)]
+        if delete_from_docstore:
+            calls.append(self._adelete_from_docstore(ref_doc_id))
+        await asyncio.gather(*calls)
+        self._keep_struct()
+
+    def _delete_from_docstore(self, ref_doc_id: str) -> None:
+        if not _is_reproduced(self) or not documents.is_reproduced(self._docstore):
+            super()._delete_from_docstore(ref_doc_id)
+        elif self._stores_nodes():
+            documents.delete_document(self._docstore, ref_doc_id)
+
+    def build_index_from_nodes(self, nodes: Sequence[BaseNode], **insert_kwargs: Any) -> IndexDict:
+        """Build the index struct, as the native method does."""
+        if not _is_reproduced(self):
+            return super().build_index_from_nodes(nodes, **insert_kwargs)
+        known = plain_nodes_are_known()
+        full = [
+            node
+            for node in nodes
+            if (known and surely_has_content(node)) or node.get_content(metadata_mode=MetadataMode.EMBED) != ""
+        ]
+        if len(full) != len(nodes):
+            print("Some nodes are missing content, skipping them...")  # noqa: T201
+        return self._build_index_from_nodes(full, **insert_kwargs)
+
+    def _add_nodes_to_index(
+        self, index_struct: IndexDict, nodes: Sequence[BaseNode], show_progress: bool = False, **insert_kwargs: Any
+    ) -> None:
+        if not _is_reproduced(self):
+            super()._add_nodes_to_index(index_struct, nodes, show_progress, **insert_kwargs)
+            return
+        if not nodes:
+            return
+        for batch in iter_batch(nodes, self._insert_batch_size):
+            embedded = self._get_node_with_embedding(batch, show_progress)
+            if simple_vectors.is_reproduced(self._vector_store):
+                self._add_simple(index_struct, embedded)
+            else:
+                self._keep_nodes(index_struct, embedded, self._vector_store.add(embedded, **insert_kwargs))
+
+    async def _async_add_nodes_to_index(
+        self, index_struct: IndexDict, nodes: Sequence[BaseNode], show_progress: bool = False, **insert_kwargs: Any
+    ) -> None:
+        if not _is_reproduced(self) or not documents.is_reproduced(self._docstore):
+            await super()._async_add_nodes_to_index(index_struct, nodes, show_progress, **insert_kwargs)
+            return
+        if not nodes:
+            return
+        for batch in iter_batch(nodes, self._insert_batch_size):
+            embedded = await self._aget_node_with_embedding(batch, show_progress)
+            if simple_vectors.is_reproduced(self._vector_store):
+                self._add_simple(index_struct, embedded)
+            else:
+                self._keep_nodes(index_struct, embedded, await self._vector_store.async_add(embedded, **insert_kwargs))
+
+    def _add_simple(self, index_struct: IndexDict, nodes: Sequence[BaseNode]) -> None:
+        """Put nodes with embeddings into a vector store that is known, and what native keeps beside it."""
+        plain = [is_plain(node) for node in nodes]
+        new_ids = simple_vectors.add(self._vector_store, nodes, plain)
+        self._keep_nodes(index_struct, nodes, new_ids, plain)
+
+    def _keep_nodes(
+        self,
+        index_struct: IndexDict,
+        nodes: Sequence[BaseNode],
+        new_ids: Sequence[str],
+        plain: Sequence[bool] | None = None,
+    ) -> None:
+        """Put what was added to the vector store into the struct and the document store, as far as native does."""
+        stores_nodes = self._stores_nodes()
+        adding = Adding(self._docstore) if documents.is_reproduced(self._docstore) else None
+        with paused_collector():
+            for index, (node, new_id) in enumerate(zip(nodes, new_ids, strict=False)):
+                if not stores_nodes and not isinstance(node, ImageNode | IndexNode):
+                    continue
+                index_struct.add_node(node, text_id=new_id)
+                if adding is not None:
+                    adding.add(node, is_plain(node) if plain is None else plain[index])
+                else:
+                    self._docstore.add_documents([without_embedding(node)], allow_update=True)
+
+    def _stores_nodes(self) -> bool:
+        return not self._vector_store.stores_text or self._store_nodes_override
+
+    def _keep_struct(self) -> None:
+        keep(self._storage_context.index_store, self._index_struct)
+
+
+def _is_reproduced(index: VectorStoreIndex) -> bool:
+    """Whether an index works, at this moment, in the way known here: not a subclass, nothing patched."""
+    return type(index) is AcceleratedVectorStoreIndex and is_native(_NATIVE)
