@@ -30,8 +30,8 @@ from aaflow_plugins.collector import paused_collector
 from aaflow_plugins.embedding import Matrix, Vectors
 from aaflow_plugins.random_ids import random_ids
 from aaflow_plugins.storing import VectorSink
+from faiss_aaflow.search import batch_search_reason, search_each
 from langchain_aaflow.documents import documents
-from langchain_aaflow.faiss_search import batch_search_reason, search_each
 from langchain_aaflow.joining import aembed_query, asearch, embed_query, joins_of, search
 from langchain_aaflow.native_stores import replaced_methods, shared_view, turn_on
 

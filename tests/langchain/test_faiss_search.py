@@ -20,7 +20,7 @@ from langchain_community.vectorstores import FAISS  # noqa: E402
 from langchain_community.vectorstores.utils import DistanceStrategy  # noqa: E402
 
 from aaflow_plugins.embedding import Vectors  # noqa: E402
-from langchain_aaflow import faiss_search  # noqa: E402
+from faiss_aaflow import search as faiss_search  # noqa: E402
 from langchain_aaflow.faiss_store import AcceleratedFAISS, FaissSink  # noqa: E402
 from tests.langchain.faiss_stores import DIM, HashEmbeddings, outcome  # noqa: E402
 

@@ -24,7 +24,7 @@ from langchain_openai import OpenAIEmbeddings
 from aaflow_plugins import batching
 from aaflow_plugins.joins import Joins
 from benchmarks.openai_server import Connection
-from langchain_aaflow import faiss_search
+from faiss_aaflow import search as faiss_search
 from langchain_aaflow.embeddings import accelerate_embeddings
 from langchain_aaflow.in_memory_store import AcceleratedInMemoryVectorStore
 from langchain_aaflow.joining import joining_embeddings, joining_model, joining_retriever

@@ -22,7 +22,7 @@ from langchain_openai import OpenAIEmbeddings
 
 from aaflow_plugins.plugins import plugin_manager
 from benchmarks.openai_server import Connection
-from langchain_aaflow import faiss_search
+from faiss_aaflow import search as faiss_search
 from langchain_aaflow.query_batching import queries_batch_exactly
 from langchain_aaflow.retrieval import BatchedRetrieval, batched_retrieval
 from langchain_aaflow.vectorstores import accelerate_store
