@@ -102,7 +102,8 @@ class Side:
                 given = ("returned", result)
             except Exception as error:
                 given = ("raised", type(error), str(error))
-        return *given, printed.getvalue(), _compared(self.callbacks.seen)
+        # The oldest versions print where they load from.
+        return *given, printed.getvalue().replace(str(self.directory), ""), _compared(self.callbacks.seen)
 
     def reload(self) -> None:
         """The index as another process would find it; vector stores of tests come back as simple ones."""
