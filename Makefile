@@ -1,5 +1,5 @@
 # Every target does its own set-up: Python 3.11 or newer and make are all a fresh machine needs.
-#   make demo    real text through LangChain, natively and accelerated: same results, and the times
+#   make demo    real text through LangChain and LlamaIndex, natively and accelerated: same results, and the times
 #   make test    all tests
 #   make help    the rest
 
@@ -23,7 +23,7 @@ help:  ## show this list
 	@sed -n 's/^\([a-z][a-z-]*\):[^#]*## \(.*\)/make \1|\2/p' Makefile | while IFS='|' read -r target text; do \
 	  printf '%-20s %s\n' "$$target" "$$text"; done
 
-demo: $(INSTALLED)  ## real text through LangChain, natively and accelerated: same results, and the times
+demo: $(INSTALLED)  ## real text through LangChain and LlamaIndex, natively and accelerated: same results, and the times
 	@$(BIN)/aaflow demo $(ARGS)
 
 test: $(INSTALLED)  ## all tests but the upstream suites

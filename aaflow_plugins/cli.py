@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import EntryPoint, PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +16,7 @@ from rich.table import Table
 
 from aaflow_plugins import corpus, plugins
 from aaflow_plugins.comparison import Comparison, Outcome, compare, summary
+from aaflow_plugins.demonstration import Demo
 
 app = typer.Typer(
     help="Runs LangChain and LlamaIndex pipelines faster with identical results.",
@@ -42,28 +43,45 @@ def demo(
     corpus_folder: Annotated[
         Path | None, typer.Option("--corpus", help="Folder of text files. Default: the installed Python's library.")
     ] = None,
-    framework: Annotated[str, typer.Option(help="Which adapter's demo to run.")] = "langchain",
+    framework: Annotated[str, typer.Option(help="Whose demo to run: langchain, llama-index or both.")] = "both",
     repeats: Annotated[int, typer.Option(help="Runs of each contender, in turns.")] = 3,
     debug: DebugOption = False,
 ) -> None:
     """Send real text through a framework natively and accelerated; compare results and times; ask a question."""
     with _errors(debug):
-        texts = _read(corpus_folder)
-        _load_framework(framework)
-        shown = plugins.plugin_manager().hook.aaflow_demo(documents=_documents(texts))
-        if shown is None:
-            raise UserError(f"the plug-in {framework!r} has no demo")
-        outcomes = [_measured(part, repeats) for part in shown.parts]
-        console.print(summary(outcomes))
-        last = outcomes[-1].accelerated.last
-        assert last
-        if last.report:
-            console.print(last.report.table())
-        question = "How do I read a file line by line?"
-        source, passage = shown.answer(last.result, question)
-        console.print(f"[bold]{question}[/bold]\nThe nearest passage is in {source}:", highlight=False, soft_wrap=True)
-        _plain(passage.strip()[:400])
+        chosen = _adapters(framework)
+        documents = _documents(_read(corpus_folder))
+        outcomes: list[Outcome] = []
+        for entry in chosen:
+            name = entry.name.replace("_", "-")
+            try:
+                shown = plugins.hook_of(entry, "aaflow_demo")(documents=documents)
+            except ImportError as error:
+                missing = f"{name}: {error}: pip install 'aaflow-plugins[demo]'"
+                if len(chosen) == 1:
+                    raise UserError(missing) from error
+                _plain(f"left out: {missing}")
+                continue
+            if shown is not None:
+                console.rule(name)
+                outcomes += _demonstrated(shown, repeats)
+        if not outcomes:
+            raise UserError(f"--framework {framework}: there is no demo that can run here")
         _exit_if_different(outcomes)
+
+
+def _demonstrated(shown: Demo, repeats: int) -> list[Outcome]:
+    outcomes = [_measured(part, repeats) for part in shown.parts]
+    console.print(summary(outcomes))
+    last = outcomes[-1].accelerated.last
+    assert last
+    if last.report:
+        console.print(last.report.table())
+    question = "How do I read a file line by line?"
+    source, passage = shown.answer(last.result, question)
+    console.print(f"[bold]{question}[/bold]\nThe nearest passage is in {source}:", highlight=False, soft_wrap=True)
+    _plain(passage.strip()[:400])
+    return outcomes
 
 
 @app.command(name="compare")
@@ -73,14 +91,15 @@ def compare_command(
     repeats: Annotated[int, typer.Option(help="Runs of each contender, in turns.")] = 3,
     debug: DebugOption = False,
 ) -> None:
-    """Run your own objects (a splitter, embeddings, a vector store; one or several) natively and accelerated."""
+    """Run your own objects natively and accelerated: LangChain's splitter, embeddings, vector store (one or several),
+    or LlamaIndex's node parser, embedding model, pipeline, VectorStoreIndex, query engine or retriever."""
     with _errors(debug):
         make = _maker(target)
         texts = _read(documents)
         hooks = _hooks_for(make())
         compared = hooks.aaflow_comparison(make=make, documents=_documents(texts))
         if compared is None:
-            raise UserError(f"{target}: nothing here to compare: name a splitter, embeddings or a vector store")
+            raise UserError(f"{target}: nothing here to compare: `aaflow compare --help` says what can be")
         outcome = _measured(compared, repeats)
         console.print(outcome.table())
         for note in compared.notes:
@@ -118,15 +137,13 @@ def doctor(debug: DebugOption = False) -> None:
             paths.add_column(column)
         for entry in plugins.installed():
             try:
-                plugins.load(entry)
+                capabilities = plugins.hook_of(entry, "aaflow_capabilities")
             except ImportError as error:
                 remedy = f"pip install 'aaflow-plugins[{entry.name}]'"
                 paths.add_row(entry.name, "adapter", entry.value, f"not usable: {error}; {remedy}")
                 continue
             paths.add_row(entry.name, "adapter", entry.value, "ready")
-            manager = plugins.plugin_manager()
-            others = [plugin for plugin in manager.get_plugins() if manager.get_name(plugin) != entry.value]
-            for rows in manager.subset_hook_caller("aaflow_capabilities", others)():
+            for rows in capabilities():
                 for kind, name, state in rows:
                     paths.add_row("", kind, name, state)
         paths.add_row("core", "engine", "local", "ready")
@@ -220,15 +237,15 @@ def _hooks_for(obj: Any) -> Any:
     return hooks
 
 
-def _load_framework(framework: str) -> None:
-    for entry in plugins.installed():
-        if entry.name == framework:
-            try:
-                return plugins.load(entry)
-            except ImportError as error:
-                raise UserError(f"{error}: pip install 'aaflow-plugins[demo]'") from error
-    names = ", ".join(entry.name for entry in plugins.installed()) or "none"
-    raise UserError(f"--framework {framework}: no such plug-in (installed: {names})")
+def _adapters(framework: str) -> list[EntryPoint]:
+    """The plug-ins whose demos are asked for."""
+    found = plugins.installed()
+    if framework != "both":
+        found = tuple(entry for entry in found if entry.name == framework.replace("-", "_"))
+    if not found:
+        names = ", ".join(entry.name.replace("_", "-") for entry in plugins.installed()) or "none"
+        raise UserError(f"--framework {framework}: no such plug-in (installed: {names})")
+    return list(found)
 
 
 def _version(package: str) -> str:

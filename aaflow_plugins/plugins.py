@@ -44,6 +44,18 @@ def load(entry: EntryPoint) -> None:
             manager.register(entry.load(), name=entry.value)
 
 
+def hook_of(entry: EntryPoint, name: str) -> Any:
+    """A hook as one plug-in alone implements it.
+
+    Raises:
+        ImportError: If what the plug-in needs is not installed.
+    """
+    load(entry)
+    manager = plugin_manager()
+    others = [plugin for plugin in manager.get_plugins() if manager.get_name(plugin) != entry.value]
+    return manager.subset_hook_caller(name, others)
+
+
 def load_for(obj: Any) -> pluggy.HookRelay:
     """Load the plug-ins that serve `obj`, by the packages its class and its bases come from; return the hooks."""
     owner = obj if isinstance(obj, type) else type(obj)

@@ -10,14 +10,12 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ from benchmarks.corpus import Corpora
 from benchmarks.machine import machine, versions
 from benchmarks.measure import Work, rotated
 from benchmarks.results import CaseResult, ContenderResult, Measurement, Metric, Results, Role
+from llama_index_aaflow.nltk_data import use_copy
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -266,24 +265,15 @@ def _in_fresh_process(
 
 def environment() -> dict[str, str]:
     """Environment variables of every process that is started: nothing traced, nothing fetched."""
+    use_copy()
     variables = {name: value for name, value in os.environ.items() if not name.startswith(("LANGSMITH_", "LANGCHAIN_"))}
     package = find_spec("llama_index")
     for root in package.submodule_search_locations or () if package else ():
-        # LlamaIndex carries tiktoken's cl100k_base and gpt2, and nltk's punkt.
-        carried = Path(root) / "core" / "_static"
-        if (carried / "tiktoken_cache").is_dir():
-            variables.setdefault("TIKTOKEN_CACHE_DIR", str(carried / "tiktoken_cache"))
-        if (carried / "nltk_cache").is_dir():
-            variables.setdefault("NLTK_DATA", f"{_copy_of(carried / 'nltk_cache').name}/data")
+        # LlamaIndex carries tiktoken's cl100k_base and gpt2.
+        cache = Path(root) / "core" / "_static" / "tiktoken_cache"
+        if cache.is_dir():
+            variables.setdefault("TIKTOKEN_CACHE_DIR", str(cache))
     return variables
-
-
-@cache
-def _copy_of(folder: Path) -> tempfile.TemporaryDirectory[str]:
-    """A copy that lasts as long as this process: nltk refuses files that several environments share by links."""
-    copy = tempfile.TemporaryDirectory(prefix="benchmark-nltk-")
-    shutil.copytree(folder, Path(copy.name) / "data")
-    return copy
 
 
 def _portable(parameters: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import pytest
 
 from benchmarks.chat_completions import Latency
 from benchmarks.openai_server import Connection, serving
+from llama_index_aaflow.nltk_data import use_copy
 
 
 def _tokenizer_files() -> Path | None:
@@ -25,6 +26,7 @@ def _tokenizer_files() -> Path | None:
 
 
 def pytest_configure() -> None:
+    use_copy()
     cache = _tokenizer_files()
     if cache:
         os.environ.setdefault("TIKTOKEN_CACHE_DIR", str(cache))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import Any
 
@@ -11,6 +12,8 @@ from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.node_parser import NodeParser
 from llama_index.core.vector_stores.types import BasePydanticVectorStore
 
+from aaflow_plugins.comparison import Comparison
+from aaflow_plugins.demonstration import Demo
 from aaflow_plugins.executor import Executor
 from aaflow_plugins.hookspecs import hookimpl
 from aaflow_plugins.joins import IN_BLOCKS, Joins
@@ -38,6 +41,22 @@ def aaflow_accelerate(obj: Any, executor: Executor | None, batching: bool, batch
     if isinstance(obj, BaseRetriever):
         return accelerate_retriever(obj, joins, executor)
     return None
+
+
+@hookimpl
+def aaflow_comparison(make: Callable[[], Any], documents: Sequence[tuple[str, str]]) -> Comparison | None:
+    """Compare native and accelerated LlamaIndex."""
+    from llama_index_aaflow.comparing import comparison
+
+    return comparison(make, documents)
+
+
+@hookimpl
+def aaflow_demo(documents: Sequence[tuple[str, str]]) -> Demo:
+    """Real text through LlamaIndex, natively and accelerated."""
+    from llama_index_aaflow.demo import demo
+
+    return demo(documents)
 
 
 @hookimpl

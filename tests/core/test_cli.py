@@ -20,6 +20,11 @@ number = 3
 def pipeline():
     return {"splitter": splitter, "embedding": DeterministicFakeEmbedding(size=4), "vectorstore": InMemoryVectorStore}
 
+def parser():
+    from llama_index.core.node_parser import SentenceSplitter
+
+    return SentenceSplitter(chunk_size=100, chunk_overlap=10)
+
 def broken():
     raise RuntimeError("the user's own")
 """
@@ -52,6 +57,13 @@ def test_compare_runs_the_users_own_objects_on_their_files(folder: Path) -> None
     assert "DeterministicFakeEmbedding is not known" in run.stdout
 
 
+def test_compare_takes_llama_index_objects(folder: Path) -> None:
+    run = aaflow(folder, "compare", "mine:parser", "--documents", "texts", "--repeats", "1")
+    assert run.returncode == 0, run.stderr
+    assert "parse 60 documents: SentenceSplitter" in run.stdout
+    assert "identical results" in run.stdout
+
+
 def test_explain_shows_the_plan(folder: Path) -> None:
     run = aaflow(folder, "explain", "mine:pipeline")
     assert run.returncode == 0, run.stderr
@@ -82,8 +94,18 @@ def test_demo_on_a_folder_of_the_users(folder: Path) -> None:
     pytest.importorskip("wordllama", reason="its model needs numpy 2")
     run = aaflow(folder, "demo", "--corpus", "texts", "--repeats", "1")
     assert run.returncode == 0, run.stderr
+    assert run.stdout.count("identical results") == 6
+    assert run.stdout.count("The nearest passage is in") == 2
+    assert "langchain" in run.stdout
+    assert "llama-index" in run.stdout
+
+
+def test_demo_of_one_framework(folder: Path) -> None:
+    pytest.importorskip("wordllama", reason="its model needs numpy 2")
+    run = aaflow(folder, "demo", "--corpus", "texts", "--repeats", "1", "--framework", "llama-index")
+    assert run.returncode == 0, run.stderr
     assert run.stdout.count("identical results") == 3
-    assert "The nearest passage is in" in run.stdout
+    assert "VectorStoreIndex" in run.stdout
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,37 @@
+"""The data of nltk that LlamaIndex carries, as files that nltk takes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+
+def use_copy() -> None:
+    """Have this process, and those it starts, read a copy of the data, unless `NLTK_DATA` names another folder.
+
+    From release 3.10 on nltk refuses files that have several links, as a package manager makes them that shares
+    them between environments. The copy (20 MB) lasts as long as the process.
+    """
+    carried = _carried()
+    if carried and "NLTK_DATA" not in os.environ:
+        os.environ["NLTK_DATA"] = str(Path(_copy_of(carried).name) / "data")
+
+
+def _carried() -> Path | None:
+    package = find_spec("llama_index")
+    for root in package.submodule_search_locations or () if package else ():
+        folder = Path(root) / "core" / "_static" / "nltk_cache"
+        if folder.is_dir():
+            return folder
+    return None
+
+
+@cache
+def _copy_of(folder: Path) -> tempfile.TemporaryDirectory[str]:
+    copy = tempfile.TemporaryDirectory(prefix="aaflow-nltk-")
+    shutil.copytree(folder, Path(copy.name) / "data")
+    return copy
