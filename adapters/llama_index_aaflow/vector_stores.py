@@ -1,4 +1,7 @@
-"""Which vector stores are accelerated."""
+"""Which vector stores are accelerated.
+
+A store's module, and with it faiss, is imported only when such a store is handed over.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ from types import ModuleType
 from typing import Any
 
 from llama_index.core.vector_stores.simple import SimpleVectorStore
+
+_FAISS_MODULES = ("llama_index.vector_stores.faiss.base", "llama_index_aaflow.faiss_vector_store")
 
 
 def accelerate_store(store_or_class: Any) -> Any:
@@ -52,4 +57,8 @@ def _module_of(store_or_class: Any) -> tuple[ModuleType, Any] | None:
         from llama_index_aaflow import simple_vector_store
 
         return simple_vector_store, simple_vector_store.AcceleratedSimpleVectorStore
+    if any(base.__module__ in _FAISS_MODULES and base.__name__ == "FaissVectorStore" for base in store_class.__mro__):
+        from llama_index_aaflow import faiss_vector_store
+
+        return faiss_vector_store, faiss_vector_store.AcceleratedFaissVectorStore
     return None
