@@ -27,6 +27,7 @@ HOMES = (
     "benchmarks.rag:BENCHMARK",
     "benchmarks.two_llm_steps:BENCHMARK",
     "benchmarks.agents:BENCHMARK",
+    "benchmarks.llama_queries:BENCHMARK",
 )
 
 _HERE = Path(__file__).resolve().parent

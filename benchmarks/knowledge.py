@@ -1,4 +1,4 @@
-"""What retrievers search: pieces of real text in a FAISS store, with the vectors that the loopback server gives them.
+"""What retrievers search: pieces of real text, with the vectors that the loopback server gives them.
 
 `python -m benchmarks.knowledge CORPUS ROWS` writes the vectors.
 """
@@ -43,6 +43,16 @@ def write_vectors(parameters: Mapping[str, Any]) -> None:
         subprocess.run(command, cwd=ROOT, env=environment(), check=True)
 
 
+def vectors_of(parameters: Mapping[str, Any]) -> Path:
+    """The file of float32 `(rows, DIMENSION)` that `write_vectors` has written."""
+    return _vectors(parameters["corpus"], parameters["rows"])
+
+
+def pieces_of(parameters: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """Texts and metadata of a case's store, in the order of its vectors."""
+    return read_pieces(parameters["corpus"], _PIECE, parameters["rows"])
+
+
 def store(parameters: Mapping[str, Any]) -> FAISS:
     """A store that holds the pieces as if `OpenAIEmbeddings` had embedded them."""
     import faiss
@@ -53,8 +63,8 @@ def store(parameters: Mapping[str, Any]) -> FAISS:
     from pydantic import SecretStr
 
     index = faiss.IndexFlatL2(DIMENSION)
-    index.add(np.load(_vectors(parameters["corpus"], parameters["rows"])))
-    pieces = read_pieces(parameters["corpus"], _PIECE, parameters["rows"])
+    index.add(np.load(vectors_of(parameters)))
+    pieces = pieces_of(parameters)
     documents = {
         str(row): Document(id=str(row), page_content=text, metadata=own) for row, (text, own) in enumerate(pieces)
     }
@@ -66,7 +76,7 @@ def store(parameters: Mapping[str, Any]) -> FAISS:
 
 def questions(parameters: Mapping[str, Any], count: int) -> list[str]:
     """Questions about pieces from all over the store; no two are alike."""
-    pieces = read_pieces(parameters["corpus"], _PIECE, parameters["rows"])
+    pieces = pieces_of(parameters)
     asked = (pieces[number * len(pieces) // count][0] for number in range(count))
     return [f"{number}. Where does it say: {' '.join(text.split())[:80]}?" for number, text in enumerate(asked, 1)]
 

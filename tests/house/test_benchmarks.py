@@ -345,10 +345,15 @@ def test_a_failure_is_one_line_and_a_status(tmp_path: Path) -> None:
         ("rag", "64 at once, 500"),
         ("two-llm-steps", ""),
         ("agents", "1 agent"),
+        ("llama-queries", "simple"),
     ],
 )
 def test_every_benchmark_runs_with_identical_results(name: str, only: str, tmp_path: Path) -> None:
-    needed = {"ingest-local": ("faiss", "wordllama"), "agents": ("faiss", "langgraph")}
+    needed = {
+        "ingest-local": ("faiss", "wordllama"),
+        "agents": ("faiss", "langgraph"),
+        "llama-queries": ("faiss", "llama_index.embeddings.openai"),
+    }
     for package in needed.get(name, ("faiss",)):
         pytest.importorskip(package)
     done = _python_m_benchmarks(name, "--quick", "--repeats", "1", "--only", only, "--out", str(tmp_path))
