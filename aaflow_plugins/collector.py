@@ -1,4 +1,4 @@
-"""What Python's cyclic garbage collector costs: paused for bulk creation, spared what was there before a long run."""
+"""What Python's cyclic garbage collector costs: paused for bulk creation, spared what is there in a long run."""
 
 from __future__ import annotations
 
@@ -64,9 +64,28 @@ def _freeze() -> bool:
     return True
 
 
+#: A threshold for full collections that is never reached.
+_NEVER = 1 << 30
+_full = 0
+
+
+def _without_full() -> bool:
+    global _full
+    first, second, _full = gc.get_threshold()
+    gc.set_threshold(first, second, _NEVER)
+    return True
+
+
+def _with_full() -> None:
+    first, second, full = gc.get_threshold()
+    if full == _NEVER:  # else somebody has set it anew
+        gc.set_threshold(first, second, _full)
+
+
 _lock = threading.Lock()
 _pause = _Whole(_disable, gc.enable)
 _spare = _Whole(_freeze, gc.unfreeze)
+_young = _Whole(_without_full, _with_full)
 
 
 def paused_collector() -> AbstractContextManager[None]:
@@ -90,12 +109,22 @@ def spared_collector() -> AbstractContextManager[None]:
     return _spare
 
 
+def young_collector() -> AbstractContextManager[None]:
+    """Collect only what is young inside a `with` block, in every thread.
+
+    For long work that makes many objects to stay, and garbage besides: embedding texts, whose replies and connections
+    hold cycles. What stays is walked twice at most, and not at each full collection again. Blocks nest and may overlap
+    between threads; afterwards the threshold of full collections is what it was.
+    """
+    return _young
+
+
 def _after_fork_in_child() -> None:
     # The threads that were in the other blocks do not exist here, and the lock may be held by one of them.
     global _lock
     _lock = threading.Lock()
-    _spare.forget()
-    _pause.forget()
+    for whole in (_spare, _pause, _young):
+        whole.forget()
 
 
 if hasattr(os, "register_at_fork"):

@@ -11,6 +11,7 @@ import hashlib
 import inspect
 import sys
 import textwrap
+import threading
 from collections.abc import Collection, Iterator
 from types import FunctionType
 from typing import Any, Final
@@ -48,14 +49,21 @@ def structure(code: Any) -> str:
 def source_of(code: Any) -> str:
     """The source of a function or a class, as a module of its own; "" if it is not there."""
     try:
-        return textwrap.dedent(inspect.getsource(code))
+        with _parsing:  # a class is looked for in its module's tree
+            return textwrap.dedent(inspect.getsource(code))
     except (OSError, TypeError):
         return ""
 
 
 def digest(source: str) -> str:
     """The digest of a piece of source, by which `structure` calls it."""
-    return hashlib.sha256("\n".join(_walk(ast.parse(source))).encode()).hexdigest()[:16]
+    with _parsing:
+        tree = ast.parse(source)
+    return hashlib.sha256("\n".join(_walk(tree)).encode()).hexdigest()[:16]
+
+
+#: Python 3.11 counts the depth of trees that several threads make in one place, and fails when it does not add up.
+_parsing: Final = threading.Lock()
 
 
 #: What doesn't change what a function does, or what some versions of Python don't record.

@@ -23,11 +23,12 @@ from llama_index.embeddings.openai import OpenAIEmbedding
 from llama_index_instrumentation import get_dispatcher
 from openai.resources.embeddings import AsyncEmbeddings, Embeddings
 
+from aaflow_plugins.collector import young_collector
 from aaflow_plugins.concurrent_requests import send_each
 from aaflow_plugins.embedding import Embedder, Request, Vectors
 from aaflow_plugins.executor import Executor
 from aaflow_plugins.known_code import is_from
-from llama_index_aaflow.native_classes import StandsFor, found, overridden, with_class
+from llama_index_aaflow.native_classes import StandsFor, found, overridden, sharing, with_class
 from llama_index_aaflow.parsing.known_code import plain
 from openai_aaflow.replies import decode
 from openai_aaflow.requests import apost, post, resource_reason
@@ -51,6 +52,13 @@ def accelerate_openai(embedding: Any, executor: Executor | None) -> Any:
     if isinstance(embedding, Sooner) or native_reason(embedding) is not None:
         return embedding
     return with_class(embedding, Sooner.aaflow_class(type(embedding), executor))
+
+
+def seen_accelerated(embedding: Any, executor: Executor | None) -> Any:
+    """The very object, with the clients that it makes, as an accelerated one; `embedding` where it stays native."""
+    if isinstance(embedding, Sooner) or native_reason(embedding) is not None:
+        return embedding
+    return sharing(embedding, Sooner.aaflow_class(type(embedding), executor))
 
 
 def native_reason(embedding: Any) -> str | None:
@@ -86,8 +94,8 @@ class Sooner(StandsFor):
             return native(self, texts, show_progress=show_progress, **kwargs)
 
         ahead = _ahead.get()
-        if ahead is not None and ahead.embedding is self and not ahead.begun:
-            ahead.begun = True
+        if ahead is not None and ahead.embedding is self and ahead.complete:
+            ahead.complete = False
             return embed()
         batches = _batches(self, texts)
         if len(batches) < 2:
@@ -102,7 +110,8 @@ class Sooner(StandsFor):
         # Without a bound of the user's it is the native one: `num_workers`, or none at all.
         token = _slots.set(asyncio.Semaphore(bound) if bound else None)
         try:
-            return await native(self, texts, show_progress=show_progress, **kwargs)
+            with young_collector():
+                return await native(self, texts, show_progress=show_progress, **kwargs)
         finally:
             _slots.reset(token)
 
@@ -134,12 +143,12 @@ class Ahead:
     Attributes:
         embedding: Whose they are.
         replies: In the order of the batches.
-        begun: Whether the native loop has begun.
+        complete: Whether they are for all batches of the call that comes next.
     """
 
     embedding: Any
     replies: Iterator[_Fetched]
-    begun: bool = False
+    complete: bool = False
 
     def __post_init__(self) -> None:
         self._waiting: deque[_Fetched] = deque()
@@ -233,7 +242,7 @@ def fetching(
         yield from embedder.compose(batches())
 
     def consume(replies: Iterator[Any]) -> T:
-        with _set_ahead(Ahead(embedding, replies)) as ahead:
+        with _set_ahead(Ahead(embedding, replies)) as ahead, young_collector():
             return use(ahead)
 
     return send_each(embedder, requests(), executor or Executor(), consume)

@@ -9,6 +9,7 @@ from typing import Any
 from llama_index.core.base.base_query_engine import BaseQueryEngine
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.base.embeddings.base import BaseEmbedding
+from llama_index.core.ingestion import IngestionPipeline
 from llama_index.core.node_parser import NodeParser
 from llama_index.core.vector_stores.types import BasePydanticVectorStore
 
@@ -19,6 +20,7 @@ from aaflow_plugins.hookspecs import hookimpl
 from aaflow_plugins.joins import IN_BLOCKS, Joins
 from llama_index_aaflow.embeddings import accelerate_embedding
 from llama_index_aaflow.indices import accelerate_index, is_index
+from llama_index_aaflow.ingestion import accelerate_pipeline
 from llama_index_aaflow.node_parsers import accelerate_parser
 from llama_index_aaflow.query.accelerated import accelerate_engine, accelerate_retriever
 from llama_index_aaflow.vector_stores import accelerate_store
@@ -26,13 +28,15 @@ from llama_index_aaflow.vector_stores import accelerate_store
 
 @hookimpl
 def aaflow_accelerate(obj: Any, executor: Executor | None, batching: bool, batch_queries: bool) -> Any:
-    """Accelerate a vector store, a node parser, an embedding model, a query engine or a retriever."""
+    """Accelerate a vector store, a node parser, an embedding model, a pipeline, a query engine or a retriever."""
     if isinstance(obj, NodeParser):
         return accelerate_parser(obj)
     if issubclass(obj if isinstance(obj, type) else type(obj), BasePydanticVectorStore):
         return accelerate_store(obj)
     if isinstance(obj, BaseEmbedding):
         return accelerate_embedding(obj, executor)
+    if isinstance(obj, IngestionPipeline):
+        return accelerate_pipeline(obj, executor)
     if is_index(obj):
         return accelerate_index(obj)
     joins = Joins(batching, batch_queries) if batching or batch_queries else IN_BLOCKS

@@ -1,0 +1,134 @@
+"""`IngestionPipeline` whose known transformations do the same sooner.
+
+`run` and `arun` are the installed version's own code: what is warned of, what the document store and the vector store
+are asked, and in which order, is decided there. A few names that this code uses stand for something else: the native
+functions that apply transformations get accelerated ones, and worker processes may be this process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from types import FunctionType
+from typing import Any, Final
+
+from llama_index.core.ingestion import IngestionPipeline
+from llama_index.core.ingestion import pipeline as native_module
+from llama_index.core.node_parser import NodeParser
+from llama_index_instrumentation import get_dispatcher
+
+from aaflow_plugins.executor import Executor
+from aaflow_plugins.known_code import is_from
+from llama_index_aaflow.embeddings import is_openai
+from llama_index_aaflow.ingestion_cache import quick_cache
+from llama_index_aaflow.ingestion_overlap import run_overlapping
+from llama_index_aaflow.ingestion_workers import Multiprocessing, WorkerPool
+from llama_index_aaflow.native_classes import StandsFor, found, overridden, with_class
+from llama_index_aaflow.node_parsers import accelerate_parser
+from llama_index_aaflow.parsing.known_code import plain
+
+#: What runs natively but for the names it uses, and what of those is used by worker processes.
+_METHODS: Final = ("run", "arun")
+_WORKERS: Final = ("_run_transformations_worker", "_arun_transformations_worker", "arun_transformations_wrapper")
+
+
+def accelerate_pipeline(pipeline: Any, executor: Executor | None = None) -> Any:
+    """A pipeline of the same class that gives the same nodes, and leaves the same behind, sooner.
+
+    Args:
+        pipeline: Any `IngestionPipeline`. It is not changed; the accelerated one shares its transformations, cache,
+            document store and vector store.
+        executor: Its `max_concurrency` bounds embedding requests in flight.
+
+    Returns:
+        The accelerated pipeline; `pipeline` itself where `native_reason` has something to say.
+    """
+    if isinstance(pipeline, Sooner) or native_reason(pipeline) is not None:
+        return pipeline
+    return with_class(pipeline, Sooner.aaflow_class(type(pipeline), executor))
+
+
+def native_reason(pipeline: Any) -> str | None:
+    """Why a pipeline, accelerated or not, runs natively; None if its known transformations are accelerated."""
+    native: Any = pipeline.aaflow_native if isinstance(pipeline, Sooner) else type(pipeline)
+    for name in _METHODS:
+        if found(native, name) is not found(IngestionPipeline, name):
+            return f"{native.__qualname__} overrides {name}"
+        if not is_from(plain(found(native, name)), native_module):
+            return f"{name} of {native.__qualname__} is not the one that was installed"
+    hidden = next((name for name in vars(pipeline) if name not in native.model_fields), None)
+    return overridden(native, IngestionPipeline) or (hidden and f"the object has its own {hidden}")
+
+
+class Sooner(StandsFor):
+    """What stands for an `IngestionPipeline`."""
+
+    @classmethod
+    def aaflow_methods(cls, native: Any, executor: Executor | None) -> dict[str, Any]:
+        """The native `run` and `arun`, with other names around them."""
+        names = dict(vars(native_module))
+        names["run_transformations"] = _named("run_transformations", partial(_run, executor))
+        names["arun_transformations"] = _named("arun_transformations", partial(_arun, executor))
+        workers = {**names, "arun_transformations": partial(_arun_and_close, executor)}
+        for name in _WORKERS:
+            if name in names:
+                names[name] = workers[name] = _with_names(names[name], workers)
+        names["multiprocessing"] = Multiprocessing(native_module)
+        names["ProcessPoolExecutor"] = partial(WorkerPool, native_module)
+        span = get_dispatcher(native_module.__name__).span
+        return {name: span(_with_names(plain(found(native, name)), names)) for name in _METHODS}
+
+
+def _with_names(function: Any, names: dict[str, Any]) -> FunctionType:
+    made = FunctionType(function.__code__, names, function.__name__, function.__defaults__, function.__closure__)
+    made.__kwdefaults__ = function.__kwdefaults__
+    made.__qualname__, made.__doc__ = function.__qualname__, function.__doc__
+    made.__annotations__ = function.__annotations__
+    return made
+
+
+def _named(name: str, function: Any) -> Any:
+    function.__name__ = name
+    return function
+
+
+def _run(executor: Executor | None, nodes: Any, transformations: Sequence[Any], *given: Any, **settings: Any) -> Any:
+    # To worker processes the oldest versions give these by position.
+    settings.update(zip(("in_place", "cache", "cache_collection"), given, strict=False))
+    steps = [_sooner(transformation, executor) for transformation in transformations]
+    native: Any = native_module.run_transformations
+    quick = _quick(settings)
+    return run_overlapping(lambda steps: native(nodes, steps, **quick), steps, settings, executor)
+
+
+async def _arun(executor: Executor | None, nodes: Any, transformations: Sequence[Any], **settings: Any) -> Any:
+    steps = [_sooner(transformation, executor) for transformation in transformations]
+    native: Any = native_module.arun_transformations
+    return await native(nodes, steps, **_quick(settings))
+
+
+async def _arun_and_close(
+    executor: Executor | None, nodes: Any, transformations: Sequence[Any], **settings: Any
+) -> Any:
+    """As a worker process does, whose clients end with it."""
+    try:
+        return await _arun(executor, nodes, transformations, **settings)
+    finally:
+        for transformation in transformations:
+            if is_openai(transformation) and transformation._aclient is not None:
+                await transformation._aclient.close()
+
+
+def _quick(settings: dict[str, Any]) -> dict[str, Any]:
+    return {**settings, "cache": quick_cache(settings["cache"])} if settings.get("cache") is not None else settings
+
+
+def _sooner(transformation: Any, executor: Executor | None) -> Any:
+    """The transformation, as it does the same sooner; to the cache it is the same."""
+    if isinstance(transformation, NodeParser):
+        return accelerate_parser(transformation)
+    if is_openai(transformation):
+        from llama_index_aaflow.openai_embedding import seen_accelerated
+
+        return seen_accelerated(transformation, executor)
+    return transformation

@@ -1,0 +1,167 @@
+"""Embedding while documents are still parsed.
+
+Natively a parser is through with all documents before the first node is embedded. Here, where nobody can tell,
+documents are parsed in groups, and whatever fills a batch of the embedding model is sent off. The nodes, the batches
+and the native calls that follow are the same: the embedding model then asks for its batches in order, and finds them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final
+
+from llama_index.core.ingestion import IngestionCache
+from llama_index.core.node_parser import (
+    MarkdownNodeParser,
+    NodeParser,
+    SentenceSplitter,
+    SentenceWindowNodeParser,
+    TokenTextSplitter,
+)
+from llama_index.core.schema import Document, MetadataMode, NodeRelationship
+from llama_index.core.storage.kvstore import SimpleKVStore
+
+from aaflow_plugins.executor import Executor
+from llama_index_aaflow import node_parsers
+from llama_index_aaflow.embeddings import is_openai
+from llama_index_aaflow.listening import nobody_listens
+from llama_index_aaflow.native_classes import found
+from llama_index_aaflow.parsing.known_code import unknown
+
+#: Characters that are parsed at once: some milliseconds' work.
+_GROUP: Final = 50_000
+
+#: Parsers that make the nodes of a document of nothing but the document.
+_BY_DOCUMENT: Final = (SentenceSplitter, TokenTextSplitter, SentenceWindowNodeParser, MarkdownNodeParser)
+
+#: Methods of a parser that are called for a group of documents instead of for all.
+_CALLED: Final = ("__call__", "get_nodes_from_documents")
+
+
+def run_overlapping(
+    native: Callable[[list[Any]], Any], steps: list[Any], settings: dict[str, Any], executor: Executor | None
+) -> Any:
+    """Apply steps, the embedding requests of the second going out during the first where that makes no difference.
+
+    Args:
+        native: Applies a list of steps natively, to the nodes that it knows of.
+        steps: Accelerated transformations.
+        settings: Keyword arguments of the native function.
+        executor: Bounds the requests in flight.
+    """
+    if not _may_overlap(steps, settings):
+        return native(steps)
+    from llama_index_aaflow.openai_embedding import fetching
+
+    parsing = _Parsing(*steps[:2])
+
+    def use(ahead: Any) -> Any:
+        parsing.ahead = ahead
+        return native([parsing, *steps[1:]])
+
+    return fetching(steps[1], parsing.batches, executor, use)
+
+
+def _may_overlap(steps: list[Any], settings: dict[str, Any]) -> bool:
+    if len(steps) < 2 or not is_openai(steps[1]) or not isinstance(steps[0], node_parsers.Accelerated):
+        return False
+    from llama_index_aaflow.openai_embedding import Sooner, waits_for_nothing
+
+    parser, embedding = steps[:2]
+    return (
+        _SETTINGS.issuperset(settings)
+        and _nothing_kept(settings.get("cache"), settings.get("cache_collection"))
+        and parser._native in _BY_DOCUMENT
+        and parser._calls_known_code()
+        and all(found(parser._native, name) is found(NodeParser, name) for name in _CALLED)
+        and unknown(NodeParser, _CALLED) is None
+        and isinstance(embedding, Sooner)
+        and waits_for_nothing(embedding)
+        and not embedding.embeddings_cache  # type: ignore[attr-defined]
+        and type(embedding.embed_batch_size) is int  # type: ignore[attr-defined]
+        and not parser.callback_manager.handlers
+        and nobody_listens()
+    )
+
+
+#: Others would be passed on to every transformation.
+_SETTINGS: Final = frozenset({"show_progress", "cache", "cache_collection", "in_place"})
+
+
+def _nothing_kept(cache: Any, collection: str | None) -> bool:
+    """Whether a cache can't have what the embedding model would make: its requests would be for nothing."""
+    if cache is None:
+        return True
+    if type(cache) is not IngestionCache or type(cache.cache) is not SimpleKVStore:
+        return False
+    return not cache.cache.get_all(collection=collection or cache.collection)
+
+
+class _Parsing:
+    """A parser, as the native code applies it, that hands texts on while it works.
+
+    Attributes:
+        ahead: The replies to what it hands on.
+    """
+
+    ahead: Any
+
+    def __init__(self, parser: Any, embedding: Any) -> None:
+        self._parser, self._embedding = parser, embedding
+        self._documents: Sequence[Any] = ()
+        self._nodes: list[Any] = []
+        self._parsed = False
+
+    def to_dict(self, **kwargs: Any) -> Any:
+        """What the cache knows the parser by."""
+        return self._parser.to_dict(**kwargs)
+
+    def __call__(self, nodes: Any, **kwargs: Any) -> Any:
+        """Make nodes of documents."""
+        # The oldest versions hand this on from `run`.
+        if kwargs not in ({}, {"show_progress": False}) or not _are_apart(nodes):
+            return self._parser(nodes, **kwargs)
+        self._documents = nodes
+        while not self._parsed and self.ahead.pull():
+            pass
+        self.ahead.complete = True
+        return self._nodes
+
+    def batches(self) -> Iterator[list[str]]:
+        """The texts of the nodes by batches of the embedding model, while the nodes are made."""
+        size = self._embedding.embed_batch_size
+        texts: list[str] = []
+        for group in _groups(self._documents):
+            made = self._parser(group)
+            self._nodes += made
+            for node in made:
+                texts.append(node.get_content(metadata_mode=MetadataMode.EMBED))
+                if len(texts) == size:
+                    yield texts
+                    texts = []
+        self._parsed = True
+        if texts:
+            yield texts
+
+
+def _are_apart(nodes: Any) -> bool:
+    """Whether each is a document of its own, whose nodes have no neighbours among those of another."""
+    return (
+        type(nodes) is list
+        and len(nodes) > 1
+        and all(type(node) is Document and NodeRelationship.SOURCE not in node.relationships for node in nodes)
+        and len({node.id_ for node in nodes}) == len(nodes)
+    )
+
+
+def _groups(documents: Sequence[Any]) -> Iterator[list[Any]]:
+    group: list[Any] = []
+    size = 0
+    for document in documents:
+        group.append(document)
+        size += len(document.text)
+        if size >= _GROUP:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
