@@ -4,8 +4,8 @@ The native store is a public dict of lists of floats, `data.embedding_dict`. A q
 matrix and computes one similarity after the other. Here unit vectors in float32 are kept, and before each use compared
 with the lists themselves, as `aaflow_plugins.kept_vectors` says. They only propose: the rows whose similarity can be
 among the best, by a bound on the rounding error, are handed to the native function, which computes their
-similarities as for all rows. What the other rows could have changed, the order of equal similarities, is left to it
-altogether.
+similarities as for all rows. Where similarities are equal, their order depends on what the native heap has held before:
+then it is given all rows that can have been in it.
 """
 
 from __future__ import annotations
@@ -249,23 +249,18 @@ class _Rows:
             if direction is None:
                 return None
             scores = units @ direction
-        near = _near(scores if chosen is None else scores[chosen], query.similarity_top_k, units.shape[1])
-        if 4 * len(near) > count:
+        if chosen is not None:
+            scores = scores[chosen]
+        margin = _margin(units.shape[1])
+        ranked = self._ranked_alone(query, chosen, _near(scores, query.similarity_top_k, margin), None)
+        if ranked is None:
             return None
-        candidates = near.tolist() if chosen is None else [chosen[at] for at in near.tolist()]
-        # Another thread may have changed the store between two looks at it.
-        if any(self.stored.get(self.ids[row]) is not self.vectors[row] for row in candidates):
-            return None
-        # By themselves, floats of a lower precision that equal those that were there would be ranked in it.
-        if any(set(map(type, self.vectors[row])) != {float} for row in candidates):
-            return None
-        ranked = self._ranked(query, candidates, None)
         top = query.similarity_top_k
         similarities, ids = ranked.similarities or [], ranked.ids or []
+        if all(before > after for before, after in pairwise(similarities[: top + 1])):
+            return VectorStoreQueryResult(similarities=similarities[:top], ids=ids[:top])
         # Equal similarities come out in the order that the native heap's history leaves.
-        if any(not before > after for before, after in pairwise(similarities[: top + 1])):
-            return None
-        return VectorStoreQueryResult(similarities=similarities[:top], ids=ids[:top])
+        return self._ranked_alone(query, chosen, _once_near(scores, top, margin), top)
 
     def _chosen(self, query: VectorStoreQuery, metadata: Any) -> list[int] | None:
         """The rows that a query's ids and filters leave, in order; None for all."""
@@ -284,6 +279,21 @@ class _Rows:
             named = set(node_ids)
             left = self._left[id(node_ids)] = node_ids, self.stored if named.issuperset(self.ids) else named
         return left[1]
+
+    def _ranked_alone(
+        self, query: VectorStoreQuery, chosen: list[int] | None, places: npt.NDArray[np.intp], top: int | None
+    ) -> VectorStoreQueryResult | None:
+        """Some of the rows that a query leaves, ranked by the native function; None if it has to see all of them."""
+        if 4 * len(places) > (len(self.ids) if chosen is None else len(chosen)):
+            return None
+        rows = places.tolist() if chosen is None else [chosen[at] for at in places.tolist()]
+        # Another thread may have changed the store between two looks at it.
+        if any(self.stored.get(self.ids[row]) is not self.vectors[row] for row in rows):
+            return None
+        # By themselves, floats of a lower precision that equal those that were there would be ranked in it.
+        if any(set(map(type, self.vectors[row])) != {float} or type(self.ids[row]) is not str for row in rows):
+            return None
+        return self._ranked(query, rows, top)
 
     def _ranked(self, query: VectorStoreQuery, rows: list[int], top: int | None) -> VectorStoreQueryResult:
         similarities, ids = simple.get_top_k_embeddings(
@@ -313,20 +323,22 @@ class _KeptUnits:
 
     def of(self, vectors: list[Any]) -> Matrix | None:
         """The unit vectors `(n, d)` of exactly these vectors, or None if they have to be taken natively."""
-        if set(map(type, vectors)) != {list}:
-            return None
         with self._lock:
             known = len(self._kept)
             if not self._searched or len(vectors) == self._refused:
                 self._searched = True
                 return None
             if not self._kept.are(vectors[:known] if len(vectors) > known else vectors):
-                if not self._kept.renew(vectors):
+                if set(map(type, vectors)) != {list} or not self._kept.renew(vectors):
                     return None
-            elif len(vectors) > known and not self._kept.append(vectors[known:]):
-                self._kept.forget()
-                self._refused = len(vectors)
-                return None
+            elif len(vectors) > known:
+                new = vectors[known:]
+                if set(map(type, new)) != {list}:
+                    return None
+                if not self._kept.append(new):
+                    self._kept.forget()
+                    self._refused = len(vectors)
+                    return None
             return self._kept.arrays[0]
 
 
@@ -350,8 +362,8 @@ def _direction(embedding: Any, units: Matrix) -> Matrix | None:
     return None if found is None else found[0][0]
 
 
-def _near(scores: Matrix, top: int, dimension: int) -> npt.NDArray[np.intp]:
-    """The rows, in order, that can be among the `top` by their native similarities.
+def _margin(dimension: int) -> np.float32:
+    """How far the similarities of two rows can lie apart that their scores rank the other way round.
 
     A sum of `d` products in any order, fused or not, is off by at most `g = d·u/(1 - d·u)` times the sum of the
     absolute products (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1), which for unit vectors is
@@ -359,6 +371,31 @@ def _near(scores: Matrix, top: int, dimension: int) -> npt.NDArray[np.intp]:
     float64 is nothing.
     """
     units = (dimension + 8) * _UNIT
-    error = 1.01 * units / (1 - units)
-    cut_off = np.partition(scores, len(scores) - top)[len(scores) - top]
-    return np.flatnonzero(scores >= cut_off - np.float32(2.01 * error))
+    return np.float32(2.01 * 1.01 * units / (1 - units))
+
+
+def _near(scores: Matrix, top: int, margin: np.float32) -> npt.NDArray[np.intp]:
+    """The rows, in order, that can be among the `top` by their native similarities."""
+    return np.flatnonzero(scores >= _last_of_top(scores, top) - margin)
+
+
+def _once_near(scores: Matrix, top: int, margin: np.float32) -> npt.NDArray[np.intp]:
+    """The rows, in order, that decide how the native heap of `top` rows is laid out in the end.
+
+    Those are the first, and whatever was not below all that was in the heap when its turn came. A row below all is
+    pushed and popped again: it goes up to the root and what it moved down goes back where it was, each the smaller of
+    two children.
+    """
+    parts = [np.arange(top)]
+    end = top
+    while end < len(scores):
+        # Of the rows up to twice as many, too many are taken: what they add to the heap is not looked at.
+        low = _last_of_top(scores[:end], top) - margin
+        parts.append(end + np.flatnonzero(scores[end : 2 * end] >= low))
+        end *= 2
+    return np.concatenate(parts)
+
+
+def _last_of_top(scores: Matrix, top: int) -> np.float32:
+    last: np.float32 = np.partition(scores, len(scores) - top)[len(scores) - top]
+    return last

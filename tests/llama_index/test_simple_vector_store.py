@@ -151,6 +151,49 @@ def test_generated_stores_with_ties_zeros_and_growth(
         assert_answers_equal(store, query(wanted, top), query(wanted, top, filters=THIRD))
 
 
+@settings(max_examples=100, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    rows=st.integers(300, 1200),
+    copies=st.integers(2, 40),
+    top=st.integers(1, 25),
+)
+def test_equal_similarities_come_out_in_the_native_order(seed: int, rows: int, copies: int, top: int) -> None:
+    """Of texts that are there several times; the order is that of the native heap, which its history has left."""
+    generator = np.random.default_rng(seed)
+    store = filled(rows, 16, seed=seed)
+    ids = list(store.data.embedding_dict)
+    vectors = generator.standard_normal((3, 16)).tolist()
+    for place in generator.permutation(rows)[:copies]:
+        store.data.embedding_dict[ids[place]] = list(vectors[generator.integers(3)])
+    view = accelerated(store)
+    native: list[VectorStoreQuery] = []
+    with pytest.MonkeyPatch.context() as patch:
+        view.query(query(vectors[0]))
+        patch.setattr(simple_vector_store._Rows, "answer", counted(simple_vector_store._Rows.answer, native))
+        for vector in vectors:
+            near = (np.array(vector) + 0.1 * generator.standard_normal(16)).tolist()
+            assert_answers_equal(view, query(vector, top), query(near, top), query(near, top, filters=THIRD))
+    assert rows < 800 or top > 8 or native == []
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.integers(0, 9), min_size=40, max_size=300), st.integers(1, 9), st.integers(0, 2**32))
+def test_rows_that_decide_the_layout_of_the_native_heap(values: list[int], top: int, seed: int) -> None:
+    """The native function, given those rows alone, ranks as if it were given all, whatever is equal."""
+    # Cosines in the right order, and no two the same unless the values are.
+    vectors = [[np.cos(1.5 - value / 10), np.sin(1.5 - value / 10)] for value in values]
+    ids = [f"n{number}" for number in np.random.default_rng(seed).permutation(len(values))]
+    scores = np.array(vectors, np.float32)[:, 0]
+    rows = simple_vector_store._once_near(scores, top, simple_vector_store._margin(2)).tolist()
+    assert rows == sorted(set(rows))
+    every = embedding_utils.get_top_k_embeddings([1.0, 0.0], vectors, similarity_top_k=top, embedding_ids=ids)
+    some = embedding_utils.get_top_k_embeddings(
+        [1.0, 0.0], [vectors[row] for row in rows], similarity_top_k=top, embedding_ids=[ids[row] for row in rows]
+    )
+    assert some == every
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 2**32),
