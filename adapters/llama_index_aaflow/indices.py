@@ -11,20 +11,31 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any, Final
 
+from llama_index.core import Settings, StorageContext
+from llama_index.core.callbacks import CallbackManager
 from llama_index.core.data_structs.data_structs import IndexDict
+from llama_index.core.indices import base
 from llama_index.core.indices.base import BaseIndex
 from llama_index.core.indices.vector_store.base import VectorStoreIndex
-from llama_index.core.schema import BaseNode, ImageNode, IndexNode, MetadataMode
+from llama_index.core.node_parser import NodeParser
+from llama_index.core.schema import BaseNode, Document, ImageNode, IndexNode, MetadataMode, TransformComponent
 from llama_index.core.utils import iter_batch
+from llama_index.core.vector_stores import SimpleVectorStore
 
 from aaflow_plugins.collector import paused_collector
+from llama_index_aaflow.node_parsers import accelerate_parser
 from llama_index_aaflow.storage import documents, simple_vectors
 from llama_index_aaflow.storage.documents import Adding, Removing, without_embedding
 from llama_index_aaflow.storage.index_structs import keep
 from llama_index_aaflow.storage.known_code import is_native
 from llama_index_aaflow.storage.plain_nodes import is_plain, plain_nodes_are_known, surely_has_content
+from llama_index_aaflow.vector_stores import accelerate_store
+
+#: Where the native methods look for what they call.
+_names: Final[Any] = base
 
 _METHODS: Final = (
+    "from_documents",
     "insert_nodes",
     "ainsert_nodes",
     "delete_nodes",
@@ -37,6 +48,8 @@ _METHODS: Final = (
     "_async_add_nodes_to_index",
 )
 _NATIVE: Final = ((VectorStoreIndex, _METHODS),)
+#: Those of the latest versions alone.
+_INSERT: Final = ((VectorStoreIndex, ("insert", "ainsert")),)
 
 
 def accelerate_index(index_or_class: Any) -> Any:
@@ -75,6 +88,67 @@ def is_index(obj: Any) -> bool:
 
 class AcceleratedVectorStoreIndex(VectorStoreIndex):
     """`VectorStoreIndex` whose bookkeeping takes the time that its nodes need, and not their square."""
+
+    @classmethod
+    def from_documents(  # type: ignore[override]
+        cls,
+        documents: Sequence[Document],
+        storage_context: StorageContext | None = None,
+        show_progress: bool = False,
+        callback_manager: CallbackManager | None = None,
+        transformations: list[TransformComponent] | None = None,
+        **kwargs: Any,
+    ) -> VectorStoreIndex:
+        """Create an index from documents, as the native method does.
+
+        The index keeps the transformations that were given, for documents inserted later. Without a storage context
+        its vector store is an accelerated SimpleVectorStore.
+        """
+        storage_context = storage_context or _default_context()
+        if cls is not AcceleratedVectorStoreIndex or not is_native(_NATIVE):
+            return super().from_documents(
+                documents, storage_context, show_progress, callback_manager, transformations, **kwargs
+            )
+        callback_manager = callback_manager or Settings.callback_manager
+        transformations = transformations or Settings.transformations
+        with callback_manager.as_trace("index_construction"):
+            for document in documents:
+                storage_context.docstore.set_document_hash(document.id_, document.hash)
+            nodes = _names.run_transformations(
+                documents, _accelerated(transformations), show_progress=show_progress, **kwargs
+            )
+            return cls(
+                nodes=nodes,
+                storage_context=storage_context,
+                callback_manager=callback_manager,
+                show_progress=show_progress,
+                transformations=transformations,
+                **kwargs,
+            )
+
+    def insert(self, document: Document, **insert_kwargs: Any) -> None:
+        """Insert a document, as the native method does."""
+        if not _is_reproduced(self, _INSERT):
+            super().insert(document, **insert_kwargs)
+            return
+        with self._callback_manager.as_trace("insert"):
+            nodes = _names.run_transformations(
+                [document], _accelerated(self._transformations), show_progress=self._show_progress, **insert_kwargs
+            )
+            self.insert_nodes(nodes, **insert_kwargs)
+            self.docstore.set_document_hash(document.id_, document.hash)
+
+    async def ainsert(self, document: Document, **insert_kwargs: Any) -> None:
+        """Insert a document, as the native method does."""
+        if not _is_reproduced(self, _INSERT):
+            await super().ainsert(document, **insert_kwargs)
+            return
+        with self._callback_manager.as_trace("ainsert"):
+            nodes = await _names.arun_transformations(
+                [document], _accelerated(self._transformations), show_progress=self._show_progress, **insert_kwargs
+            )
+            await self.ainsert_nodes(nodes, **insert_kwargs)
+            await self.docstore.aset_document_hash(document.id_, document.hash)
 
     def insert_nodes(self, nodes: Sequence[BaseNode], **insert_kwargs: Any) -> None:
         """Insert nodes, as the native method does."""
@@ -228,6 +302,14 @@ class AcceleratedVectorStoreIndex(VectorStoreIndex):
         keep(self._storage_context.index_store, self._index_struct)
 
 
-def _is_reproduced(index: VectorStoreIndex) -> bool:
+def _default_context() -> StorageContext:
+    return StorageContext.from_defaults(vector_store=accelerate_store(SimpleVectorStore()))
+
+
+def _accelerated(transformations: Sequence[TransformComponent]) -> list[TransformComponent]:
+    return [accelerate_parser(each) if isinstance(each, NodeParser) else each for each in transformations]
+
+
+def _is_reproduced(index: VectorStoreIndex, methods: Any = ()) -> bool:
     """Whether an index works, at this moment, in the way known here: not a subclass, nothing patched."""
-    return type(index) is AcceleratedVectorStoreIndex and is_native(_NATIVE)
+    return type(index) is AcceleratedVectorStoreIndex and is_native(_NATIVE) and is_native(methods)

@@ -71,12 +71,15 @@ class Side:
     def __init__(self, wrap: Callable[[Any], Any], directory: Path, store: str = "simple", **settings: Any) -> None:
         self.wrap, self.directory = wrap, directory
         self.callbacks = Callbacks()
+        manager = CallbackManager([self.callbacks])
         # Rough tokens, so that documents of a few words have several nodes.
-        parser = SentenceSplitter(chunk_size=12, chunk_overlap=0, tokenizer=str.split, id_func=numbered)
+        parser = SentenceSplitter(
+            chunk_size=12, chunk_overlap=0, tokenizer=str.split, id_func=numbered, callback_manager=manager
+        )
         self.settings = {
             "embed_model": DigestEmbedding(embed_batch_size=3),
             "transformations": [parser],
-            "callback_manager": CallbackManager([self.callbacks]),
+            "callback_manager": manager,
             "insert_batch_size": 5,
             **settings,
         }
@@ -118,9 +121,9 @@ class Side:
         return {path.name: path.read_bytes() for path in sorted(self.directory.iterdir())}
 
     def seen(self) -> str:
-        """What earlier looks were given, as it is now, and the struct."""
-        struct = self.index.index_struct
-        return json.dumps([self.held, vars(struct)], default=vars)
+        """What earlier looks were given, as it is now, the struct, and what else is in memory but the index store."""
+        kept = [self.index.docstore.to_dict(), self.index.vector_store.to_dict()]
+        return json.dumps([self.held, vars(self.index.index_struct)], default=vars) + repr(kept)
 
 
 def _compared(value: Any) -> Any:

@@ -197,7 +197,6 @@ class Removing:
                 return
             document = _Document.of(info)
             if document is None or len(document.node_ids) < len(info.node_ids):
-                self._write()
                 docstore._remove_from_ref_doc_node(node_id)
                 return
             self._documents[document_id] = document
