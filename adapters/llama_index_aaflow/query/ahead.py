@@ -77,10 +77,11 @@ def looks_ahead(retriever: Any) -> bool:
     """Whether queries of a retriever can be answered together before they are run."""
     if not isinstance(retriever, VectorIndexRetriever):
         return False
+    model = retriever._embed_model
+    if isinstance(model, JoinsQueries) and joins_now(model):
+        return True
     # Without their vectors there is nothing to search for.
-    return not _needs_vectors(retriever) or (
-        isinstance(retriever._embed_model, JoinsQueries) and joins_now(retriever._embed_model)
-    )
+    return isinstance(retriever._vector_store, JoinsSearches) and not _needs_vectors(retriever)
 
 
 def _needs_vectors(retriever: Any) -> bool:
