@@ -27,6 +27,8 @@ HOMES = (
     "benchmarks.rag:BENCHMARK",
     "benchmarks.two_llm_steps:BENCHMARK",
     "benchmarks.agents:BENCHMARK",
+    "benchmarks.llama_ingestion:LOCAL",
+    "benchmarks.llama_ingestion:HOSTED",
     "benchmarks.llama_queries:BENCHMARK",
 )
 

@@ -345,12 +345,16 @@ def test_a_failure_is_one_line_and_a_status(tmp_path: Path) -> None:
         ("rag", "64 at once, 500"),
         ("two-llm-steps", ""),
         ("agents", "1 agent"),
+        ("llama-ingest-local", ""),
+        ("llama-ingest-openai", ""),
         ("llama-queries", "simple"),
     ],
 )
 def test_every_benchmark_runs_with_identical_results(name: str, only: str, tmp_path: Path) -> None:
     needed = {
         "ingest-local": ("faiss", "wordllama"),
+        "llama-ingest-local": ("wordllama",),
+        "llama-ingest-openai": ("llama_index.embeddings.openai",),
         "agents": ("faiss", "langgraph"),
         "llama-queries": ("faiss", "llama_index.embeddings.openai"),
     }
