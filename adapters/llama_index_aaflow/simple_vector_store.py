@@ -236,10 +236,16 @@ class _Rows:
             scores: What `propose` gives, if it was asked.
         """
         chosen = self._chosen(query, metadata)
-        count = len(self.ids) if chosen is None else len(chosen)
-        if chosen is not None and SELECTED_SHARE * count <= len(self.ids):
-            return self._ranked(query, chosen, query.similarity_top_k)
-        if 4 * query.similarity_top_k > count:
+        if chosen is None:
+            return self._best(query, None, scores)
+        best = self._best(query, chosen, scores) if SELECTED_SHARE * len(chosen) > len(self.ids) else None
+        return best or self._ranked(query, chosen, query.similarity_top_k)
+
+    def _best(
+        self, query: VectorStoreQuery, chosen: list[int] | None, scores: Matrix | None
+    ) -> VectorStoreQueryResult | None:
+        """The best of the chosen rows, or of all; None if the native function has to see every one of them."""
+        if 4 * query.similarity_top_k > (len(self.ids) if chosen is None else len(chosen)):
             return None
         units = self.units()
         if units is None:
@@ -248,7 +254,8 @@ class _Rows:
             direction = _direction(query.query_embedding, units)
             if direction is None:
                 return None
-            scores = units @ direction
+            # Row by row: threads of a matrix product wait for each other, and this takes a millisecond.
+            scores = np.matmul(units[:, None, :], direction[:, None])[:, 0, 0]
         if chosen is not None:
             scores = scores[chosen]
         margin = _margin(units.shape[1])
@@ -287,15 +294,15 @@ class _Rows:
         if 4 * len(places) > (len(self.ids) if chosen is None else len(chosen)):
             return None
         rows = places.tolist() if chosen is None else [chosen[at] for at in places.tolist()]
-        # Another thread may have changed the store between two looks at it.
-        if any(self.stored.get(self.ids[row]) is not self.vectors[row] for row in rows):
-            return None
         # By themselves, floats of a lower precision that equal those that were there would be ranked in it.
         if any(set(map(type, self.vectors[row])) != {float} or type(self.ids[row]) is not str for row in rows):
             return None
         return self._ranked(query, rows, top)
 
-    def _ranked(self, query: VectorStoreQuery, rows: list[int], top: int | None) -> VectorStoreQueryResult:
+    def _ranked(self, query: VectorStoreQuery, rows: list[int], top: int | None) -> VectorStoreQueryResult | None:
+        # Another thread may have changed the store between two looks at it.
+        if any(self.stored.get(self.ids[row]) is not self.vectors[row] for row in rows):
+            return None
         similarities, ids = simple.get_top_k_embeddings(
             query.query_embedding,
             [self.vectors[row] for row in rows],
