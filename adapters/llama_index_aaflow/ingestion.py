@@ -14,7 +14,6 @@ from typing import Any, Final
 
 from llama_index.core.ingestion import IngestionPipeline
 from llama_index.core.ingestion import pipeline as native_module
-from llama_index.core.node_parser import NodeParser
 from llama_index_instrumentation import get_dispatcher
 
 from aaflow_plugins.executor import Executor
@@ -24,8 +23,8 @@ from llama_index_aaflow.ingestion_cache import quick_cache
 from llama_index_aaflow.ingestion_overlap import run_overlapping
 from llama_index_aaflow.ingestion_workers import Multiprocessing, WorkerPool
 from llama_index_aaflow.native_classes import StandsFor, found, overridden, with_class
-from llama_index_aaflow.node_parsers import accelerate_parser
 from llama_index_aaflow.parsing.known_code import plain
+from llama_index_aaflow.transformations import sooner
 
 #: What runs natively but for the names it uses, and what of those is used by worker processes.
 _METHODS: Final = ("run", "arun")
@@ -95,14 +94,14 @@ def _named(name: str, function: Any) -> Any:
 def _run(executor: Executor | None, nodes: Any, transformations: Sequence[Any], *given: Any, **settings: Any) -> Any:
     # To worker processes the oldest versions give these by position.
     settings.update(zip(("in_place", "cache", "cache_collection"), given, strict=False))
-    steps = [_sooner(transformation, executor) for transformation in transformations]
+    steps = [sooner(transformation, executor) for transformation in transformations]
     native: Any = native_module.run_transformations
     quick = _quick(settings)
     return run_overlapping(lambda steps: native(nodes, steps, **quick), steps, settings, executor)
 
 
 async def _arun(executor: Executor | None, nodes: Any, transformations: Sequence[Any], **settings: Any) -> Any:
-    steps = [_sooner(transformation, executor) for transformation in transformations]
+    steps = [sooner(transformation, executor) for transformation in transformations]
     native: Any = native_module.arun_transformations
     return await native(nodes, steps, **_quick(settings))
 
@@ -121,14 +120,3 @@ async def _arun_and_close(
 
 def _quick(settings: dict[str, Any]) -> dict[str, Any]:
     return {**settings, "cache": quick_cache(settings["cache"])} if settings.get("cache") is not None else settings
-
-
-def _sooner(transformation: Any, executor: Executor | None) -> Any:
-    """The transformation, as it does the same sooner; to the cache it is the same."""
-    if isinstance(transformation, NodeParser):
-        return accelerate_parser(transformation)
-    if is_openai(transformation):
-        from llama_index_aaflow.openai_embedding import seen_accelerated
-
-        return seen_accelerated(transformation, executor)
-    return transformation
