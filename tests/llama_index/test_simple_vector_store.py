@@ -22,7 +22,7 @@ from llama_index.core.vector_stores.simple import SimpleVectorStoreData
 from llama_index.core.vector_stores.types import FilterCondition, FilterOperator, VectorStoreQuery, VectorStoreQueryMode
 
 from aaflow_plugins import accelerate
-from llama_index_aaflow import simple_vector_store
+from llama_index_aaflow import simple_vector_ranking, simple_vector_store
 from llama_index_aaflow.simple_vector_store import AcceleratedSimpleVectorStore
 from llama_index_aaflow.vector_stores import accelerate_store, native_reason
 from tests.llama_index.stored_vectors import (
@@ -170,7 +170,7 @@ def test_equal_similarities_come_out_in_the_native_order(seed: int, rows: int, c
     native: list[VectorStoreQuery] = []
     with pytest.MonkeyPatch.context() as patch:
         view.query(query(vectors[0]))
-        patch.setattr(simple_vector_store._Rows, "answer", counted(simple_vector_store._Rows.answer, native))
+        patch.setattr(simple_vector_ranking.Rows, "answer", counted(simple_vector_ranking.Rows.answer, native))
         for vector in vectors:
             near = (np.array(vector) + 0.1 * generator.standard_normal(16)).tolist()
             assert_answers_equal(view, query(vector, top), query(near, top), query(near, top, filters=THIRD))
@@ -185,7 +185,7 @@ def test_rows_that_decide_the_layout_of_the_native_heap(values: list[int], top: 
     vectors = [[np.cos(1.5 - value / 10), np.sin(1.5 - value / 10)] for value in values]
     ids = [f"n{number}" for number in np.random.default_rng(seed).permutation(len(values))]
     scores = np.array(vectors, np.float32)[:, 0]
-    rows = simple_vector_store._once_near(scores, top, simple_vector_store._margin(2)).tolist()
+    rows = simple_vector_ranking.once_near(scores, top, simple_vector_ranking.margin_of(2)).tolist()
     assert rows == sorted(set(rows))
     every = embedding_utils.get_top_k_embeddings([1.0, 0.0], vectors, similarity_top_k=top, embedding_ids=ids)
     some = embedding_utils.get_top_k_embeddings(
@@ -219,7 +219,7 @@ def test_most_answers_take_the_fast_path(monkeypatch: pytest.MonkeyPatch) -> Non
     wanted = [query(generator.standard_normal(64).tolist(), 4) for _ in range(50)]
     store.query(wanted[0])
     native: list[VectorStoreQuery] = []
-    monkeypatch.setattr(simple_vector_store._Rows, "answer", counted(simple_vector_store._Rows.answer, native))
+    monkeypatch.setattr(simple_vector_ranking.Rows, "answer", counted(simple_vector_ranking.Rows.answer, native))
     for each in wanted:
         store.query(each)
     store.query_many(wanted)
@@ -445,7 +445,7 @@ def test_generated_sequences_of_changes(changes: list[tuple[Callable[[Any], None
 def test_rows_that_stay_are_not_computed_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     store = accelerated(filled(60))
     computed: list[int] = []
-    unit_vectors = simple_vector_store._unit_vectors
+    unit_vectors = simple_vector_ranking.unit_vectors
     store.query(query([1.0] * DIM))
     assert kept(store) == 0  # one query costs what it costs natively
     kept_units = store._aaflow_kept._kept
