@@ -8,6 +8,7 @@ import pickle
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -207,8 +208,18 @@ async def test_accelerated_objects_are_native_to_everybody() -> None:
         assert shown(twin.query(query)) == shown(engine.query(query))
     retriever = accelerate(index(embed_model=HashedEmbedding()).as_retriever())
     restored = pickle.loads(pickle.dumps(retriever))
+    assert pickle.loads(pickle.dumps(accelerate(retriever, executor=Executor())))._aaflow.settings.executor
     assert type(restored) is type(retriever)
     assert shown(restored.batch([query])) == shown(retriever.batch([query]))
+
+
+async def test_vectors_of_the_users_own_may_be_arrays() -> None:
+    """As natively: the store takes them."""
+    retriever = index().as_retriever(similarity_top_k=4)
+    bundles = [QueryBundle(text, embedding=np.array(vector(text))) for text in questions(9)]  # type: ignore[arg-type]
+    native = [shown(retriever.retrieve(bundle)) for bundle in bundles]
+    assert shown(accelerate(retriever).batch(bundles)) == native
+    assert shown(await accelerate(retriever).abatch(bundles)) == native
 
 
 async def test_later_changes_are_seen() -> None:

@@ -17,7 +17,7 @@ from llama_index.core.base.response.schema import Response
 from llama_index.core.callbacks import CallbackManager
 from llama_index.core.evaluation import BatchEvalRunner, FaithfulnessEvaluator
 from llama_index.core.indices.vector_store import VectorIndexRetriever
-from llama_index.core.query_engine import RetrieverQueryEngine
+from llama_index.core.query_engine import CustomQueryEngine, RetrieverQueryEngine
 from llama_index.core.schema import QueryBundle
 
 from aaflow_plugins import batching
@@ -91,6 +91,16 @@ async def test_a_bad_bound_is_refused_by_name(bound: Any, error: type[Exception]
             ours.batch(queries, max_concurrency=bound)
         with pytest.raises(error, match="max_concurrency"):
             await ours.abatch(queries, max_concurrency=bound)
+
+
+async def test_a_single_query_is_no_batch() -> None:
+    """A string is not taken for its letters."""
+    ours = accelerate(_engine(EchoLLM()))
+    for query in ("What?", QueryBundle("What?")):
+        with pytest.raises(TypeError, match="queries"):
+            ours.batch(query)
+        with pytest.raises(TypeError, match="queries"):
+            await ours.retriever.abatch(query)
 
 
 async def test_no_queries_have_no_answers() -> None:
@@ -353,6 +363,26 @@ async def test_other_engines_and_retrievers_run_natively_several_at_once() -> No
         ours = accelerate(engine)
         assert isinstance(ours, type(engine))
         assert shown(ours.batch(questions(8))) == native
+
+
+async def test_what_can_not_be_seen_with_another_class_stays_as_it_is() -> None:
+    """An engine that is a pydantic model, and a subclass that somebody made of an accelerated one."""
+
+    class Custom(CustomQueryEngine):
+        def custom_query(self, query_str: str) -> str:
+            return query_str
+
+    engine = Custom()
+    assert accelerate(engine) is engine
+    ours: Any = type(accelerate(_engine(EchoLLM())))
+
+    class Mine(ours):
+        def _query(self, query_bundle: QueryBundle) -> Any:
+            return Response("mine")
+
+    mine = Mine.from_args(index().as_retriever(), llm=EchoLLM())
+    assert accelerate(mine) is mine
+    assert [str(response) for response in mine.batch(["a", "b"])] == ["mine", "mine"]
 
 
 async def test_an_engine_with_batches_of_its_own_keeps_them() -> None:

@@ -12,7 +12,7 @@ from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.base.response.schema import RESPONSE_TYPE
 from llama_index.core.indices.vector_store import VectorIndexRetriever
 from llama_index.core.query_engine import RetrieverQueryEngine
-from llama_index.core.schema import NodeWithScore, QueryType
+from llama_index.core.schema import NodeWithScore, QueryBundle, QueryType
 
 from aaflow_plugins.executor import Executor
 from aaflow_plugins.joins import IN_BLOCKS, Joins
@@ -57,6 +57,12 @@ class Accelerated:
     aaflow_native: ClassVar[Any]
     _aaflow: _Own
 
+    def __new__(cls, *_: Any, **__: Any) -> Any:
+        """An object of one's own: native methods make others of the class they are called on."""
+        made: Any = super().__new__(cls)
+        made._aaflow = _Own(Settings())
+        return made
+
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Name the native class, so that a class made at run time can be restored."""
         if "aaflow_native" not in vars(type(self)):  # A subclass that somebody wrote.
@@ -67,6 +73,8 @@ class Accelerated:
         self, queries: Sequence[QueryType], retriever: Any, max_concurrency: int | None, return_exceptions: bool
     ) -> Batch:
         executor = self._aaflow.settings.executor
+        if isinstance(queries, str | QueryBundle):
+            raise TypeError(f"queries must be several, not a single {type(queries).__name__}")
         if max_concurrency is not None:
             check_count("max_concurrency", max_concurrency, 1)
         limit = max_concurrency or (executor and executor.resources.max_concurrency) or MAX_CONCURRENCY
@@ -101,7 +109,7 @@ class AnswersBatches(Accelerated):
             A response a query, in order.
 
         Raises:
-            TypeError: If `max_concurrency` is not an int.
+            TypeError: If `queries` is a single query, or `max_concurrency` no int.
             ValueError: If `max_concurrency` is less than 1.
             Exception: What the first of the queries that failed raised.
         """
@@ -129,7 +137,7 @@ class AnswersBatches(Accelerated):
             A response a query, in order.
 
         Raises:
-            TypeError: If `max_concurrency` is not an int.
+            TypeError: If `queries` is a single query, or `max_concurrency` no int.
             ValueError: If `max_concurrency` is less than 1.
             Exception: What the first of the queries that failed raised; those behind it are cancelled.
             asyncio.CancelledError: If the caller is cancelled; so is all that is under way.
@@ -167,7 +175,7 @@ class RetrievesBatches(Accelerated):
             The nodes for each query, in order.
 
         Raises:
-            TypeError: If `max_concurrency` is not an int.
+            TypeError: If `queries` is a single query, or `max_concurrency` no int.
             ValueError: If `max_concurrency` is less than 1.
             Exception: What the first of the queries that failed raised.
         """
@@ -193,7 +201,7 @@ class RetrievesBatches(Accelerated):
             The nodes for each query, in order.
 
         Raises:
-            TypeError: If `max_concurrency` is not an int.
+            TypeError: If `queries` is a single query, or `max_concurrency` no int.
             ValueError: If `max_concurrency` is less than 1.
             Exception: What the first of the queries that failed raised; those behind it are cancelled.
             asyncio.CancelledError: If the caller is cancelled; so is all that is under way.
@@ -266,7 +274,7 @@ def accelerate_retriever(retriever: BaseRetriever, joins: Joins = IN_BLOCKS, exe
 def _accelerated(native: Any, settings: Settings, kind: type = VectorIndexRetriever) -> Any:
     """The accelerated form of an engine or a retriever; within an engine only the known retriever has one."""
     owner = type(native)
-    if isinstance(native, Accelerated):
+    if isinstance(native, Accelerated) and "aaflow_native" in vars(owner):
         owner = native.aaflow_native
         if native._aaflow.settings == settings or kind is VectorIndexRetriever:
             return native
@@ -302,7 +310,8 @@ def _accelerated_class(native: Any) -> Any:
 
 
 def _new(native: Any, settings: Settings) -> Any:
-    twin = object.__new__(_accelerated_class(native))
+    made = _accelerated_class(native)
+    twin = made.__new__(made)
     twin._aaflow = _Own(settings)
     return twin
 

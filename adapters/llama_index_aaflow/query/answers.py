@@ -51,11 +51,18 @@ def take_vector(model: Any, text: str) -> Vector | None:
     return answers.vectors.pop((id(vars(model)), text), None) if answers else None
 
 
+def _same(asked: VectorStoreQuery, query: VectorStoreQuery) -> bool:
+    try:
+        return bool(asked == query)
+    except ValueError:  # arrays among them
+        return False
+
+
 def take_result(store: Any, query: VectorStoreQuery) -> VectorStoreQueryResult | None:
     """What the store gives for a query, if that is known already."""
     answers = _answers.get()
     for place, (owner, asked, result) in enumerate(answers.searches if answers else ()):
-        if owner == id(vars(store)) and asked == query:
+        if owner == id(vars(store)) and _same(asked, query):
             assert answers is not None
             del answers.searches[place]
             return result

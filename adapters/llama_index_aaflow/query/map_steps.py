@@ -64,17 +64,19 @@ def bounded(engine: Any) -> Any:
     """A copy of a query engine, for one batch, whose calls made side by side keep to `slots`.
 
     Args:
-        engine: Any. It is not changed.
+        engine: An accelerated one. It is not changed.
 
     Returns:
         The copy; the engine itself if it makes one call at a time, or its synthesizer is not known.
     """
     if not isinstance(engine, RetrieverQueryEngine):
         return engine
+    twin: Any
     synthesizer: Any = engine._response_synthesizer
     if type(synthesizer) not in _MAPPING or not is_viewable(synthesizer._llm):
         return engine
     twin, synthesizer = copy.copy(engine), copy.copy(synthesizer)
+    twin._aaflow = engine._aaflow  # its retriever's views, and what they keep
     below: Any = type(synthesizer._llm)
     synthesizer._llm = sharing(synthesizer._llm, _bounded_class(below))
     twin._response_synthesizer = synthesizer
