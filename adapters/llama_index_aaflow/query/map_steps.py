@@ -69,6 +69,7 @@ def bounded(engine: Any) -> Any:
     Returns:
         The copy; the engine itself if it makes one call at a time, or its synthesizer is not known.
     """
+    views = engine._aaflow
     if not isinstance(engine, RetrieverQueryEngine):
         return engine
     twin: Any
@@ -76,7 +77,7 @@ def bounded(engine: Any) -> Any:
     if type(synthesizer) not in _MAPPING or not is_viewable(synthesizer._llm):
         return engine
     twin, synthesizer = copy.copy(engine), copy.copy(synthesizer)
-    twin._aaflow = engine._aaflow  # its retriever's views, and what they keep
+    twin._aaflow = views  # of its retriever, and what they keep
     below: Any = type(synthesizer._llm)
     synthesizer._llm = sharing(synthesizer._llm, _bounded_class(below))
     twin._response_synthesizer = synthesizer
