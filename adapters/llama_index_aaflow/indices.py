@@ -14,25 +14,26 @@ from typing import Any, Final
 from llama_index.core import Settings, StorageContext
 from llama_index.core.callbacks import CallbackManager
 from llama_index.core.data_structs.data_structs import IndexDict
-from llama_index.core.indices import base
+from llama_index.core.indices import base as index_base
 from llama_index.core.indices.base import BaseIndex
+from llama_index.core.indices.vector_store import base as vector_store_base
 from llama_index.core.indices.vector_store.base import VectorStoreIndex
-from llama_index.core.node_parser import NodeParser
 from llama_index.core.schema import BaseNode, Document, ImageNode, IndexNode, MetadataMode, TransformComponent
 from llama_index.core.utils import iter_batch
 from llama_index.core.vector_stores import SimpleVectorStore
 
 from aaflow_plugins.collector import paused_collector
-from llama_index_aaflow.node_parsers import accelerate_parser
 from llama_index_aaflow.storage import documents, simple_vectors
 from llama_index_aaflow.storage.documents import Adding, Removing, without_embedding
 from llama_index_aaflow.storage.index_structs import keep
 from llama_index_aaflow.storage.known_code import is_native
 from llama_index_aaflow.storage.plain_nodes import is_plain, plain_nodes_are_known, surely_has_content
+from llama_index_aaflow.transformations import sooner
 from llama_index_aaflow.vector_stores import accelerate_store
 
 #: Where the native methods look for what they call.
-_names: Final[Any] = base
+_names: Final[Any] = index_base
+_vector_names: Final[Any] = vector_store_base
 
 _METHODS: Final = (
     "from_documents",
@@ -44,6 +45,8 @@ _METHODS: Final = (
     "adelete_ref_doc",
     "_delete_from_docstore",
     "build_index_from_nodes",
+    "_get_node_with_embedding",
+    "_aget_node_with_embedding",
     "_add_nodes_to_index",
     "_async_add_nodes_to_index",
 )
@@ -275,6 +278,20 @@ class AcceleratedVectorStoreIndex(VectorStoreIndex):
         new_ids = simple_vectors.add(self._vector_store, nodes, plain)
         self._keep_nodes(index_struct, nodes, new_ids, plain)
 
+    def _get_node_with_embedding(self, nodes: Sequence[BaseNode], show_progress: bool = False) -> list[BaseNode]:
+        model = sooner(self._embed_model)
+        if model is self._embed_model or not _is_reproduced(self):
+            return super()._get_node_with_embedding(nodes, show_progress)
+        vectors = _vector_names.embed_nodes(nodes, model, show_progress=show_progress)
+        return [_embedded(node, vectors[node.node_id]) for node in nodes]
+
+    async def _aget_node_with_embedding(self, nodes: Sequence[BaseNode], show_progress: bool = False) -> list[BaseNode]:
+        model = sooner(self._embed_model)
+        if model is self._embed_model or not _is_reproduced(self):
+            return await super()._aget_node_with_embedding(nodes, show_progress)
+        vectors = await _vector_names.async_embed_nodes(nodes=nodes, embed_model=model, show_progress=show_progress)
+        return [_embedded(node, vectors[node.node_id]) for node in nodes]
+
     def _keep_nodes(
         self,
         index_struct: IndexDict,
@@ -302,12 +319,18 @@ class AcceleratedVectorStoreIndex(VectorStoreIndex):
         keep(self._storage_context.index_store, self._index_struct)
 
 
+def _embedded(node: BaseNode, vector: list[float]) -> BaseNode:
+    copy = node.model_copy()
+    copy.embedding = vector
+    return copy
+
+
 def _default_context() -> StorageContext:
     return StorageContext.from_defaults(vector_store=accelerate_store(SimpleVectorStore()))
 
 
 def _accelerated(transformations: Sequence[TransformComponent]) -> list[TransformComponent]:
-    return [accelerate_parser(each) if isinstance(each, NodeParser) else each for each in transformations]
+    return [sooner(each) for each in transformations]
 
 
 def _is_reproduced(index: VectorStoreIndex, methods: Any = ()) -> bool:
