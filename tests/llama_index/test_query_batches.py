@@ -20,6 +20,7 @@ from llama_index.core.vector_stores import ExactMatchFilter, MetadataFilters
 
 from aaflow_plugins.executor import Executor
 from llama_index_aaflow import accelerate
+from llama_index_aaflow.query import searching
 from tests.llama_index.query_engines import (
     EchoLLM,
     HashedEmbedding,
@@ -211,6 +212,34 @@ async def test_accelerated_objects_are_native_to_everybody() -> None:
     assert pickle.loads(pickle.dumps(accelerate(retriever, executor=Executor())))._aaflow.settings.executor
     assert type(restored) is type(retriever)
     assert shown(restored.batch([query])) == shown(retriever.batch([query]))
+
+
+@pytest.mark.parametrize("store", ["simple", "faiss"])
+async def test_retrievers_search_together(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No query of a batch is searched for by itself, in either store."""
+    ours = accelerate(index(storage_context=_storage(store)).as_retriever(similarity_top_k=5))
+    known = searching.take_result
+    taken: list[bool] = []
+
+    def take(*given: Any) -> Any:
+        found = known(*given)
+        taken.append(found is not None)
+        return found
+
+    monkeypatch.setattr(searching, "take_result", take)
+    ours.batch(questions(20))
+    await ours.abatch(questions(20))
+    assert taken.count(True) == 40
+
+
+async def test_what_a_retriever_shows_can_be_pickled() -> None:
+    """Its model and its store, which join calls, come back as what they were made from."""
+    retriever = accelerate(index(embed_model=KnownEmbedding()).as_retriever())
+    store = pickle.loads(pickle.dumps(retriever._vector_store))
+    assert store.data == retriever._vector_store.data
+    model = pickle.loads(pickle.dumps(retriever._embed_model))
+    assert type(model) is KnownEmbedding
+    assert copy.copy(retriever._embed_model).embed_batch_size == model.embed_batch_size
 
 
 async def test_vectors_of_the_users_own_may_be_arrays() -> None:

@@ -20,7 +20,11 @@ class ModelView:
     aaflow_below: ClassVar[Any]
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        return sharing(self, type(self).aaflow_below).__reduce_ex__(protocol)
+        return _itself, (sharing(self, type(self).aaflow_below),)
+
+
+def _itself(model: Any) -> Any:
+    return model
 
 
 def model_view_class(below: Any, mixin: type[ModelView], told: Mapping[str, Any], methods: Mapping[str, Any]) -> Any:
