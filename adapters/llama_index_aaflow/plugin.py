@@ -67,4 +67,17 @@ def aaflow_demo(documents: Sequence[tuple[str, str]]) -> Demo:
 def aaflow_capabilities() -> list[tuple[str, str, str]]:
     """What this adapter can do with what is installed."""
     faster = "ready" if find_spec("splintr") else "not installed: pip install 'aaflow-plugins[tokens]'"
-    return [("node parsers", "llama_index.core", "ready"), ("tokens", "splintr-rs", faster)]
+    faiss = "ready" if _has_faiss_store() else "not installed: pip install llama-index-vector-stores-faiss faiss-cpu"
+    return [
+        ("node parsers", "llama_index.core", "ready"),
+        ("tokens", "splintr-rs", faster),
+        ("stores", "SimpleVectorStore", "ready"),
+        ("stores", "FaissVectorStore", faiss),
+    ]
+
+
+def _has_faiss_store() -> bool:
+    try:
+        return bool(find_spec("faiss") and find_spec("llama_index.vector_stores.faiss"))
+    except ModuleNotFoundError:  # no package of llama_index.vector_stores
+        return False
