@@ -64,28 +64,28 @@ def _freeze() -> bool:
     return True
 
 
-#: A threshold for full collections that is never reached.
-_NEVER = 1 << 30
+#: How many times as rare full collections are: they come about with 1.4 million objects that stay, in place of 70,000.
+_RARITY = 20
 _full = 0
 
 
-def _without_full() -> bool:
+def _seldom() -> bool:
     global _full
     first, second, _full = gc.get_threshold()
-    gc.set_threshold(first, second, _NEVER)
+    gc.set_threshold(first, second, _RARITY * _full)
     return True
 
 
-def _with_full() -> None:
+def _as_often() -> None:
     first, second, full = gc.get_threshold()
-    if full == _NEVER:  # else somebody has set it anew
+    if full == _RARITY * _full:  # else somebody has set it anew
         gc.set_threshold(first, second, _full)
 
 
 _lock = threading.Lock()
 _pause = _Whole(_disable, gc.enable)
 _spare = _Whole(_freeze, gc.unfreeze)
-_young = _Whole(_without_full, _with_full)
+_rare = _Whole(_seldom, _as_often)
 
 
 def paused_collector() -> AbstractContextManager[None]:
@@ -109,21 +109,21 @@ def spared_collector() -> AbstractContextManager[None]:
     return _spare
 
 
-def young_collector() -> AbstractContextManager[None]:
-    """Collect only what is young inside a `with` block, in every thread.
+def rare_collector() -> AbstractContextManager[None]:
+    """Make full collections rare inside a `with` block, in every thread.
 
     For long work that makes many objects to stay, and garbage besides: embedding texts, whose replies and connections
-    hold cycles. What stays is walked twice at most, and not at each full collection again. Blocks nest and may overlap
-    between threads; afterwards the threshold of full collections is what it was.
+    hold cycles. What is young is collected as ever; what stays is not walked again and again. Blocks nest and may
+    overlap between threads; afterwards the threshold of full collections is what it was.
     """
-    return _young
+    return _rare
 
 
 def _after_fork_in_child() -> None:
     # The threads that were in the other blocks do not exist here, and the lock may be held by one of them.
     global _lock
     _lock = threading.Lock()
-    for whole in (_spare, _pause, _young):
+    for whole in (_spare, _pause, _rare):
         whole.forget()
 
 

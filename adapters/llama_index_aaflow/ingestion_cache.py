@@ -11,6 +11,7 @@ from llama_index.core.ingestion import cache as native_module
 from llama_index.core.schema import TextNode
 from llama_index.core.storage.docstore.utils import doc_to_json
 
+from aaflow_plugins.collector import paused_collector
 from llama_index_aaflow.parsing.known_code import is_known
 from llama_index_aaflow.storage.plain_nodes import dumped, is_plain, plain_nodes_are_known
 
@@ -36,7 +37,8 @@ class _QuickCache:
     def put(self, key: str, nodes: Sequence[Any], collection: str | None = None) -> None:
         """Put nodes under a key, as `IngestionCache.put` does."""
         cache = self._cache
-        value = {cache.nodes_key: [_written(node) for node in nodes]}
+        with paused_collector():
+            value = {cache.nodes_key: [_written(node) for node in nodes]}
         cache.cache.put(key, value, collection=collection or cache.collection)
 
 

@@ -21,6 +21,7 @@ from llama_index.core.node_parser import (
 from llama_index.core.schema import Document, MetadataMode, NodeRelationship
 from llama_index.core.storage.kvstore import SimpleKVStore
 
+from aaflow_plugins.collector import rare_collector
 from aaflow_plugins.executor import Executor
 from llama_index_aaflow import node_parsers
 from llama_index_aaflow.embeddings import is_openai
@@ -122,8 +123,9 @@ class _Parsing:
         if kwargs not in ({}, {"show_progress": False}) or not _are_apart(nodes):
             return self._parser(nodes, **kwargs)
         self._documents = nodes
-        while not self._parsed and self.ahead.pull():
-            pass
+        with rare_collector():
+            while not self._parsed and self.ahead.pull():
+                pass
         self.ahead.complete = True
         return self._nodes
 

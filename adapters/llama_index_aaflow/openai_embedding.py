@@ -23,7 +23,7 @@ from llama_index.embeddings.openai import OpenAIEmbedding
 from llama_index_instrumentation import get_dispatcher
 from openai.resources.embeddings import AsyncEmbeddings, Embeddings
 
-from aaflow_plugins.collector import young_collector
+from aaflow_plugins.collector import rare_collector
 from aaflow_plugins.concurrent_requests import send_each
 from aaflow_plugins.embedding import Embedder, Request, Vectors
 from aaflow_plugins.executor import Executor
@@ -91,7 +91,8 @@ class Sooner(StandsFor):
         native = plain(found(BaseEmbedding, "get_text_embedding_batch"))
 
         def embed() -> Any:
-            return native(self, texts, show_progress=show_progress, **kwargs)
+            with rare_collector():
+                return native(self, texts, show_progress=show_progress, **kwargs)
 
         ahead = _ahead.get()
         if ahead is not None and ahead.embedding is self and ahead.complete:
@@ -110,7 +111,7 @@ class Sooner(StandsFor):
         # Without a bound of the user's it is the native one: `num_workers`, or none at all.
         token = _slots.set(asyncio.Semaphore(bound) if bound else None)
         try:
-            with young_collector():
+            with rare_collector():
                 return await native(self, texts, show_progress=show_progress, **kwargs)
         finally:
             _slots.reset(token)
@@ -242,7 +243,7 @@ def fetching(
         yield from embedder.compose(batches())
 
     def consume(replies: Iterator[Any]) -> T:
-        with _set_ahead(Ahead(embedding, replies)) as ahead, young_collector():
+        with _set_ahead(Ahead(embedding, replies)) as ahead:
             return use(ahead)
 
     return send_each(embedder, requests(), executor or Executor(), consume)

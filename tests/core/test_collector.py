@@ -10,7 +10,7 @@ import weakref
 
 import pytest
 
-from aaflow_plugins.collector import paused_collector, spared_collector, young_collector
+from aaflow_plugins.collector import paused_collector, spared_collector, rare_collector
 
 
 def test_paused_inside_and_restored() -> None:
@@ -143,11 +143,11 @@ def test_what_the_user_has_frozen_stays_frozen() -> None:
         gc.unfreeze()
 
 
-def test_young_only() -> None:
-    """No full collection inside the block, young garbage is collected, and the thresholds are restored."""
+def test_rarely() -> None:
+    """No full collection for many objects, young garbage is collected, and the thresholds are restored."""
     before = gc.get_threshold()
     full = gc.get_stats()[2]["collections"]
-    with young_collector(), young_collector():
+    with rare_collector(), rare_collector():
         kept = [[index] for index in range(200_000)]
         cycle = _Cycle()
         gone = weakref.ref(cycle)
@@ -156,10 +156,10 @@ def test_young_only() -> None:
         assert gc.get_stats()[2]["collections"] == full
         assert gone() is None
     assert gc.get_threshold() == before
-    with pytest.raises(KeyError), young_collector():
+    with pytest.raises(KeyError), rare_collector():
         raise KeyError
     assert gc.get_threshold() == before
-    with young_collector():
+    with rare_collector():
         gc.set_threshold(*before[:2], 77)
     assert gc.get_threshold() == (*before[:2], 77)
     gc.set_threshold(*before)
