@@ -104,7 +104,7 @@ def _searched(retriever: Any, bundles: Sequence[QueryBundle], vectors: dict[str,
         queries.append(retriever._build_vector_store_query(asked))
     if isinstance(store, JoinsSearches) and not retriever._kwargs:
         try:
-            results: Sequence[Any] = store.query_many(queries)  # type: ignore[attr-defined]
+            results: Sequence[Any] = store.query_many(queries)
         except Exception:
             _logger.debug("a search for many queries failed; each searches for itself", exc_info=True)
         else:

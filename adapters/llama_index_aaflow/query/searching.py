@@ -25,14 +25,27 @@ class SearchesMany(Protocol):
 
 
 class JoinsSearches(ModelView):
-    """Mixed into a store's class: its concurrent searches are made together."""
+    """Mixed into a store's class: its concurrent searches are made together.
+
+    The store itself searches: what that calls of its own methods is joined with nothing.
+    """
 
     _aaflow_joins: ClassVar[Joins]
+    _aaflow_viewed: Any
+
+    @property
+    def _aaflow_store(self: Any) -> Any:
+        """The store, and what it keeps between searches."""
+        try:
+            return self._aaflow_viewed
+        except AttributeError:  # a copy of a view
+            object.__setattr__(self, "_aaflow_viewed", sharing(self, type(self).aaflow_below))
+            return self._aaflow_viewed
 
     def query(self: Any, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
-        """The native call, joined with concurrent ones."""
-        native: Any = super()
-        one: Callable[..., VectorStoreQueryResult] = native.query
+        """The store's search, joined with concurrent ones."""
+        store = self._aaflow_store
+        one: Callable[..., VectorStoreQueryResult] = store.query
         if kwargs:
             return one(query, **kwargs)
         if (found := take_result(self, query)) is not None:
@@ -40,13 +53,13 @@ class JoinsSearches(ModelView):
         scope = scope_of(self._aaflow_joins)
         if scope is None:
             return one(query)
-        answered: VectorStoreQueryResult = scope.call(("search", id(vars(self))), query, one, native.query_many)
+        answered: VectorStoreQueryResult = scope.call(("search", id(vars(self))), query, one, store.query_many)
         return answered
 
     async def aquery(self: Any, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
-        """The native call, joined with concurrent ones."""
-        native: Any = super()
-        alone: Callable[..., Awaitable[VectorStoreQueryResult]] = native.aquery
+        """The store's search, joined with concurrent ones."""
+        store = self._aaflow_store
+        alone: Callable[..., Awaitable[VectorStoreQueryResult]] = store.aquery
         if kwargs:
             return await alone(query, **kwargs)
         if (found := take_result(self, query)) is not None:
@@ -61,10 +74,15 @@ class JoinsSearches(ModelView):
             return await alone(query)
 
         async def many(queries: list[VectorStoreQuery]) -> list[VectorStoreQueryResult]:
-            results: list[VectorStoreQueryResult] = native.query_many(queries)
+            results: list[VectorStoreQueryResult] = store.query_many(queries)
             return results
 
         return await scope.acall(("search", id(vars(self))), query, one, many)
+
+    def query_many(self, queries: Sequence[VectorStoreQuery], **kwargs: Any) -> list[VectorStoreQueryResult]:
+        """What `query` returns for each; raises what it raises for one of them."""
+        results: list[VectorStoreQueryResult] = self._aaflow_store.query_many(queries, **kwargs)
+        return results
 
 
 def joining_store(store: Any, joins: Joins) -> Any:
@@ -81,9 +99,11 @@ def joining_store(store: Any, joins: Joins) -> Any:
     sooner: Any = hooks.aaflow_accelerate(obj=store, executor=None, batching=False, batch_queries=False) or store
     if isinstance(sooner, JoinsSearches) or not isinstance(sooner, SearchesMany) or not is_viewable(sooner):
         return sooner
-    return sharing(sooner, _joining_class(type(sooner), joins))
+    view = sharing(sooner, _joining_class(type(sooner), joins))
+    object.__setattr__(view, "_aaflow_viewed", sooner)
+    return view
 
 
 @lru_cache(maxsize=256)
 def _joining_class(below: Any, joins: Joins) -> Any:
-    return model_view_class(below, JoinsSearches, {"_aaflow_joins": joins}, {})
+    return model_view_class(below, JoinsSearches, {"_aaflow_joins": joins}, {"__slots__": ("_aaflow_viewed",)})
