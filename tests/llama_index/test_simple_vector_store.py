@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import pytest
@@ -223,6 +224,30 @@ def test_most_answers_take_the_fast_path(monkeypatch: pytest.MonkeyPatch) -> Non
     for each in wanted:
         store.query(each)
     store.query_many(wanted)
+    assert native == []
+
+
+def trigrams(text: str, dim: int = 256) -> list[float]:
+    """Counts of a text's trigrams: vectors that lie as texts do, and the same for the same text."""
+    vector = np.zeros(dim)
+    for start in range(len(text) - 2):
+        vector[crc32(text[start : start + 3].encode()) % dim] += 1.0
+    return [float(value) for value in vector]
+
+
+def test_real_texts(real_texts: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pieces of real files, many of which are there several times, asked for by others of them."""
+    pieces = [text[start : start + 120] for text in real_texts for start in range(0, min(len(text) - 120, 4000), 60)]
+    store = accelerate(SimpleVectorStore())
+    store.add([TextNode(text=piece, embedding=trigrams(piece)) for piece in pieces[:3000]])
+    repeated = pieces[:2]
+    store.add([TextNode(text=piece, embedding=trigrams(piece)) for piece in repeated * 3])
+    wanted = [query(trigrams(piece), 2 + row % 9) for row, piece in enumerate([*pieces[:6000:100], *repeated])]
+    assert len(wanted) > 20
+    store.query(wanted[0])
+    native: list[VectorStoreQuery] = []
+    monkeypatch.setattr(simple_vector_ranking.Rows, "answer", counted(simple_vector_ranking.Rows.answer, native))
+    assert_answers_equal(store, *wanted)
     assert native == []
 
 
