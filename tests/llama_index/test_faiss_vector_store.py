@@ -8,7 +8,7 @@ import pickle
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,15 @@ INDEXES: dict[str, Callable[[int], Any]] = {
     "untrained": lambda dim: faiss.IndexIVFFlat(faiss.IndexFlatL2(dim), dim, 4),
     "map": lambda dim: faiss.IndexIDMap(faiss.IndexFlatL2(dim)),
 }
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """faiss's threads wait for each other by spinning, on cores that may be busy."""
+    threads = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    yield
+    faiss.omp_set_num_threads(threads)
 
 
 def nodes_of(rows: Any) -> list[TextNode]:
