@@ -124,6 +124,14 @@ def test_nodes_of_every_kind(sides: tuple[Side, Side]) -> None:
     )
 
 
+def test_plain_nodes_among_others_of_their_document(sides: tuple[Side, Side]) -> None:
+    def insert(side: Side) -> None:
+        custom = Custom(**node("custom", "text", "a").to_dict())
+        side.index.insert_nodes([node("before", "text", "a"), custom, node("after", "text", "a")])
+
+    assert_same(sides, lambda side: side.build([]), insert)
+
+
 def test_a_document_that_lists_a_node_twice(sides: tuple[Side, Side]) -> None:
     def listed_twice(side: Side) -> None:
         store = side.index.docstore._kvstore
@@ -315,7 +323,10 @@ def test_what_was_handed_out_changes_as_natively(tmp_path: Path, act: Callable[[
 
 
 def test_what_was_handed_out_before_the_first_change(tmp_path: Path) -> None:
-    assert_same(pair(tmp_path), built("a", "b"), held, changes, changes, files=False)
+    def held_nodes(side: Side) -> None:
+        side.held.append(side.index.index_struct.nodes_dict)
+
+    assert_same(pair(tmp_path), built("a", "b"), held_nodes, changes, changes, files=False)
 
 
 def test_changes_by_hand(tmp_path: Path) -> None:
@@ -357,6 +368,20 @@ def test_two_indexes_in_one_storage_context(tmp_path: Path) -> None:
         side.index.set_index_id("first")
 
     assert_same(sides, built("a"), changes, rename, changes, second, changes, LOOKS["structs"], changes)
+
+
+def test_an_index_that_takes_the_place_of_another(tmp_path: Path) -> None:
+    def second(side: Side) -> None:
+        first = side.index
+        first.set_index_id("first")
+        side.build([document("z", TEXT)])
+        side.index = first
+
+    def take_its_place(side: Side) -> None:
+        side.index.index_struct.index_id = "index"
+
+    acts = [changes, changes, take_its_place, changes, LOOKS["structs"]]
+    assert_same(pair(tmp_path), built("a"), second, *acts)
 
 
 def test_one_index_through_both(tmp_path: Path) -> None:
