@@ -10,7 +10,7 @@ import weakref
 
 import pytest
 
-from aaflow_plugins.collector import paused_collector, spared_collector, rare_collector
+from aaflow_plugins.collector import paused_collector, rare_collector, spared_collector
 
 
 def test_paused_inside_and_restored() -> None:

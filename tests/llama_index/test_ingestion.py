@@ -92,11 +92,12 @@ def test_requests_are_native(openai_server: Connection) -> None:
         (accelerate(pipeline) if accelerated else pipeline).run(documents=documents(texts))
         return sorted(openai_server.bodies())
 
-    for real in (corpus(400_000)[:40], TEXTS, TEXTS[:1]):
+    for real in (corpus(150_000), TEXTS, TEXTS[:1]):
         for cached in (False, True):
             assert asked(True, real, cached) == asked(False, real, cached)
 
 
+@pytest.mark.slow
 def test_real_texts(openai_server: Connection) -> None:
     texts = corpus(3_000_000)
 
@@ -132,7 +133,7 @@ def test_embedding_overlaps_parsing(openai_server: Connection) -> None:
 
     def requests(pipeline: IngestionPipeline) -> int:
         openai_server.configure()
-        pipeline.run(documents=documents(["One sentence. " * 600] * 40))
+        pipeline.run(documents=documents(["One sentence. " * 300] * 40))
         return asked.pop()
 
     def make(**settings: Any) -> IngestionPipeline:
@@ -490,5 +491,5 @@ def test_a_real_model() -> None:
     def make() -> IngestionPipeline:
         return IngestionPipeline(transformations=[SentenceSplitter(id_func=numbered), Static(embed_batch_size=64)])
 
-    real = corpus(600_000)
+    real = corpus(200_000)
     assert_same(make, lambda pipeline: pipeline.run(documents=documents(real)))
