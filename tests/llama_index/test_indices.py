@@ -127,7 +127,7 @@ def test_nodes_of_every_kind(sides: tuple[Side, Side]) -> None:
 def test_plain_nodes_among_others_of_their_document(sides: tuple[Side, Side]) -> None:
     def insert(side: Side) -> None:
         custom = Custom(**node("custom", "text", "a").to_dict())
-        side.index.insert_nodes([node("before", "text", "a"), custom, node("after", "text", "a")])
+        side.index.insert_nodes([node("before", "text", "a"), custom, node("custom", "again", "a")])
 
     assert_same(sides, lambda side: side.build([]), insert)
 
