@@ -15,7 +15,11 @@ _TESTS = (
     "tests/house/test_contributing.py",
     "tests/house/test_imports.py",
     *sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("tests/langchain/test_split*.py")),
-    "tests/llama_index",
+    # Native functions rebuilt or told by their code, event loops and threads.
+    *(
+        f"tests/llama_index/test_{name}.py"
+        for name in ("embeddings", "ingestion", "ingestion_workers", "node_parsers", "query_concurrency", "sentences")
+    ),
 )
 
 
