@@ -95,7 +95,8 @@ def _nothing_kept(cache: Any, collection: str | None) -> bool:
         return True
     if type(cache) is not IngestionCache or type(cache.cache) is not SimpleKVStore:
         return False
-    return not cache.cache.get_all(collection=collection or cache.collection)
+    # Asking for the collection would make it.
+    return not cache.cache.to_dict().get(collection or cache.collection)
 
 
 class _Parsing:

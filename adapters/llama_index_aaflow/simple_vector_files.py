@@ -179,11 +179,17 @@ def _plain_fields(content: bytes) -> dict[str, Any] | None:
 
 
 def _has_huge(value: Any) -> bool:
-    if type(value) is dict:
-        return any(map(_has_huge, value.values()))
-    if type(value) is list:
-        return any(map(_has_huge, value))
-    return type(value) is float and abs(value) >= _HUGE
+    # Without recursion: the native reader goes deeper than a function of Python that calls itself.
+    left = [value]
+    while left:
+        each = left.pop()
+        if type(each) is dict:
+            left.extend(each.values())
+        elif type(each) is list:
+            left.extend(each)
+        elif type(each) is float and abs(each) >= _HUGE:
+            return True
+    return False
 
 
 def _walk_is_known() -> bool:

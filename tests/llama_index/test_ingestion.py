@@ -322,6 +322,13 @@ def _raising(index: int, document: BaseNode) -> str:
     return numbered(index, document)
 
 
+class _Nameless:
+    """An `id_func` that is no function."""
+
+    def __call__(self, index: int, document: Any) -> str:
+        return numbered(index, document)
+
+
 @pytest.mark.parametrize("asynchronous", [False, True])
 @pytest.mark.parametrize("cached", [False, True])
 def test_a_failure_leaves_what_it_leaves_natively(openai_server: Connection, cached: bool, asynchronous: bool) -> None:
@@ -346,6 +353,9 @@ def test_a_failure_leaves_what_it_leaves_natively(openai_server: Connection, cac
         return embedding(openai_server, embed_batch_size=4)
 
     assert failing(lambda: [splitter(id_func=_raising), embed()])[0] is LookupError
+    # The cache can't name this one's parser: nothing has been asked of it.
+    nameless = failing(lambda: [splitter(id_func=_Nameless()), embed()])[0]
+    assert not cached or nameless.__name__ == "PydanticSerializationError"
     assert failing(lambda: [splitter(), Failing(), embed()])[0] is LookupError
     assert failing(lambda: [splitter(), embed(), Failing(at=5)])[0] is LookupError
     assert failing(lambda: [splitter(), embed()], _FailingStore)[0] is ConnectionError

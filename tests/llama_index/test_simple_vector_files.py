@@ -192,6 +192,7 @@ CONTENTS = [
     '{"metadata_dict": {"é": "é", "\u2028": "\U0001f600"}}'.encode(), b' {"metadata_dict" :\n{"a"\t: [ ]} } \r\n',
     b'{"metadata_dict": {"a": "\x01"}}', b'{"metadata_dict": {"a": 1,}}', b'{"metadata_dict": {"a": ' + b"[" * 2000,
     b'{"metadata_dict": {"a": ' + b"[" * 1500 + b"]" * 1500 + b"}}", b"{'a': 1}", b'{"metadata_dict": {"a": 01}}',
+    b'{"metadata_dict": {"a": ' + b'{"b": ' * 700 + b"1" + b"}" * 702, b'{"metadata_dict": {"a": [1e400, 2e300]}}',
     b'{"embedding_dict": {"a": [1.5]}} extra', b'{"embedding_dict": {"a": [1.5]}}\n',
 ]  # fmt: skip
 

@@ -110,7 +110,8 @@ class Execution:
             manager: Any = (
                 get_async_callback_manager_for_config(config) if defaults else _configure(AsyncCallbackManager, config)
             )
-            return await self.told(manager, partial(manager.on_chain_start, serialized, value, **kwargs))
+            event = partial(manager.on_chain_start, serialized, value, **kwargs)
+            return await (event() if _sets_context(manager) else self.told(manager, event))
         manager = get_callback_manager_for_config(config) if defaults else _configure(CallbackManager, config)
         event = partial(manager.on_chain_start, serialized, value, **kwargs)
         return await self.begin(manager, event) if aside else event()
@@ -119,6 +120,8 @@ class Execution:
         """Have the handlers told of the beginning of a run of an input's own, whose run manager `event` gives."""
         flow = self.flow
         if isinstance(flow, LoopFlow):
+            if _sets_context(manager):
+                return await event()
             telling = tell(flow.hops, manager, event)
             await asyncio.gather(*telling.calls, return_exceptions=True)
             return telling.result()
@@ -257,6 +260,11 @@ class Execution:
 def _may_wait(manager: Any) -> bool:
     """Whether an event might take long: natively the handlers of one input do not hold up the other inputs."""
     return any(type(handler) not in QUICK for handler in manager.handlers)
+
+
+def _sets_context(manager: Any) -> bool:
+    """Whether what a handler sets at the beginning of a run is seen by what runs, as natively."""
+    return any(handler.run_inline for handler in manager.handlers)
 
 
 def raised(error: BaseException) -> BaseException:

@@ -46,30 +46,28 @@ def tell(hops: Hops, source: Any, event: partial[Coroutine[Any, Any, Any]]) -> T
         event: A call of one of its methods.
     """
     noted = None if any(handler.run_inline for handler in source.handlers) else _noted(source, event)
-    if noted is not None:
-        telling = [(handler, getattr(handler, noted.name)) for handler in noted.handlers]
-        if not any(inspect.iscoroutinefunction(method) for _, method in telling):
-            calls = [
-                hops.call(partial(copy_context().run, method, *noted.args, **noted.kwargs)) for _, method in telling
-            ]
-            return Telling(calls, partial(_result, noted, calls))
+    if noted is not None and not any(inspect.iscoroutinefunction(method) for method in noted.methods):
+        calls = [hops.call(partial(copy_context().run, each, *noted.args, **noted.kwargs)) for each in noted.methods]
+        return Telling(calls, partial(_result, noted, calls))
     native_call = asyncio.ensure_future(event())
     return Telling([native_call], native_call.result)
 
 
 class _Noted(NamedTuple):
-    """What a method of a manager tells which handlers, and what it returns."""
+    """What a method of a manager tells which handlers, by which of their methods, and what it returns."""
 
     result: Any
     handlers: list[BaseCallbackHandler]
+    methods: list[Any]
     name: str
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
 
 
 def _result(noted: _Noted, calls: Sequence[asyncio.Future[Any]]) -> Any:
-    for handler, call in zip(noted.handlers, calls, strict=True):
-        if (error := call.exception()) is not None:
+    errors = [call.exception() for call in calls]
+    for handler, error in zip(noted.handlers, errors, strict=True):
+        if error is not None:
             failing = _failing(handler, noted.name, error)
             _driven(native._ahandle_event_for_handler(failing, noted.name, None, *noted.args, **noted.kwargs))
     return noted.result
@@ -116,8 +114,12 @@ def _noted(source: Any, event: partial[Coroutine[Any, Any, Any]]) -> _Noted | No
         return None
     if result is not None:
         result.handlers = source.handlers
-    handlers = [handler for handler in source.handlers if not getattr(handler, note.ignored)]
-    return _Noted(result, handlers, note.name, note.args, note.kwargs)
+    try:
+        handlers = [handler for handler in source.handlers if not getattr(handler, note.ignored)]
+        methods = [getattr(handler, note.name) for handler in handlers]
+    except Exception:
+        return None  # natively it is logged, or raised
+    return _Noted(result, handlers, methods, note.name, note.args, note.kwargs)
 
 
 def _driven(coroutine: Coroutine[Any, Any, Any]) -> Any:

@@ -226,6 +226,50 @@ def test_a_handler_that_fails(
     assert (raising and isinstance(error, KeyError)) or found[0][1]
 
 
+@pytest.mark.parametrize("coroutine", [False, True])
+def test_what_an_inline_handler_sets_at_a_beginning_is_seen_in_the_run_and_at_its_end(coroutine: bool) -> None:
+    seen: list[Any] = []
+
+    class Sets(BaseCallbackHandler):
+        run_inline = True
+
+        def on_chain_start(self, *_: Any, run_id: UUID, **__: Any) -> None:
+            RUN.set(run_id)
+
+        def on_chain_end(self, *_: Any, run_id: UUID, **__: Any) -> None:
+            seen.append(RUN.get() == run_id)
+
+    class SetsLater(Sets, AsyncCallbackHandler):
+        async def on_chain_start(self, *_: Any, run_id: UUID, **__: Any) -> None:
+            RUN.set(run_id)
+
+        async def on_chain_end(self, *_: Any, run_id: UUID, **__: Any) -> None:
+            seen.append(RUN.get() == run_id)
+
+    found = []
+    for subject in (chain(), accelerate(chain())):
+        seen.clear()
+        handler = SetsLater() if coroutine else Sets()
+        found.append((asyncio.run(subject.abatch(list(range(5)), {"callbacks": [handler]})), sorted(seen)))
+    assert found[1] == found[0]
+    assert all(each["run"] for each in found[1][0])
+
+
+@pytest.mark.parametrize("name", ["ignore_chain", "on_chain_start"])
+def test_a_handler_that_can_not_be_asked(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    def fail(_: Any) -> None:
+        raise RuntimeError("not now")
+
+    handler: Any = type("Broken", (BaseCallbackHandler,), {name: property(fail)})
+    found = []
+    for subject in (chain(), accelerate(chain())):
+        caplog.clear()
+        outputs = asyncio.run(subject.abatch(list(range(5)), {"callbacks": [handler()]}))
+        found.append((outputs, sorted(record.getMessage() for record in caplog.records)))
+    assert found[1] == found[0]
+    assert found[0][1]
+
+
 def test_handlers_that_wait_for_one_another() -> None:
     """Natively each event has a thread of the executor: what waits for another input's event gets it."""
 
