@@ -116,7 +116,7 @@ def explain(target: ObjectArgument, debug: DebugOption = False) -> None:
         obj = _maker(target)()
         plan = _hooks_for(obj).aaflow_plan(obj=obj)
         if plan is None:
-            raise UserError(f"{target}: nothing here to plan: name a splitter, embeddings, a vector store or a chain")
+            raise UserError(f"{target}: nothing here to plan: name what `accelerate` takes")
         schedule = None if plan.by_item else Executor().schedule(plan)
         console.print(plan.explain(schedule), highlight=False, markup=False, emoji=False, soft_wrap=True)
 

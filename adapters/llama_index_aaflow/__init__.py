@@ -1,4 +1,4 @@
-"""The LlamaIndex adapter of aaflow-plugins: `accelerate` native node parsers."""
+"""The LlamaIndex adapter of aaflow-plugins: `accelerate` native parsers, pipelines, indexes, stores and engines."""
 
 from aaflow_plugins.plugins import accelerate
 

@@ -18,6 +18,7 @@ from aaflow_plugins.demonstration import Demo
 from aaflow_plugins.executor import Executor
 from aaflow_plugins.hookspecs import hookimpl
 from aaflow_plugins.joins import IN_BLOCKS, Joins
+from aaflow_plugins.plan import Plan
 from llama_index_aaflow.embeddings import accelerate_embedding
 from llama_index_aaflow.indices import accelerate_index, is_index
 from llama_index_aaflow.ingestion import accelerate_pipeline
@@ -48,6 +49,14 @@ def aaflow_accelerate(obj: Any, executor: Executor | None, batching: bool, batch
 
 
 @hookimpl
+def aaflow_plan(obj: Any) -> Plan | None:
+    """The steps that work takes through an object."""
+    from llama_index_aaflow.plans import plan_of
+
+    return plan_of(obj)
+
+
+@hookimpl
 def aaflow_comparison(make: Callable[[], Any], documents: Sequence[tuple[str, str]]) -> Comparison | None:
     """Compare native and accelerated LlamaIndex."""
     from llama_index_aaflow.comparing import comparison
@@ -67,17 +76,24 @@ def aaflow_demo(documents: Sequence[tuple[str, str]]) -> Demo:
 def aaflow_capabilities() -> list[tuple[str, str, str]]:
     """What this adapter can do with what is installed."""
     faster = "ready" if find_spec("splintr") else "not installed: pip install 'aaflow-plugins[tokens]'"
-    faiss = "ready" if _has_faiss_store() else "not installed: pip install llama-index-vector-stores-faiss faiss-cpu"
+    has_openai = _has("llama_index.embeddings.openai")
+    openai = "ready" if has_openai else "not installed: pip install llama-index-embeddings-openai"
+    has_faiss = _has("faiss") and _has("llama_index.vector_stores.faiss")
+    faiss = "ready" if has_faiss else "not installed: pip install llama-index-vector-stores-faiss faiss-cpu"
     return [
         ("node parsers", "llama_index.core", "ready"),
         ("tokens", "splintr-rs", faster),
+        ("embeddings", "OpenAIEmbedding", openai),
+        ("pipelines", "IngestionPipeline", "ready"),
+        ("indexes", "VectorStoreIndex", "ready"),
+        ("query engines", "RetrieverQueryEngine", "ready"),
         ("stores", "SimpleVectorStore", "ready"),
         ("stores", "FaissVectorStore", faiss),
     ]
 
 
-def _has_faiss_store() -> bool:
+def _has(module: str) -> bool:
     try:
-        return bool(find_spec("faiss") and find_spec("llama_index.vector_stores.faiss"))
-    except ModuleNotFoundError:  # no package of llama_index.vector_stores
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # none of the packages around it either
         return False

@@ -25,6 +25,12 @@ def parser():
 
     return SentenceSplitter(chunk_size=100, chunk_overlap=10)
 
+def steps():
+    from llama_index.core import MockEmbedding
+    from llama_index.core.ingestion import IngestionPipeline
+
+    return IngestionPipeline(transformations=[parser(), MockEmbedding(embed_dim=2)])
+
 def broken():
     raise RuntimeError("the user's own")
 """
@@ -76,6 +82,13 @@ def test_explain_shows_the_plan(folder: Path) -> None:
         assert expected in run.stdout
 
 
+def test_explain_shows_what_of_llama_index_is_native_and_why(folder: Path) -> None:
+    run = aaflow(folder, "explain", "mine:steps")
+    assert run.returncode == 0, run.stderr
+    for expected in ("parse SentenceSplitter", "embed MockEmbedding", "MockEmbedding is not known"):
+        assert expected in run.stdout
+
+
 def test_doctor_names_versions_and_fast_paths(folder: Path) -> None:
     run = aaflow(folder, "doctor")
     assert run.returncode == 0, run.stderr
@@ -85,6 +98,7 @@ def test_doctor_names_versions_and_fast_paths(folder: Path) -> None:
         "InMemoryVectorStore",
         "lean ChatOpenAI",
         "LangGraph",
+        "VectorStoreIndex",
         "local",
     ):
         assert expected in run.stdout
