@@ -164,8 +164,10 @@ def summary(outcomes: Sequence[Outcome]) -> Table:
             f"{outcome.speedup:.2f}x",
             outcome.verdict().partition(",")[0] if not outcome.difference else outcome.verdict(),
         )
-    share = 1 - statistics.median(outcomes[-1].native.model) / outcomes[-1].native.seconds
-    table.caption = f"In the last line the framework owns {max(0.0, share):.0%} of the native time, the model the rest."
+    last = outcomes[-1].native
+    if any(last.model):
+        share = max(0.0, 1 - statistics.median(last.model) / last.seconds)
+        table.caption = f"In the last line the framework owns {share:.0%} of the native time, the model the rest."
     return table
 
 

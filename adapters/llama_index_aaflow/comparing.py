@@ -109,10 +109,11 @@ def _nodes(result: Any) -> list[BaseNode]:
 
 def _index(index: VectorStoreIndex) -> list[Any]:
     """An index's nodes in their order, their vectors where the store tells, and its struct."""
-    ids = list(index.index_struct.nodes_dict.values()) or list(index.docstore.docs)
+    kept = index.docstore.docs  # made anew at each look
+    ids = list(index.index_struct.nodes_dict.values()) or list(kept)
     numbers = {node_id: number for number, node_id in enumerate(ids)}
     stored = getattr(getattr(index.vector_store, "data", None), "embedding_dict", {})
-    nodes = [(index.docstore.docs.get(node_id), stored.get(node_id)) for node_id in ids]
+    nodes = [(kept.get(node_id), stored.get(node_id)) for node_id in ids]
     return [_plain(each, numbers) for each in nodes]
 
 
@@ -128,7 +129,7 @@ def _plain(value: Any, numbers: Mapping[str, int] | None = None) -> Any:
     if isinstance(value, dict):
         return [(_plain(key, numbers), _plain(item, numbers)) for key, item in value.items()]
     if isinstance(value, list | tuple):
-        return [_plain(item, numbers) for item in value]
+        return [item if type(item) is float else _plain(item, numbers) for item in value]
     if isinstance(value, str):
         return numbers.get(value, value)
     return value if value is None or isinstance(value, bool | int | float | UUID) else f"{type(value).__name__} {value}"
