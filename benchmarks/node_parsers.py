@@ -2,42 +2,14 @@
 
 from __future__ import annotations
 
-import gc
-import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
-from benchmarks.corpus import Kind, read_sample
+from benchmarks.corpus import read_sample
 from benchmarks.digests import of_nodes
-from benchmarks.harness import Benchmark, Case, Contender, Scale
+from benchmarks.harness import Benchmark, Case, Scale
 from benchmarks.measure import Work
-
-_NATIVE, _PAUSED, _OURS, _OURS_TIKTOKEN = (
-    "native",
-    "native, collector paused by its caller",
-    "ours",
-    "ours, with tiktoken alone",
-)
-
-
-@dataclass(frozen=True)
-class Mode:
-    """A node parser and what it is given.
-
-    Attributes:
-        name: As it stands in the table.
-        build: Makes the native parser.
-        kind: The texts.
-        megabytes: How much of them, at most.
-        tokens: Whether it counts tokens.
-    """
-
-    name: str
-    build: Callable[[], Any]
-    kind: Kind = "all"
-    megabytes: int = 8
-    tokens: bool = False
+from benchmarks.splitting_modes import Mode, Split, cases, contenders
 
 
 def _sentences(size: int, overlap: int) -> Any:
@@ -65,29 +37,21 @@ def _markdown() -> Any:
 
 
 _MODES = (
-    Mode("SentenceSplitter 1024/200, prose", lambda: _sentences(1024, 200), kind="prose", tokens=True),
-    Mode("SentenceSplitter 1024/200, Python", lambda: _sentences(1024, 200), kind="python", tokens=True),
-    Mode("SentenceSplitter 256/20, prose", lambda: _sentences(256, 20), kind="prose", tokens=True),
-    Mode("SentenceSplitter 256/20, Python", lambda: _sentences(256, 20), kind="python", tokens=True),
+    Mode("SentenceSplitter 1024/200, prose", lambda: _sentences(1024, 200), kind="prose", megabytes=8, tokens=True),
+    Mode("SentenceSplitter 1024/200, Python", lambda: _sentences(1024, 200), kind="python", megabytes=8, tokens=True),
+    Mode("SentenceSplitter 256/20, prose", lambda: _sentences(256, 20), kind="prose", megabytes=8, tokens=True),
+    Mode("SentenceSplitter 256/20, Python", lambda: _sentences(256, 20), kind="python", megabytes=8, tokens=True),
     Mode("TokenTextSplitter 1024/20", _tokens, megabytes=3, tokens=True),
-    Mode("SentenceWindow 3, prose", _windows, kind="prose"),
-    Mode("Markdown, prose", _markdown, kind="prose"),
+    Mode("SentenceWindow 3, prose", _windows, kind="prose", megabytes=8),
+    Mode("Markdown, prose", _markdown, kind="prose", megabytes=8),
 )
-
-
-def _nodes_with_collector_paused(parser: Any, documents: list[Any]) -> Any:
-    gc.disable()
-    try:
-        return parser.get_nodes_from_documents(documents)
-    finally:
-        gc.enable()
 
 
 def _nodes(parser: Any, documents: list[Any]) -> Any:
     return parser.get_nodes_from_documents(documents)
 
 
-def _work(parameters: Mapping[str, Any], accelerated: bool, call: Callable[[Any, list[Any]], Any]) -> Work:
+def _work(parameters: Mapping[str, Any], accelerated: bool, call: Split) -> Work:
     from llama_index.core.schema import Document
 
     mode = next(mode for mode in _MODES if mode.name == parameters["mode"])
@@ -109,31 +73,8 @@ def _work(parameters: Mapping[str, Any], accelerated: bool, call: Callable[[Any,
     )
 
 
-def _native(parameters: Mapping[str, Any]) -> Work:
-    return _work(parameters, False, _nodes)
-
-
-def _native_paused(parameters: Mapping[str, Any]) -> Work:
-    return _work(parameters, False, _nodes_with_collector_paused)
-
-
-def _ours(parameters: Mapping[str, Any]) -> Work:
-    return _work(parameters, True, _nodes)
-
-
-def _ours_with_tiktoken(parameters: Mapping[str, Any]) -> Work:
-    # As if the faster tokenizer were not installed: importing it raises ImportError.
-    sys.modules["splintr"] = None  # type: ignore[assignment]
-    return _work(parameters, True, _nodes)
-
-
 def _cases(scale: Scale) -> list[Case]:
-    cases = []
-    for mode in _MODES:
-        sample = scale.corpora.sample(mode.kind, (200_000 if scale.quick else mode.megabytes * 10**6))
-        contenders = (_NATIVE, _PAUSED, _OURS, *([_OURS_TIKTOKEN] if mode.tokens else []))
-        cases.append(Case(mode.name, {"mode": mode.name, **sample.parameters}, contenders, sample.megabytes))
-    return cases
+    return cases(_MODES, scale, 200_000)
 
 
 BENCHMARK = Benchmark(
@@ -148,11 +89,6 @@ BENCHMARK = Benchmark(
         "random ids, which belongs where."
     ),
     metric="cpu",
-    contenders=(
-        Contender(_NATIVE, "native", _native),
-        Contender(_PAUSED, "native", _native_paused),
-        Contender(_OURS, "ours", _ours),
-        Contender(_OURS_TIKTOKEN, "ours", _ours_with_tiktoken),
-    ),
+    contenders=contenders(_work, _nodes),
     cases=_cases,
 )

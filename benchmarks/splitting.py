@@ -2,44 +2,27 @@
 
 from __future__ import annotations
 
-import gc
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from benchmarks.corpus import Kind, read_documents
+from benchmarks import splitting_modes
+from benchmarks.corpus import read_documents
 from benchmarks.digests import of_documents
-from benchmarks.harness import Benchmark, Case, Contender, Scale
+from benchmarks.harness import Benchmark, Case, Scale
 from benchmarks.measure import Work
-
-_NATIVE, _PAUSED, _OURS, _OURS_TIKTOKEN = (
-    "native",
-    "native, collector paused by its caller",
-    "ours",
-    "ours, with tiktoken alone",
-)
+from benchmarks.splitting_modes import Split, cases, contenders
 
 
 @dataclass(frozen=True)
-class Mode:
+class Mode(splitting_modes.Mode):
     """A splitter and what it is given.
 
     Attributes:
-        name: As it stands in the table.
-        build: Makes the native splitter.
-        kind: The texts.
-        megabytes: How much of them, at most.
         metadata: What each document has: its `source` only, eight plain values, or nested ones.
-        tokens: Whether lengths are counted in tokens.
     """
 
-    name: str
-    build: Callable[[], Any]
-    kind: Kind = "all"
-    megabytes: int = 21
     metadata: Literal["source", "flat", "nested"] = "source"
-    tokens: bool = False
 
 
 def _recursive(size: int, overlap: int) -> Any:
@@ -106,15 +89,7 @@ def split(splitter: Any, documents: list[Any]) -> list[Any]:
     return [chunk for document in documents for chunk in splitter.split_text(document.page_content)]
 
 
-def _split_with_collector_paused(splitter: Any, documents: list[Any]) -> list[Any]:
-    gc.disable()
-    try:
-        return split(splitter, documents)
-    finally:
-        gc.enable()
-
-
-def _work(parameters: Mapping[str, Any], accelerated: bool, call: Callable[[Any, list[Any]], list[Any]]) -> Work:
+def _work(parameters: Mapping[str, Any], accelerated: bool, call: Split) -> Work:
     mode = next(mode for mode in _MODES if mode.name == parameters["mode"])
     documents = read_documents(parameters["corpus"])
     for position, document in enumerate(documents):
@@ -147,31 +122,8 @@ def _metadata(kind: str, position: int) -> dict[str, Any]:
     return flat if kind == "flat" else {"position": position, "file": flat, "tags": ["text", ["real", position]]}
 
 
-def _native(parameters: Mapping[str, Any]) -> Work:
-    return _work(parameters, False, split)
-
-
-def _native_paused(parameters: Mapping[str, Any]) -> Work:
-    return _work(parameters, False, _split_with_collector_paused)
-
-
-def _ours(parameters: Mapping[str, Any]) -> Work:
-    return _work(parameters, True, split)
-
-
-def _ours_with_tiktoken(parameters: Mapping[str, Any]) -> Work:
-    # As if the faster tokenizer were not installed: importing it raises ImportError.
-    sys.modules["splintr"] = None  # type: ignore[assignment]
-    return _work(parameters, True, split)
-
-
 def _cases(scale: Scale) -> list[Case]:
-    cases = []
-    for mode in _MODES:
-        sample = scale.corpora.sample(mode.kind, (300_000 if scale.quick else mode.megabytes * 10**6))
-        contenders = (_NATIVE, _PAUSED, _OURS, *([_OURS_TIKTOKEN] if mode.tokens else []))
-        cases.append(Case(mode.name, {"mode": mode.name, **sample.parameters}, contenders, sample.megabytes))
-    return cases
+    return cases(_MODES, scale, 300_000)
 
 
 BENCHMARK = Benchmark(
@@ -185,11 +137,6 @@ BENCHMARK = Benchmark(
         "as Python starts it, except where its caller pauses it."
     ),
     metric="cpu",
-    contenders=(
-        Contender(_NATIVE, "native", _native),
-        Contender(_PAUSED, "native", _native_paused),
-        Contender(_OURS, "ours", _ours),
-        Contender(_OURS_TIKTOKEN, "ours", _ours_with_tiktoken),
-    ),
+    contenders=contenders(_work, split),
     cases=_cases,
 )

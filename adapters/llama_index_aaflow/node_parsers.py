@@ -8,7 +8,6 @@ and ends up there. What can't be reproduced exactly is passed on to the native m
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from functools import lru_cache
 from types import FunctionType
@@ -30,6 +29,7 @@ from llama_index.core.utils import get_tqdm_iterable
 from llama_index_instrumentation import get_dispatcher
 
 from aaflow_plugins.collector import paused_collector
+from llama_index_aaflow.native_classes import found, overridden, with_class
 from llama_index_aaflow.parsing.counting import checked, counter_for
 from llama_index_aaflow.parsing.known_code import is_earlier, is_known, unknown
 from llama_index_aaflow.parsing.nodes import build_nodes, build_separately, can_copy, is_text, postprocess
@@ -52,7 +52,7 @@ def accelerate_parser(parser: Any) -> Any:
     native: Any = type(parser)
     if isinstance(parser, Accelerated) or native_reason(parser) is not None:
         return parser
-    return _with_class(parser, _accelerated_class(native))
+    return with_class(parser, _accelerated_class(native))
 
 
 def native_reason(parser: Any) -> str | None:
@@ -63,14 +63,6 @@ def native_reason(parser: Any) -> str | None:
         hidden = next((name for name in vars(parser) if name not in native.model_fields), None)
         reason = hidden and f"the object has its own {hidden}"
     return reason
-
-
-def _with_class(parser: Any, cls: Any) -> Any:
-    """A copy of a parser as pydantic makes one, but of another class."""
-    made = cls.__new__(cls)
-    for name in ("__dict__", "__pydantic_extra__", "__pydantic_fields_set__", "__pydantic_private__"):
-        object.__setattr__(made, name, copy.copy(getattr(parser, name)))
-    return made
 
 
 class Accelerated:
@@ -225,13 +217,13 @@ class _MakesSections(Accelerated):
         text = node.get_content(metadata_mode=MetadataMode.NONE) if self._calls_known_code() else None
         if not is_text(text) or not can_copy(node) or type(separator) is not str:
             return cast(list[Any], super().get_nodes_from_node(node))  # type: ignore[misc]
-        found = sections(text, separator)
-        if not found:
+        parts = sections(text, separator)
+        if not parts:
             return []
         with paused_collector():
-            nodes = build_separately([content for content, _ in found], node, self.id_func)
+            nodes = build_separately([content for content, _ in parts], node, self.id_func)
             if self.include_metadata:
-                for made, (_, path) in zip(nodes, found, strict=True):
+                for made, (_, path) in zip(nodes, parts, strict=True):
                     made.metadata["header_path"] = separator + path + separator if path else separator
         return nodes
 
@@ -249,19 +241,6 @@ _FAMILIES: Final[tuple[tuple[type[Any], type[Accelerated], tuple[str, ...]], ...
     (MarkdownNodeParser, _MakesSections, ("_parse_nodes", "get_nodes_from_node", "_build_node_from_split")),
 )
 
-#: What a subclass may not have a way of its own of, because the accelerated object bypasses or replaces it.
-_OBJECT_METHODS: Final = (
-    "__new__",
-    "__getattribute__",
-    "__setattr__",
-    "__reduce__",
-    "__reduce_ex__",
-    "__copy__",
-    "__deepcopy__",
-    "__init_subclass__",
-    "__pydantic_init_subclass__",
-)
-
 
 def _family(native: type[Any]) -> tuple[type[Any], type[Accelerated], tuple[str, ...]] | None:
     return next((family for family in _FAMILIES if issubclass(native, family[0])), None)
@@ -275,21 +254,17 @@ def _class_reason(native: Any) -> str | None:
         return f"{native.__qualname__} makes nodes in a way of its own"
     known, _, methods = family
     for method in (*methods, "_postprocess_parsed_nodes"):
-        if _found(native, method) is not _found(known, method):
+        if found(native, method) is not found(known, method):
             return f"{native.__qualname__} overrides {method}"
-    for method in _OBJECT_METHODS:
-        if any(method in vars(cls) for cls in native.__mro__ if cls not in known.__mro__):
-            return f"{native.__qualname__} has its own {method}"
+    own = overridden(native, known)
+    if own is not None:
+        return own
     other = unknown(known, (*methods, "_postprocess_parsed_nodes"))
     if other is not None:
         return f"the installed llama-index-core has another {other} than known"
     if not is_known(node_utils.build_nodes_from_splits):
         return "the installed llama-index-core has another build_nodes_from_splits than known"
     return None
-
-
-def _found(cls: type[Any], name: str) -> Any:
-    return next((vars(base)[name] for base in cls.__mro__ if name in vars(base)), None)
 
 
 @lru_cache(maxsize=256)
