@@ -16,7 +16,6 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from benchmarks.corpus import Corpora
 from benchmarks.machine import machine, versions
 from benchmarks.measure import Work, rotated
 from benchmarks.results import CaseResult, ContenderResult, Measurement, Metric, Results, Role
-from llama_index_aaflow.nltk_data import use_copy
+from llama_index_aaflow.carried_files import carried, use_copy_of_nltk_data
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -265,14 +264,11 @@ def _in_fresh_process(
 
 def environment() -> dict[str, str]:
     """Environment variables of every process that is started: nothing traced, nothing fetched."""
-    use_copy()
+    use_copy_of_nltk_data()
     variables = {name: value for name, value in os.environ.items() if not name.startswith(("LANGSMITH_", "LANGCHAIN_"))}
-    package = find_spec("llama_index")
-    for root in package.submodule_search_locations or () if package else ():
-        # LlamaIndex carries tiktoken's cl100k_base and gpt2.
-        cache = Path(root) / "core" / "_static" / "tiktoken_cache"
-        if cache.is_dir():
-            variables.setdefault("TIKTOKEN_CACHE_DIR", str(cache))
+    encodings = carried("tiktoken_cache")  # cl100k_base and gpt2
+    if encodings:
+        variables.setdefault("TIKTOKEN_CACHE_DIR", str(encodings))
     return variables
 
 

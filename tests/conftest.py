@@ -5,31 +5,21 @@ from __future__ import annotations
 import os
 import sysconfig
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from benchmarks.chat_completions import Latency
 from benchmarks.openai_server import Connection, serving
-from llama_index_aaflow.nltk_data import use_copy
-
-
-def _tokenizer_files() -> Path | None:
-    """tiktoken's files as LlamaIndex carries them, so that no test needs the network."""
-    package = find_spec("llama_index")
-    for root in package.submodule_search_locations or () if package else ():
-        cache = Path(root) / "core" / "_static" / "tiktoken_cache"
-        if cache.is_dir():
-            return cache
-    return None
+from llama_index_aaflow.carried_files import carried, use_copy_of_nltk_data
 
 
 def pytest_configure() -> None:
-    use_copy()
-    cache = _tokenizer_files()
-    if cache:
-        os.environ.setdefault("TIKTOKEN_CACHE_DIR", str(cache))
+    # No test needs the network.
+    use_copy_of_nltk_data()
+    encodings = carried("tiktoken_cache")
+    if encodings:
+        os.environ.setdefault("TIKTOKEN_CACHE_DIR", str(encodings))
 
 
 @pytest.fixture(scope="session")

@@ -10,8 +10,8 @@ from llama_index.core.ingestion import IngestionPipeline
 from llama_index.core.node_parser import SentenceSplitter
 
 from aaflow_plugins.demonstration import Demo
+from llama_index_aaflow.carried_files import use_copy_of_nltk_data
 from llama_index_aaflow.comparing import comparison
-from llama_index_aaflow.nltk_data import use_copy
 from llama_index_aaflow.wordllama import WordLlamaEmbedding
 
 
@@ -24,7 +24,7 @@ def demo(documents: Sequence[tuple[str, str]]) -> Demo:
     Raises:
         ImportError: If wordllama is not installed.
     """
-    use_copy()
+    use_copy_of_nltk_data()
     embedding = WordLlamaEmbedding(embed_batch_size=64)
     embedding.get_query_embedding("loads the model before anything is timed")
     Settings.embed_model, Settings.transformations = embedding, [SentenceSplitter()]

@@ -11,6 +11,7 @@ import os
 from collections.abc import Sequence
 from functools import lru_cache
 from importlib import import_module
+from itertools import compress
 from typing import Any, Final
 
 from llama_index.core.vector_stores.simple import SimpleVectorStore, SimpleVectorStoreData
@@ -71,13 +72,13 @@ class AcceleratedSimpleVectorStore(SimpleVectorStore):
         Raises:
             Exception: What `query` raises for the first query that it refuses.
         """
-        ranked = [query for query in queries if self._can_rank(query)]
-        rows = self._rows() if len(ranked) > 1 else None
-        proposals = iter(rows.propose(ranked) if rows is not None else ())
+        rankable = list(map(self._can_rank, queries))
+        rows = self._rows() if sum(rankable) > 1 else None
+        proposals = iter(rows.propose(list(compress(queries, rankable))) if rows is not None else ())
         results = []
-        for query in queries:
+        for query, can_rank in zip(queries, rankable, strict=True):
             answer = None
-            if rows is not None and self._can_rank(query):
+            if rows is not None and can_rank:
                 answer = rows.answer(query, self.data.metadata_dict, next(proposals))
             results.append(self.query(query, **kwargs) if answer is None else answer)
         return results

@@ -10,6 +10,8 @@ from typing import Any
 
 from llama_index.core.vector_stores.simple import SimpleVectorStore
 
+from llama_index_aaflow.native_classes import sharing
+
 _FAISS_MODULES = ("llama_index.vector_stores.faiss.base", "llama_index_aaflow.faiss_vector_store")
 
 
@@ -30,7 +32,7 @@ def accelerate_store(store_or_class: Any) -> Any:
     accelerated = known[1]
     if isinstance(store_or_class, type):
         return accelerated
-    return store_or_class if type(store_or_class) is accelerated else _view(store_or_class, accelerated)
+    return store_or_class if type(store_or_class) is accelerated else sharing(store_or_class, accelerated)
 
 
 def native_reason(store_or_class: Any) -> str | None:
@@ -41,13 +43,6 @@ def native_reason(store_or_class: Any) -> str | None:
         return f"{store_class.__name__} has no fast path"
     reason: str | None = known[0].native_reason(store_or_class)
     return reason
-
-
-def _view(store: Any, cls: Any) -> Any:
-    made = cls.__new__(cls)
-    for name in ("__dict__", "__pydantic_extra__", "__pydantic_fields_set__", "__pydantic_private__"):
-        object.__setattr__(made, name, getattr(store, name))
-    return made
 
 
 def _module_of(store_or_class: Any) -> tuple[ModuleType, Any] | None:

@@ -22,6 +22,7 @@ from langchain_community.vectorstores.utils import DistanceStrategy  # noqa: E40
 from aaflow_plugins.embedding import Vectors  # noqa: E402
 from faiss_aaflow import search as faiss_search  # noqa: E402
 from langchain_aaflow.faiss_store import AcceleratedFAISS, FaissSink  # noqa: E402
+from tests.faiss_certainty import certainty  # noqa: E402
 from tests.langchain.faiss_stores import DIM, HashEmbeddings, outcome  # noqa: E402
 
 SEARCHES: dict[str, Callable[[FAISS], Any]] = {
@@ -118,15 +119,7 @@ def test_batched_search_equals_single_searches(dim: int, metric: str, rows: int,
 def test_most_queries_are_answered_from_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Otherwise the equality above would say nothing about rescoring."""
     monkeypatch.setattr(faiss_search, "MIN_VECTORS", 1000)
-    certain: list[bool] = []
-    top = faiss_search._certain_top
-
-    def counted(*args: Any) -> Any:
-        answer = top(*args)
-        certain.append(answer is not None)
-        return answer
-
-    monkeypatch.setattr(faiss_search, "_certain_top", counted)
+    certain = certainty(monkeypatch)
     for metric in ("l2", "ip"):
         points, queries = spread(10_307, 384)
         assert_batch_is_single(store_of(points, metric), queries, k=4)

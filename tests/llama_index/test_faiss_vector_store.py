@@ -31,6 +31,7 @@ from aaflow_plugins.dataplane.vectors import to_arrow  # noqa: E402
 from faiss_aaflow import search as faiss_search  # noqa: E402
 from llama_index_aaflow.faiss_vector_store import AcceleratedFaissVectorStore  # noqa: E402
 from llama_index_aaflow.vector_stores import native_reason  # noqa: E402
+from tests.faiss_certainty import certainty  # noqa: E402
 from tests.llama_index.stored_vectors import bits, outcome, query  # noqa: E402
 
 DIM = 8
@@ -224,15 +225,7 @@ def test_many_queries_are_answered_as_single_ones(
     kind: str, dim: int, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(faiss_search, "MIN_VECTORS", 1000)
-    certain: list[bool] = []
-    top = faiss_search._certain_top
-
-    def counted(*args: Any) -> Any:
-        answer = top(*args)
-        certain.append(answer is not None)
-        return answer
-
-    monkeypatch.setattr(faiss_search, "_certain_top", counted)
+    certain = certainty(monkeypatch)
     points, queries = spread(rows, dim)
     store = filled(kind, points)
     assert_answers_equal(store, [query(each.tolist(), 4) for each in queries])

@@ -29,6 +29,7 @@ from aaflow_plugins.executor import Executor
 from benchmarks.openai_server import Connection, Fault
 from llama_index_aaflow import accelerate
 from llama_index_aaflow.ingestion import native_reason
+from llama_index_aaflow.wordllama import WordLlamaEmbedding
 from tests.llama_index.parsing_outcomes import corpus, numbered, texts, visible
 from tests.llama_index.pipelines import (
     Failing,
@@ -487,19 +488,11 @@ def test_cancelling_a_run_ends_its_requests(openai_server: Connection) -> None:
 
 def test_a_real_model() -> None:
     """A static model in this process, under a class of somebody's own."""
-    wordllama = pytest.importorskip("wordllama")
-    # The model is in the package.
-    model = wordllama.WordLlama.load(cache_dir=Path(wordllama.__file__).parent, disable_download=True)
-
-    class Static(Lengths):
-        def _get_text_embedding(self, text: str) -> list[float]:
-            return self._get_text_embeddings([text])[0]
-
-        def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
-            return model.embed(texts).tolist()  # type: ignore[no-any-return]
+    pytest.importorskip("wordllama")
 
     def make() -> IngestionPipeline:
-        return IngestionPipeline(transformations=[SentenceSplitter(id_func=numbered), Static(embed_batch_size=64)])
+        model = WordLlamaEmbedding(embed_batch_size=64)
+        return IngestionPipeline(transformations=[SentenceSplitter(id_func=numbered), model])
 
     real = corpus(200_000)
     assert_same(make, lambda pipeline: pipeline.run(documents=documents(real)))

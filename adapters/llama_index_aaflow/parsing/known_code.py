@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from aaflow_plugins.known_code import is_one_of, structure
+from llama_index_aaflow.native_classes import found
 
 #: Structures of what the fast paths reproduce, by qualified name: llama-index-core 0.14.0 to 0.14.25 and
 #: nltk 3.9.1 to 3.10.4.
@@ -90,7 +91,7 @@ def is_earlier(function: Any) -> bool:
 def unknown(cls: type[Any], names: Iterable[str]) -> str | None:
     """The first of a class's methods, by qualified name, that is not known; None if all are."""
     for name in names:
-        function = plain(next(vars(base)[name] for base in cls.__mro__ if name in vars(base)))
+        function = plain(found(cls, name))
         if not is_known(function):
             return str(function.__qualname__)
     return None

@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from aaflow_plugins.known_code import is_one_of
+from llama_index_aaflow.native_classes import found
 from llama_index_aaflow.parsing.known_code import plain
 
 #: Structures of what is reproduced or relied on, by qualified name: llama-index-core 0.14.0 to 0.14.25 and
@@ -73,7 +74,7 @@ _KNOWN: Final[dict[str, frozenset[str]]] = {
 
 def is_native(methods: Iterable[tuple[type[Any], Iterable[str]]]) -> bool:
     """Whether classes' methods are, at this moment, those known: anybody may patch them at any time."""
-    return all(is_known(_found(cls, name)) for cls, names in methods for name in names)
+    return all(is_known(found(cls, name)) for cls, names in methods for name in names)
 
 
 @lru_cache(maxsize=256)
@@ -81,7 +82,3 @@ def is_known(function: Any) -> bool:
     """Whether a function, or one that LlamaIndex traces, is one of the known versions."""
     function = plain(function)
     return is_one_of(function, _KNOWN.get(getattr(function, "__qualname__", ""), frozenset()))
-
-
-def _found(cls: type[Any], name: str) -> Any:
-    return next((vars(base)[name] for base in cls.__mro__ if name in vars(base)), None)
