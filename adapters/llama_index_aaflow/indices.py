@@ -25,7 +25,7 @@ from llama_index.core.vector_stores import SimpleVectorStore
 from aaflow_plugins.collector import paused_collector
 from llama_index_aaflow.storage import documents, simple_vectors
 from llama_index_aaflow.storage.documents import Adding, Removing, without_embedding
-from llama_index_aaflow.storage.index_structs import keep
+from llama_index_aaflow.storage.index_structs import keep, show
 from llama_index_aaflow.storage.known_code import is_native
 from llama_index_aaflow.storage.plain_nodes import is_plain, plain_nodes_are_known, surely_has_content
 from llama_index_aaflow.transformations import sooner
@@ -91,6 +91,13 @@ def is_index(obj: Any) -> bool:
 
 class AcceleratedVectorStoreIndex(VectorStoreIndex):
     """`VectorStoreIndex` whose bookkeeping takes the time that its nodes need, and not their square."""
+
+    @property
+    def index_struct(self) -> IndexDict:
+        """The index struct."""
+        struct = super().index_struct
+        show(struct)
+        return struct
 
     @classmethod
     def from_documents(  # type: ignore[override]
@@ -316,7 +323,11 @@ class AcceleratedVectorStoreIndex(VectorStoreIndex):
         return not self._vector_store.stores_text or self._store_nodes_override
 
     def _keep_struct(self) -> None:
-        keep(self._storage_context.index_store, self._index_struct)
+        keep(self._storage_context.index_store, self)
+
+
+# Spans and representations bear the name of the native class. Pickle goes by `__qualname__`.
+AcceleratedVectorStoreIndex.__name__ = VectorStoreIndex.__name__
 
 
 def _embedded(node: BaseNode, vector: list[float]) -> BaseNode:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from llama_index.core import SummaryIndex, VectorStoreIndex
@@ -329,6 +330,51 @@ def test_what_was_handed_out_before_the_first_change(tmp_path: Path) -> None:
     assert_same(pair(tmp_path), built("a", "b"), held_nodes, changes, changes, files=False)
 
 
+def test_the_public_nodes_are_a_plain_dict(tmp_path: Path) -> None:
+    """Whatever is held meanwhile, and however an index is looked at."""
+    sides = pair(tmp_path)
+
+    def public(side: Side) -> Any:
+        nodes = side.index.index_struct.nodes_dict
+        return type(nodes), nodes is side.index.index_struct.nodes_dict, yaml.safe_dump(nodes)
+
+    def hold(side: Side) -> None:
+        side.held.append(side.index.index_struct)
+
+    def share(side: Side) -> None:
+        native = object.__new__(VectorStoreIndex)
+        native.__dict__ = side.index.__dict__
+        side.index, other = side.wrap(native), side.index
+        side.held.append(other.index_struct)
+        insert(side)
+        assert type(native.index_struct.nodes_dict) is dict
+
+    def insert(side: Side) -> None:
+        side.index.insert_nodes([node(f"n{len(side.index.docstore.docs)}", "text", "a")])
+
+    acts = [insert, public, insert, insert, public, hold, insert, LOOKS["dict"], insert, public, share, public]
+    assert_same(sides, built("a"), *acts, LOOKS["dict"], files=False)
+    assert {type(struct.nodes_dict) for struct in sides[1].held} == {dict}
+
+
+def test_looking_while_another_thread_inserts() -> None:
+    """Who is about to change the nodes holds them as they were before somebody looked."""
+    index = accelerate(VectorStoreIndex)([node("a", "text"), node("b", "text")], embed_model=DigestEmbedding())
+    index.insert_nodes([node("c", "text")])
+    under_way = index._index_struct.nodes_dict
+    assert list(index.index_struct.nodes_dict) == ["a", "b", "c"]
+    under_way["d"] = "d"
+    assert list(index.index_struct.nodes_dict) == ["a", "b", "c", "d"]
+    # It is taken in the very moment of the look.
+    index._index_struct.nodes_dict = under_way.succeeded()
+    under_way["e"] = "e"
+    del under_way["a"]
+    assert index.index_struct.nodes_dict == {name: name for name in "bcde"}
+    index.insert_nodes([node("f", "text")])
+    struct = index.storage_context.index_store.get_index_struct(index.index_id)
+    assert list(struct.nodes_dict) == list(index.index_struct.nodes_dict) == list("bcdef")
+
+
 def test_changes_by_hand(tmp_path: Path) -> None:
     """Changes of the public struct are stored when the index is changed next, and not before."""
     sides = pair(tmp_path)
@@ -469,6 +515,7 @@ def test_exactly_the_known_class(tmp_path: Path) -> None:
     side.build([document("a", TEXT)])
     view = accelerate(side.index)
     assert type(view) is AcceleratedVectorStoreIndex
+    assert type(view).__name__ == "VectorStoreIndex"
     assert accelerate(view) is view
     assert view.docstore is side.index.docstore
     assert native_reason(view) is None
@@ -517,6 +564,10 @@ def test_the_fast_path_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     asyncio.run(side.index.ainsert_nodes([node("n", "text", "a")]))
     side.index.delete_ref_doc("a", delete_from_docstore=True)
     assert waiting == [True, True, True]
+    assert type(side.index._index_struct.nodes_dict) is index_structs.Nodes
+    side.held.append(side.index.index_struct)
+    side.index.insert_nodes([node("m", "text", "b")])
+    assert waiting == [True, True, True, True]
 
 
 def test_pickling(tmp_path: Path) -> None:
