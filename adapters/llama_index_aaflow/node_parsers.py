@@ -15,6 +15,9 @@ from typing import Any, ClassVar, Final, cast
 
 from llama_index.core.callbacks.schema import CBEventType, EventPayload
 from llama_index.core.node_parser import (
+    HierarchicalNodeParser,
+    HTMLNodeParser,
+    JSONNodeParser,
     MarkdownNodeParser,
     NodeParser,
     SentenceSplitter,
@@ -33,6 +36,7 @@ from llama_index_aaflow.native_classes import found, overridden, with_class
 from llama_index_aaflow.parsing.counting import checked, counter_for
 from llama_index_aaflow.parsing.known_code import is_earlier, is_known, unknown
 from llama_index_aaflow.parsing.nodes import build_nodes, build_separately, can_copy, is_text, postprocess
+from llama_index_aaflow.parsing.records import records
 from llama_index_aaflow.parsing.sections import sections
 from llama_index_aaflow.parsing.sentence_chunks import Cutting, NotReproducedError, cut, merge
 from llama_index_aaflow.parsing.sentences import fast_sentences, gives_parts
@@ -47,12 +51,19 @@ def accelerate_parser(parser: Any) -> Any:
 
     Returns:
         An object of a subclass of the parser's class, or the parser itself if nothing of it can be accelerated or it
-        is accelerated already.
+        is accelerated already. A hierarchical parser is of its own class; the parsers that it holds are accelerated.
     """
     native: Any = type(parser)
     if isinstance(parser, Accelerated) or native_reason(parser) is not None:
         return parser
-    return with_class(parser, _accelerated_class(native))
+    if not isinstance(parser, HierarchicalNodeParser):
+        return with_class(parser, _accelerated_class(native))
+    levels = {name: accelerate_parser(level) for name, level in parser.node_parser_map.items()}
+    if all(made is parser.node_parser_map[name] for name, made in levels.items()):
+        return parser
+    made = with_class(parser, native)
+    made.__dict__["node_parser_map"] = levels
+    return made
 
 
 def native_reason(parser: Any) -> str | None:
@@ -62,6 +73,8 @@ def native_reason(parser: Any) -> str | None:
     if reason is None:
         hidden = next((name for name in vars(parser) if name not in native.model_fields), None)
         reason = hidden and f"the object has its own {hidden}"
+    if reason is None and isinstance(parser, HierarchicalNodeParser):
+        return next(filter(None, map(native_reason, parser.node_parser_map.values())), None)
     return reason
 
 
@@ -228,6 +241,59 @@ class _MakesSections(Accelerated):
         return nodes
 
 
+class _MakesRecords(Accelerated):
+    """`JSONNodeParser` with each document hashed once."""
+
+    def get_nodes_from_node(self: Any, node: BaseNode) -> list[Any]:
+        """Make a node of each object in the list that a document is, as the native method does."""
+        if self._calls_known_code() and can_copy(node):
+            texts = records(node.get_content(metadata_mode=MetadataMode.NONE), self._depth_first_yield)
+            if not texts:
+                return []
+            if all(map(is_text, texts)):
+                with paused_collector():
+                    return build_separately(texts, node, self.id_func)
+        return cast(list[Any], super().get_nodes_from_node(node))  # type: ignore[misc]
+
+
+class _MakesTagged(Accelerated):
+    """`HTMLNodeParser` with each document hashed once."""
+
+    def get_nodes_from_node(self: Any, node: BaseNode) -> list[Any]:
+        """Make a node of each run of equal tags of a document: of the sections that the native method finds."""
+        if not self._calls_known_code() or not can_copy(node):
+            return cast(list[Any], super().get_nodes_from_node(node))  # type: ignore[misc]
+        sections = _Sections(self)
+        self._native.get_nodes_from_node(sections, node)
+        if not sections.texts:
+            return []
+        if not all(map(is_text, sections.texts)):
+            return cast(list[Any], super().get_nodes_from_node(node))  # type: ignore[misc]
+        with paused_collector():
+            nodes = build_separately(sections.texts, node, self.id_func)
+            if self.include_metadata:
+                for made, metadata in zip(nodes, sections.metadata, strict=True):
+                    made.metadata.update(metadata)
+                    made.__pydantic_fields_set__.add("metadata")
+        return nodes
+
+
+class _Sections:
+    """An `HTMLNodeParser` that keeps what it would make nodes of."""
+
+    def __init__(self, parser: Any) -> None:
+        self._parser = parser
+        self.texts: list[str] = []
+        self.metadata: list[dict[str, Any]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._parser, name)
+
+    def _build_node_from_split(self, text_split: str, node: BaseNode, metadata: dict[str, Any]) -> None:
+        self.texts.append(text_split)
+        self.metadata.append(metadata)
+
+
 #: For each native class whose way is reproduced, the class that takes the fast path and the native methods it stands
 #: for or relies on: a subclass must inherit all of them, and they must be known.
 _FAMILIES: Final[tuple[tuple[type[Any], type[Accelerated], tuple[str, ...]], ...]] = (
@@ -239,6 +305,13 @@ _FAMILIES: Final[tuple[tuple[type[Any], type[Accelerated], tuple[str, ...]], ...
     (TokenTextSplitter, _SplitsWords, ("_parse_nodes", "_split_text", "_split", "_merge")),
     (SentenceWindowNodeParser, _MakesWindows, ("_parse_nodes", "build_window_nodes_from_documents")),
     (MarkdownNodeParser, _MakesSections, ("_parse_nodes", "get_nodes_from_node", "_build_node_from_split")),
+    (
+        HTMLNodeParser,
+        _MakesTagged,
+        ("_parse_nodes", "get_nodes_from_node", "_build_node_from_split", "_extract_text_from_tag"),
+    ),
+    (JSONNodeParser, _MakesRecords, ("_parse_nodes", "get_nodes_from_node", "_depth_first_yield")),
+    (HierarchicalNodeParser, Accelerated, ("get_nodes_from_documents", "_recursively_get_nodes_from_nodes")),
 )
 
 

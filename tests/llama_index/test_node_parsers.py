@@ -15,12 +15,11 @@ import pytest
 from llama_index.core.callbacks import CallbackManager
 from llama_index.core.ingestion import IngestionPipeline
 from llama_index.core.node_parser import (
-    HTMLNodeParser,
-    JSONNodeParser,
     MarkdownNodeParser,
     NodeParser,
     SentenceSplitter,
     SentenceWindowNodeParser,
+    SimpleFileNodeParser,
     TokenTextSplitter,
 )
 from llama_index.core.node_parser.node_utils import default_id_func
@@ -360,7 +359,7 @@ def test_settings_changed_later_count(make: Callable[..., Any]) -> None:
     assert visible(accelerated(documents)) == visible(parser(documents))
 
 
-@pytest.mark.parametrize("cls", [HTMLNodeParser, JSONNodeParser])
+@pytest.mark.parametrize("cls", [SimpleFileNodeParser])
 def test_other_parsers_stay_themselves(cls: Any) -> None:
     parser = cls()
     assert accelerate(parser) is parser

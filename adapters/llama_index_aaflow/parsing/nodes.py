@@ -157,13 +157,29 @@ class Parent:
         written: The metadata as `str` writes it, without the braces; None if it may be written another way next time.
     """
 
-    __slots__ = ("metadata", "source", "text", "written")
+    __slots__ = ("_breaks", "metadata", "source", "text", "written")
 
     def __init__(self, document: Document | TextNode) -> None:
         self.text = document.text
         self.metadata = document.metadata
         self.source = document.source_node
         self.written = inside(self.metadata)
+        self._breaks: dict[str, bool] | None = None
+
+    def find(self, text: str, start: int) -> int:
+        """Where in the document's text a node's text begins, from a position on; -1 if nowhere."""
+        if self._breaks is not None and (line_break := text.find("\n")) >= 0:
+            # Texts put together of parts are in no document, which takes a walk through it to see. Seldom is even
+            # one of their line breaks, with what comes behind it.
+            part = text[line_break : line_break + 2]
+            if part not in self._breaks:
+                self._breaks[part] = part in self.text
+            if not self._breaks[part]:
+                return -1
+        found = self.text.find(text, start)
+        if found < 0 and self._breaks is None:
+            self._breaks = {}
+        return found
 
 
 def inside(metadata: dict[str, Any]) -> str | None:
@@ -206,7 +222,7 @@ def postprocess(
             fields_set = node.__pydantic_fields_set__
             key = (source.node_id or "") if source is not None else ""
             text = fields["text"]
-            start = parent.text.find(text, positions.get(key, 0) if from_last else 0)
+            start = parent.find(text, positions.get(key, 0) if from_last else 0)
             if start >= 0:
                 fields["start_char_idx"] = start
                 fields["end_char_idx"] = start + len(text)
