@@ -17,7 +17,7 @@ export PIP_NO_INPUT := 1
 unexport PYTHONPATH
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-wheel test-oldest test-pythons test-upstream test-chains test-all lint format bench clean
+.PHONY: help demo test test-fast test-wheel test-oldest test-pythons test-upstream test-chains test-mpi test-all lint format bench clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z][a-z-]*\):[^#]*## \(.*\)/make \1|\2/p' Makefile | while IFS='|' read -r target text; do \
@@ -56,6 +56,9 @@ test-upstream: $(INSTALLED)  ## LangChain packages' own tests, with every splitt
 
 test-chains: $(INSTALLED)  ## accelerated chains against native ones: 2,000 generated chains
 	@CHAIN_EXAMPLES=2000 $(BIN)/python -m pytest tests/langchain/chains $(ARGS)
+
+test-mpi: $(INSTALLED)  ## the engine between ranks, run at 1 to 4 of them, and what happens when one fails (part of make test)
+	@$(BIN)/python -m pytest tests/core/test_ranks.py $(ARGS)
 
 test-all: test lint test-wheel test-oldest test-pythons test-upstream test-chains  ## all of the above
 

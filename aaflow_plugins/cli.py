@@ -1,4 +1,4 @@
-"""The command `aaflow`: demo, compare, explain, doctor."""
+"""The command `aaflow`: demo, compare, explain, doctor, launch."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from rich.table import Table
 from aaflow_plugins import corpus, plugins
 from aaflow_plugins.comparison import Comparison, Outcome, compare, summary
 from aaflow_plugins.demonstration import Demo
+from aaflow_plugins.engines.launching import launch_command
 
 app = typer.Typer(
     help="Runs LangChain and LlamaIndex pipelines faster with identical results.",
@@ -135,19 +136,42 @@ def doctor(debug: DebugOption = False) -> None:
         paths = Table(title="plug-ins and fast paths")
         for column in ("plug-in", "kind", "name", "state"):
             paths.add_column(column)
-        for entry in plugins.installed():
+        kinds = [
+            *((entry, "adapter") for entry in plugins.installed()),
+            *((each, "engines") for each in plugins.engines()),
+        ]
+        for entry, kind in kinds:
             try:
                 capabilities = plugins.hook_of(entry, "aaflow_capabilities")
             except ImportError as error:
                 remedy = f"pip install 'aaflow-plugins[{entry.name}]'"
-                paths.add_row(entry.name, "adapter", entry.value, f"not usable: {error}; {remedy}")
+                paths.add_row(entry.name, kind, entry.value, f"not usable: {error}; {remedy}")
                 continue
-            paths.add_row(entry.name, "adapter", entry.value, "ready")
+            paths.add_row(entry.name, kind, entry.value, "ready")
             for rows in capabilities():
-                for kind, name, state in rows:
-                    paths.add_row("", kind, name, state)
-        paths.add_row("core", "engine", "local", "ready")
+                for row in rows:
+                    paths.add_row("", *row)
         console.print(paths)
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False}
+)
+def launch(
+    context: typer.Context,
+    ranks: Annotated[int, typer.Option("-n", "--ranks", min=1, help="Processes to start.")],
+    script: Annotated[Path, typer.Argument(help="A Python script; what follows are its own arguments.")],
+) -> None:
+    """Run a script as several ranks on this machine: what the engine 'mpi' needs, with the launcher that is found."""
+    with _errors(debug=False):
+        if not script.is_file():
+            raise UserError(f"{script}: there is no such script")
+        try:
+            command = launch_command(ranks, [str(script), *context.args])
+        except FileNotFoundError as error:
+            raise UserError(str(error)) from error
+        # The launcher takes this process's place, and with it Ctrl-C and the exit status.
+        os.execv(command[0], command)
 
 
 def main() -> None:

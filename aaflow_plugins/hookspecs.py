@@ -3,7 +3,8 @@
 A plug-in is a module (or object) with functions of these names decorated by `hookimpl`, named by an entry point
 of the group `aaflow_plugins`. The entry point's name is the prefix of the top-level packages it serves:
 `langchain` serves objects whose class, or one of its bases, is defined in `langchain_core`,
-`langchain_openai`, ... It is loaded when such an object is handed over, and not before.
+`langchain_openai`, ... It is loaded when such an object is handed over, and not before. Plug-ins with engines are named
+by the group `aaflow_engines`, under any name, and loaded when an engine is asked for.
 """
 
 from __future__ import annotations
@@ -17,12 +18,15 @@ if TYPE_CHECKING:
     from aaflow_plugins.comparison import Comparison
     from aaflow_plugins.demonstration import Demo
     from aaflow_plugins.embedding import Embedder
+    from aaflow_plugins.engines.communicator import Communicator
     from aaflow_plugins.executor import Executor
     from aaflow_plugins.plan import Plan
     from aaflow_plugins.storing import VectorSink
 
 #: The entry-point group and pluggy project name.
 GROUP = "aaflow_plugins"
+#: The entry-point group of engines.
+ENGINES = "aaflow_engines"
 
 hookspec = pluggy.HookspecMarker(GROUP)
 hookimpl = pluggy.HookimplMarker(GROUP)
@@ -52,6 +56,15 @@ def aaflow_query_batching(embeddings: Any) -> bool | None:
 @hookspec(firstresult=True)
 def aaflow_sink(store: Any) -> VectorSink | None:
     """Return the zero-copy way into this vector store, or None if it is not known exactly."""
+
+
+@hookspec(firstresult=True)
+def aaflow_engine(name: str) -> Communicator | None:
+    """Return this process as a rank of the engine of this name, or None if it is not this plug-in's.
+
+    Raises:
+        ImportError: If what the engine needs is not installed; the message names the remedy.
+    """
 
 
 @hookspec

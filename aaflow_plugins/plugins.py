@@ -12,6 +12,7 @@ import pluggy
 from aaflow_plugins import hookspecs
 
 if TYPE_CHECKING:
+    from aaflow_plugins.engines.communicator import Communicator
     from aaflow_plugins.executor import Executor
 
 T = TypeVar("T")
@@ -29,7 +30,13 @@ def plugin_manager() -> pluggy.PluginManager:
 @cache
 def installed() -> tuple[EntryPoint, ...]:
     """Entry points of the group `aaflow_plugins`, by name; not loaded."""
-    return tuple(sorted(entry_points(group=hookspecs.GROUP), key=lambda entry: (entry.name, entry.value)))
+    return _entries(hookspecs.GROUP)
+
+
+@cache
+def engines() -> tuple[EntryPoint, ...]:
+    """Entry points of the group `aaflow_engines`, by name; not loaded."""
+    return _entries(hookspecs.ENGINES)
 
 
 def load(entry: EntryPoint) -> None:
@@ -66,6 +73,21 @@ def load_for(obj: Any) -> pluggy.HookRelay:
     return plugin_manager().hook
 
 
+def engine(name: str) -> Communicator:
+    """This process as a rank of the engine of this name: `local`, `mpi`, or one that a plug-in brings.
+
+    Raises:
+        ValueError: If there is no engine of this name.
+        ImportError: If what it needs is not installed.
+    """
+    for entry in engines():
+        load(entry)
+    found: Communicator | None = plugin_manager().hook.aaflow_engine(name=name)
+    if found is None:
+        raise ValueError(f"engine {name!r} is not known: give 'local', 'mpi', or the name of one that a plug-in brings")
+    return found
+
+
 def accelerate(obj: T, *, executor: Executor | None = None, batching: bool = False, batch_queries: bool = False) -> T:
     """Return an object of the same native class as `obj` that does the same, sooner.
 
@@ -95,6 +117,10 @@ def accelerate(obj: T, *, executor: Executor | None = None, batching: bool = Fal
         )
     accelerated: T = result
     return accelerated
+
+
+def _entries(group: str) -> tuple[EntryPoint, ...]:
+    return tuple(sorted(entry_points(group=group), key=lambda entry: (entry.name, entry.value)))
 
 
 def _class_name(obj: Any) -> str:

@@ -13,6 +13,9 @@ from benchmarks.chat_completions import Latency
 from benchmarks.openai_server import Connection, serving
 from llama_index_aaflow.carried_files import carried, use_copy_of_nltk_data
 
+#: Run by several processes at once, which `core/test_ranks.py` starts.
+collect_ignore = ["ranks"]
+
 
 def pytest_configure() -> None:
     # No test needs the network.

@@ -104,6 +104,30 @@ def test_doctor_names_versions_and_fast_paths(folder: Path) -> None:
         assert expected in run.stdout
 
 
+def test_launch_starts_ranks(folder: Path) -> None:
+    pytest.importorskip("mpi4py", reason="several ranks need aaflow-plugins[mpi]")
+    (folder / "ranks.py").write_text(
+        "import sys\n"
+        "from aaflow_plugins.plugins import engine\n"
+        "ranks = engine('mpi')\n"
+        "print(f'rank {ranks.rank} of {ranks.size}: {sys.argv[1:]}', flush=True)\n"
+    )
+    run = aaflow(folder, "launch", "-n", "2", "ranks.py", "-n", "own", "--option")
+    assert run.returncode == 0, run.stderr
+    for rank in range(2):
+        assert f"rank {rank} of 2: ['-n', 'own', '--option']" in run.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [(["-n", "2", "missing.py"], "missing.py: there is no such script"), (["-n", "0", "x.py"], "Invalid value")],
+)
+def test_launch_says_what_is_wrong(folder: Path, arguments: list[str], said: str) -> None:
+    run = aaflow(folder, "launch", *arguments)
+    assert run.returncode != 0
+    assert said in run.stderr
+
+
 def test_demo_on_a_folder_of_the_users(folder: Path) -> None:
     pytest.importorskip("wordllama", reason="its model needs numpy 2")
     run = aaflow(folder, "demo", "--corpus", "texts", "--repeats", "1")

@@ -14,8 +14,8 @@ from packaging.version import Version
 import aaflow_plugins
 from tests.house.repository import ROOT, pyproject
 
-#: Extras that need what the oldest versions exclude: wordllama wants numpy 2, mpi4py an MPI library; or only tools.
-NOT_TESTED_AT_THE_OLDEST = {"mpi", "demo", "all", "bench", "dev"}
+#: Extras that need what the oldest versions exclude: wordllama wants numpy 2; or only tools.
+NOT_TESTED_AT_THE_OLDEST = {"demo", "all", "bench", "dev"}
 
 
 def declared() -> list[Requirement]:

@@ -1,0 +1,1 @@
+"""How ranks talk: one `Communicator` interface, and the engines that have it."""

@@ -1,0 +1,61 @@
+"""Starting the ranks of a job, and knowing that one has been started."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+#: Where launchers say how many ranks there are: Open MPI, MPICH and Intel MPI, MVAPICH, srun.
+_SIZES: Final = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
+
+
+def launched_ranks() -> int:
+    """Ranks of the job that a launcher has started this process in; 1 without one. MPI is not asked."""
+    for name in _SIZES:
+        value = os.environ.get(name, "")
+        if value.isdigit():
+            return int(value)
+    return 1
+
+
+def launch_command(ranks: int, program: Sequence[str]) -> list[str]:
+    """The command that runs a Python program as several ranks on this machine.
+
+    Args:
+        ranks: How many.
+        program: What follows `python`.
+
+    Raises:
+        FileNotFoundError: If there is no launcher.
+    """
+    found = launcher()
+    flags: list[str] = []
+    if "Open MPI" in (said := _version(found)) or "prte" in said.lower():
+        # Open MPI refuses both unless it is told that they are meant.
+        if hasattr(os, "geteuid") and os.geteuid() == 0:
+            flags.append("--allow-run-as-root")
+        flags.append("--oversubscribe")
+    return [found, "-n", str(ranks), *flags, sys.executable, *program]
+
+
+def launcher() -> str:
+    """The launcher of this environment, else the first on the path.
+
+    Raises:
+        FileNotFoundError: If there is none.
+    """
+    beside = Path(sys.executable).parent
+    for name in ("mpirun", "mpiexec"):
+        found = shutil.which(name, path=str(beside)) or shutil.which(name)
+        if found:
+            return found
+    raise FileNotFoundError("no `mpirun` or `mpiexec` is found: pip install 'aaflow-plugins[mpi]' brings one")
+
+
+def _version(launcher: str) -> str:
+    return subprocess.run([launcher, "--version"], capture_output=True, text=True, check=False).stdout

@@ -1,0 +1,252 @@
+"""Ranks of an MPI job: Arrow buffers go from process to process as they are, and nothing is pickled."""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from itertools import zip_longest
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from mpi4py import MPI
+
+from aaflow_plugins.dataplane.wire import Rows, array_of, flat_columns, from_ipc, rows_of, to_ipc
+from aaflow_plugins.engines.communicator import Communicator, RankError, checked_keys
+from aaflow_plugins.engines.launching import launched_ranks
+from aaflow_plugins.engines.mpi_control import Control, die_together, wait_for
+
+#: Bytes of one message at the most: MPI's own counts end at 2 GiB in many builds.
+MESSAGE_BYTES: Final = 2**30
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What one rank sends to one other.
+
+    Attributes:
+        count: Rows.
+        flat: The rows of each flat column.
+        rest: All other columns as an IPC stream; empty if there are none.
+    """
+
+    count: int
+    flat: Sequence[Rows]
+    rest: Any
+
+
+class MpiCommunicator(Communicator):
+    """All ranks of the job that `mpirun` or `srun` has started.
+
+    Attributes:
+        message_bytes: Bytes of one message at the most; what is larger goes in parts.
+    """
+
+    name = "mpi"
+
+    def __init__(self, comm: MPI.Comm, control: Control) -> None:
+        """Set up; `connect` makes both.
+
+        Args:
+            comm: For data alone.
+            control: For everything else, on a communicator of its own.
+        """
+        self._comm, self._control = comm, control
+        self.rank, self.size = comm.rank, comm.size
+        self.message_bytes = MESSAGE_BYTES
+
+    def agree(self, value: bytes) -> dict[bytes, int]:
+        """The values that the ranks have come with."""
+        return self._control.agree(value)
+
+    def check(self) -> None:
+        """Raise if another rank has failed."""
+        self._control.check()
+
+    def broadcast(self, table: pa.Table | None, root: int = 0) -> pa.Table:
+        """The table of `root`."""
+        held = to_ipc(table) if self.rank == root and table is not None else None
+        if any(each["none"] for each in self._alike(f"broadcast from {root}", none=self.rank == root and held is None)):
+            raise ValueError(f"table is None at the root, rank {root}")
+        with self._or_abort():
+            size = np.array([0 if held is None else held.size])
+            self._comm.Bcast(size, root)
+            moved = np.empty(size[0], np.uint8) if held is None else np.frombuffer(held, np.uint8)
+            for part in self._messages(moved):
+                self._comm.Bcast([part, MPI.BYTE], root)
+        if table is not None and self.rank == root:
+            return table
+        schema = pa.ipc.open_stream(pa.py_buffer(moved)).schema
+        return from_ipc([pa.py_buffer(moved)], schema)
+
+    def gather(self, table: pa.Table, root: int = 0) -> pa.Table | None:
+        """At `root` the rows of all ranks; None elsewhere."""
+
+        def parts(flat: list[bool]) -> list[_Part]:
+            whole, nothing = _part(table, flat), _part(table.slice(0, 0), flat)
+            return [whole if rank == root else nothing for rank in range(self.size)]
+
+        gathered = self._exchange(f"gather at {root}", table, parts)
+        return gathered if self.rank == root else None
+
+    def all_gather(self, table: pa.Table) -> pa.Table:
+        """The rows of all ranks."""
+        return self._exchange("all_gather", table, lambda flat: [_part(table, flat)] * self.size)
+
+    def shuffle(self, table: pa.Table, key: str) -> pa.Table:
+        """The rows whose key belongs here."""
+        owners = np.mod(checked_keys(table, key), self.size)
+
+        def parts(flat: list[bool]) -> list[_Part]:
+            order = np.argsort(owners, kind="stable")
+            ends = np.cumsum(np.bincount(owners, minlength=self.size)).tolist()
+            columns = [rows_of(column)[order] for column, is_flat in zip(table.columns, flat, strict=True) if is_flat]
+            rest = _rest(table, flat)
+            return [
+                _Part(
+                    stop - start,
+                    [column[start:stop] for column in columns],
+                    to_ipc(rest, order[start:stop]) if rest.num_columns else b"",
+                )
+                for start, stop in zip([0, *ends], ends, strict=False)
+            ]
+
+        return self._exchange(f"shuffle by {key}", table, parts)
+
+    # -- moving data ---------------------------------------------------------------------------------------
+
+    def _exchange(self, call: str, table: pa.Table, parts: Callable[[list[bool]], list[_Part]]) -> pa.Table:
+        """Send every rank its part, and put together what comes, in the order of the ranks."""
+        schema = table.schema
+        columns = [f"{field.name}: {field.type}" for field in schema]
+        said = self._alike(call, columns=columns, flat=flat_columns(table))
+        flat = [all(each) for each in zip(*(each["flat"] for each in said), strict=True)]
+        sent = parts(flat)
+        self.barrier()  # whoever could not make its parts has said so
+        with self._or_abort():
+            moved, streams = self._moved(sent)
+        return _table(schema, flat, moved, streams)
+
+    def _alike(self, call: str, **mine: Any) -> list[dict[str, Any]]:
+        """What different ranks say of the call they have come to.
+
+        Raises:
+            RankError: On every rank, if one has come to another call, or with other columns.
+        """
+        value = json.dumps({"call": call, **mine}).encode()
+        said = {rank: json.loads(value) for value, rank in self.agree(value).items()}
+        first = said[0]
+        for rank, other in said.items():
+            if other["call"] != first["call"]:
+                raise RankError(rank, f"came to {other['call']}, rank 0 to {first['call']}")
+            for one, another in zip_longest(first.get("columns", ()), other.get("columns", ()), fillvalue="no column"):
+                if one != another:
+                    raise RankError(rank, f"came to {call} with {another}, where rank 0 has {one}")
+        return list(said.values())
+
+    def _moved(self, sent: Sequence[_Part]) -> tuple[list[Rows], list[Any]]:
+        """The rows of each flat column and the streams that the ranks sent here."""
+        sizes = np.array([[part.count, len(part.rest)] for part in sent], dtype=np.int64)
+        incoming = np.empty_like(sizes)
+        self._comm.Alltoall(sizes, incoming)
+        counts = incoming[:, 0]
+        ends = np.cumsum(counts)
+        columns = [np.empty((ends[-1], column.shape[1]), np.uint8) for column in sent[self.rank].flat]
+        streams: list[Any] = [np.empty(size, np.uint8) for size in incoming[:, 1]]
+        requests = []
+        for other in self._others():
+            here = slice(ends[other] - counts[other], ends[other])
+            for target in (*(column[here] for column in columns), streams[other]):
+                requests += [self._comm.Irecv([part, MPI.BYTE], other) for part in self._messages(target)]
+        for other in self._others():
+            held = [np.ascontiguousarray(rows) for rows in sent[other].flat]
+            for source in (*held, np.frombuffer(sent[other].rest, np.uint8)):
+                requests += [self._comm.Isend([part, MPI.BYTE], other) for part in self._messages(source)]
+        for column, own in zip(columns, sent[self.rank].flat, strict=True):
+            column[ends[self.rank] - counts[self.rank] : ends[self.rank]] = own
+        streams[self.rank] = sent[self.rank].rest
+        MPI.Request.Waitall(requests)
+        return columns, streams
+
+    def _others(self) -> Iterator[int]:
+        """The other ranks, each rank beginning with the one after it, so that not all turn to one."""
+        return ((self.rank + step) % self.size for step in range(1, self.size))
+
+    def _messages(self, buffer: npt.NDArray[np.uint8]) -> Iterator[npt.NDArray[np.uint8]]:
+        """A contiguous buffer in parts that go as one message each."""
+        held = buffer.reshape(-1)
+        return (held[start : start + self.message_bytes] for start in range(0, len(held), self.message_bytes))
+
+    @contextmanager
+    def _or_abort(self) -> Iterator[None]:
+        """End the job with whatever goes wrong while the others are in calls that block."""
+        try:
+            yield
+        except BaseException:
+            trace = traceback.format_exc()
+            sys.stderr.write(f"{trace}rank {self.rank} failed while data was on its way: the job ends\n")
+            sys.stderr.flush()
+            self._comm.Abort(1)
+            raise
+
+    # -- blocks --------------------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        self._control.begin()
+
+    def _fail(self, error: BaseException) -> None:
+        self._control.fail(error)
+
+
+@cache
+def connect() -> MpiCommunicator:
+    """This process as a rank of its job; the first call waits for all other ranks to make it.
+
+    Raises:
+        RuntimeError: If a launcher has started several processes, and MPI knows of one.
+    """
+    launched, world = launched_ranks(), MPI.COMM_WORLD
+    if world.size == 1 and launched > 1:
+        library = MPI.Get_library_version().splitlines()[0].strip("\0 ")
+        raise RuntimeError(
+            f"a launcher has started {launched} ranks, but the MPI library that mpi4py found sees 1: {library}. "
+            "Launcher and library are of different MPIs: use the `mpirun` of that library, or `aaflow launch`"
+        )
+    # Not `Dup`, which would wait for the others in silence.
+    (data, first), (messages, second) = world.Idup(), world.Idup()
+    wait_for(lambda: MPI.Request.Testall([first, second]) or None, "the other ranks")
+    control = Control(messages)
+    die_together(messages)
+    control.leave_at_exit()
+    return MpiCommunicator(data, control)
+
+
+def _part(table: pa.Table, flat: list[bool]) -> _Part:
+    """A whole table."""
+    rest = _rest(table, flat)
+    columns = [rows_of(column) for column, is_flat in zip(table.columns, flat, strict=True) if is_flat]
+    return _Part(table.num_rows, columns, to_ipc(rest) if rest.num_columns else b"")
+
+
+def _rest(table: pa.Table, flat: list[bool]) -> pa.Table:
+    return table.select([position for position, is_flat in enumerate(flat) if not is_flat])
+
+
+def _table(schema: pa.Schema, flat: list[bool], columns: Sequence[Rows], streams: Sequence[Any]) -> pa.Table:
+    """The table of what has come."""
+    others = pa.schema([field for field, is_flat in zip(schema, flat, strict=True) if not is_flat])
+    rest = iter(from_ipc([pa.py_buffer(stream) for stream in streams], others).columns if len(others) else ())
+    taken = iter(columns)
+    return pa.table(
+        [
+            array_of(next(taken), field.type) if is_flat else next(rest)
+            for field, is_flat in zip(schema, flat, strict=True)
+        ],
+        schema=schema,
+    )

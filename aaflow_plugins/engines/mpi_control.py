@@ -1,0 +1,180 @@
+"""Small messages between MPI ranks: what they agree upon, and word of failures.
+
+Nobody waits here without looking for bad news: a wait is a loop that asks MPI whether there is something, so that a
+rank that fails, or ends, is heard of wherever the others are. Only when all have agreed that they are ready is data
+moved by calls that block.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import struct
+import sys
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Final, TypeVar
+
+from mpi4py import MPI
+
+from aaflow_plugins.engines.communicator import RankError
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+
+#: A notice: whom it is about, whether that rank has left for good, and its latest block. Text follows.
+_NOTICE: Final = struct.Struct("<q?q")
+_NOTICE_TAG: Final = 0
+#: One of the values agreed upon: the first rank that has it, and its length.
+_VALUE: Final = struct.Struct("<qq")
+#: Values of one block never meet those of another, of which some may be left over from a failure.
+_BLOCK_TAGS: Final = 32_000
+
+#: Seconds of silence after which a waiting rank says for whom it waits.
+_PATIENCE: Final = 30.0
+#: Seconds that a rank which ends with an exception gives the others to do so themselves.
+_GRACE: Final = 2.0
+
+
+class Control:
+    """The messages of one communicator, which has no other use."""
+
+    def __init__(self, comm: MPI.Comm) -> None:
+        self._comm = comm
+        self._block = 0
+        self._notices: list[tuple[int, bool, int, str]] = []
+        #: Messages that MPI still reads from.
+        self._sent: list[tuple[MPI.Request, bytes]] = []
+
+    def begin(self) -> None:
+        """A block of calls begins; ranks count them alike."""
+        self._block += 1
+
+    def agree(self, value: bytes) -> dict[bytes, int]:
+        """The values that the ranks have come with, each with the first rank that has it."""
+        if self._comm.rank:
+            self._deliver(value, 0)
+            return _parted(self._receive(0))
+        found = {value: 0}
+        for other in range(1, self._comm.size):
+            found.setdefault(self._receive(other), other)
+        joined = _joined(found)
+        for other in range(1, self._comm.size):
+            self._deliver(joined, other)
+        return found
+
+    def check(self) -> None:
+        """Raise if another rank has failed in this block, or left before it."""
+        while (message := self._comm.Improbe(MPI.ANY_SOURCE, _NOTICE_TAG, status := MPI.Status())) is not None:
+            held = _read(message, status)
+            text = held[_NOTICE.size :].decode("utf-8", "replace")
+            self._notices.append((*_NOTICE.unpack_from(held), text))
+        self._notices = [each for each in self._notices if each[1] or each[2] >= self._block]
+        for rank, left, block, text in self._notices:
+            if block < self._block if left else block == self._block:
+                raise RankError(rank, text)
+
+    def fail(self, error: BaseException) -> None:
+        """Tell the others of an error; rank 0 passes on what it was told, and what all know is not told again."""
+        if isinstance(error, RankError):
+            if self._comm.rank == 0:
+                self._tell_all(error.rank, error.what)
+            return
+        what = "was interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        self._tell_all(self._comm.rank, f"{what}: {type(error).__name__}: {error}")
+
+    def leave_at_exit(self) -> None:
+        """Have a rank that ends in peace tell those who may still wait for it that it comes to no further block."""
+
+        def leave() -> None:
+            if not MPI.Is_finalized():
+                for other in [0] if self._comm.rank else range(1, self._comm.size):
+                    self._send(_NOTICE.pack(self._comm.rank, True, self._block) + b"has ended", other, _NOTICE_TAG)
+
+        atexit.register(leave)
+
+    def _tell_all(self, rank: int, what: str) -> None:
+        notice = _NOTICE.pack(rank, False, self._block) + what.encode("utf-8", "replace")
+        for other in range(self._comm.size):
+            if other not in (self._comm.rank, rank):
+                self._send(notice, other, _NOTICE_TAG)
+
+    def _send(self, value: bytes, rank: int, tag: int) -> MPI.Request:
+        request = self._comm.Isend([value, MPI.BYTE], rank, tag)
+        self._sent = [(each, held) for each, held in self._sent if not each.Test()]
+        self._sent.append((request, value))
+        return request
+
+    def _deliver(self, value: bytes, rank: int) -> None:
+        request = self._send(value, rank, self._value_tag)
+        wait_for(lambda: request.Test() or None, f"rank {rank}", self.check)
+
+    def _receive(self, rank: int) -> bytes:
+        status = MPI.Status()
+        message = wait_for(lambda: self._comm.Improbe(rank, self._value_tag, status), f"rank {rank}", self.check)
+        return _read(message, status)
+
+    @property
+    def _value_tag(self) -> int:
+        return 1 + self._block % _BLOCK_TAGS
+
+
+def wait_for(look: Callable[[], T | None], whom: str, check: Callable[[], None] = lambda: None) -> T:
+    """What `look` finds, asked again and again.
+
+    Args:
+        look: Gives None while there is nothing.
+        whom: Who is waited for, to be named when it takes long.
+        check: Called in between; it may raise.
+    """
+    began, told = time.monotonic(), False
+    while (found := look()) is None:
+        check()
+        waited = time.monotonic() - began
+        # Soon on an idle machine; out of the way where ranks share cores.
+        time.sleep(min(0.001, waited / 8) if waited > 0.0002 else 0)
+        if waited > _PATIENCE and not told:
+            told = True
+            _log.warning("Waiting for %s since %.0f s: every rank has to come to the same call", whom, waited)
+    return found
+
+
+def die_together(comm: MPI.Comm) -> None:
+    """Have the job end when an exception ends one of its ranks, as the others would wait for it without end.
+
+    If all of them end that way, each by itself, nothing is done: each has shown its own exception.
+    """
+    shown = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        shown(kind, error, trace)
+        if MPI.Is_finalized():
+            return
+        sys.stderr.flush()
+        everybody, until = comm.Ibarrier(), time.monotonic() + _GRACE
+        while not everybody.Test():
+            if time.monotonic() > until:
+                comm.Abort(1)
+            time.sleep(0.01)
+
+    sys.excepthook = hook
+
+
+def _read(message: Any, status: MPI.Status) -> bytes:
+    held = bytearray(status.Get_count(MPI.BYTE))
+    message.Recv([held, MPI.BYTE])
+    return bytes(held)
+
+
+def _joined(values: dict[bytes, int]) -> bytes:
+    return b"".join(_VALUE.pack(rank, len(value)) + value for value, rank in values.items())
+
+
+def _parted(joined: bytes) -> dict[bytes, int]:
+    values, start = {}, 0
+    while start < len(joined):
+        rank, size = _VALUE.unpack_from(joined, start)
+        start += _VALUE.size + size
+        values[joined[start - size : start]] = rank
+    return values

@@ -1,0 +1,99 @@
+"""Starts several ranks, each of which runs the tests of `tests/ranks`; and what happens when one of them fails."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("mpi4py", reason="several ranks need aaflow-plugins[mpi]")
+
+from aaflow_plugins.engines.launching import launch_command
+
+ROOT = Path(__file__).resolve().parents[2]
+SECONDS = 120
+
+
+def run(ranks: int, *program: str) -> subprocess.CompletedProcess[str]:
+    command = launch_command(ranks, program)
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, errors="replace", timeout=SECONDS, check=False
+    )
+
+
+#: What one Python and one version of everything can tell.
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize("ranks", [pytest.param(1, marks=SLOW), 2, pytest.param(3, marks=SLOW), 4])
+def test_suite(ranks: int) -> None:
+    folder = ROOT / "tests" / "ranks"
+    done = run(ranks, "-m", "pytest", "-p", "no:cacheprovider", f"--confcutdir={folder}", str(folder))
+    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
+
+
+FAILED = "RankError: rank 1 failed: ValueError: chunk 17 is bad"
+PLAN = "RankError: rank 1 runs something else: plan, settings and versions must be the same"
+COLUMNS = "RankError: rank 1 came to all_gather with a: int32, where rank 0 has a: int64"
+CALLS = "RankError: rank 1 came to gather at 0, rank 0 to shuffle by a"
+
+
+@pytest.mark.parametrize(
+    ("what", "own", "others"),
+    [
+        ("error", "ValueError: chunk 17 is bad", FAILED),
+        pytest.param("error while others work", "ValueError: chunk 17 is bad", FAILED, marks=SLOW),
+        pytest.param("plan", PLAN, PLAN, marks=SLOW),
+        pytest.param("columns", COLUMNS, COLUMNS, marks=SLOW),
+        pytest.param("calls", CALLS, CALLS, marks=SLOW),
+    ],
+)
+def test_an_error_is_raised_on_all_ranks(what: str, own: str, others: str) -> None:
+    done = run(3, "-m", "tests.ranks.programs.failing", what)
+    assert done.returncode != 0
+    for rank in range(3):
+        assert f"rank {rank} raises {own if rank == 1 else others}" in done.stderr
+    assert "late" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("error outside", "rank 1 raises ValueError: chunk 17 is bad"),
+        ("end", "RankError: rank 1 has ended"),
+        ("kill", "signal 9"),
+    ],
+)
+def test_a_rank_that_is_gone_ends_the_job(what: str, said: str) -> None:
+    """By whoever notices first; the others may have no time to say anything."""
+    done = run(3, "-m", "tests.ranks.programs.failing", what)
+    assert done.returncode != 0
+    assert said in done.stderr + done.stdout
+    assert "late" not in done.stderr
+
+
+def test_an_interrupt_ends_all_ranks() -> None:
+    """Ctrl-C reaches the launcher."""
+    command = launch_command(2, ["-m", "tests.ranks.programs.failing", "interrupt"])
+    job = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    assert job.stderr is not None
+    while "waiting" not in (line := job.stderr.readline()):
+        assert line, "the job ended by itself"
+    began = time.monotonic()
+    job.send_signal(signal.SIGINT)
+    job.communicate(timeout=30)
+    assert job.returncode != 0
+    assert time.monotonic() - began < 30
+
+
+def test_a_launcher_of_another_mpi() -> None:
+    """Each process would take itself for the only one, and do the whole job."""
+    program = "from aaflow_plugins.plugins import engine; engine('mpi')"
+    environment = {**os.environ, "PMI_SIZE": "4"}
+    command = launch_command(1, ["-c", program])
+    done = subprocess.run(command[-3:], env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert "a launcher has started 4 ranks, but the MPI library that mpi4py found sees 1" in done.stderr

@@ -1,0 +1,30 @@
+"""Every test runs in a block of its own: one that fails on a rank fails on all, and nobody waits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from aaflow_plugins.engines.communicator import Communicator
+from aaflow_plugins.plugins import engine
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "ranks" in metafunc.fixturenames:
+        names = ["mpi"] if engine("mpi").size > 1 else ["local", "mpi"]
+        metafunc.parametrize("ranks", names, indirect=True)
+
+
+@pytest.fixture
+def ranks(request: pytest.FixtureRequest) -> Communicator:
+    return engine(request.param)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Iterator[None]:
+    ranks = pyfuncitem.funcargs.get("ranks")
+    if ranks is None or pyfuncitem.get_closest_marker("own_block"):
+        return (yield)
+    with ranks.together(pyfuncitem.name):
+        return (yield)
