@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from types import FunctionType
 from typing import Any, Final
 
 from llama_index.core.ingestion import IngestionPipeline
@@ -19,10 +18,11 @@ from llama_index_instrumentation import get_dispatcher
 from aaflow_plugins.executor import Executor
 from aaflow_plugins.known_code import is_from
 from llama_index_aaflow.embeddings import is_openai
+from llama_index_aaflow.incremental_runs import Keeping, begun
 from llama_index_aaflow.ingestion_cache import quick_cache
 from llama_index_aaflow.ingestion_overlap import run_overlapping
 from llama_index_aaflow.ingestion_workers import Multiprocessing, WorkerPool
-from llama_index_aaflow.native_classes import StandsFor, found, overridden, with_class
+from llama_index_aaflow.native_classes import StandsFor, found, overridden, with_class, with_names
 from llama_index_aaflow.parsing.known_code import plain
 from llama_index_aaflow.transformations import sooner
 
@@ -63,27 +63,41 @@ class Sooner(StandsFor):
     """What stands for an `IngestionPipeline`."""
 
     @classmethod
-    def aaflow_methods(cls, native: Any, executor: Executor | None) -> dict[str, Any]:
+    def aaflow_methods(cls, native: Any, executor: Executor | None, setting: Keeping | None) -> dict[str, Any]:
         """The native `run` and `arun`, with other names around them."""
-        names = dict(vars(native_module))
-        names["run_transformations"] = _named("run_transformations", partial(_run, executor))
-        names["arun_transformations"] = _named("arun_transformations", partial(_arun, executor))
-        workers = {**names, "arun_transformations": partial(_arun_and_close, executor)}
-        for name in _WORKERS:
-            if name in names:
-                names[name] = workers[name] = _with_names(names[name], workers)
-        names["multiprocessing"] = Multiprocessing(native_module)
-        names["ProcessPoolExecutor"] = partial(WorkerPool, native_module)
+        names, _ = _names(executor, setting)
+        elsewhere = native_module if setting is None else _Elsewhere(executor, setting)
+        names["multiprocessing"] = Multiprocessing(elsewhere)
+        names["ProcessPoolExecutor"] = partial(WorkerPool, elsewhere)
         span = get_dispatcher(native_module.__name__).span
-        return {name: span(_with_names(plain(found(native, name)), names)) for name in _METHODS}
+        return {name: span(with_names(plain(found(native, name)), names)) for name in _METHODS}
 
 
-def _with_names(function: Any, names: dict[str, Any]) -> FunctionType:
-    made = FunctionType(function.__code__, names, function.__name__, function.__defaults__, function.__closure__)
-    made.__kwdefaults__ = function.__kwdefaults__
-    made.__qualname__, made.__doc__ = function.__qualname__, function.__doc__
-    made.__annotations__ = function.__annotations__
-    return made
+def _names(executor: Executor | None, keeping: Keeping | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The names around `run` and `arun`, and those around what worker processes call."""
+    names = dict(vars(native_module))
+    names["run_transformations"] = _named("run_transformations", partial(_run, executor, keeping))
+    names["arun_transformations"] = _named("arun_transformations", partial(_arun, executor, keeping))
+    workers = {**names, "arun_transformations": partial(_arun_and_close, executor, keeping)}
+    for name in _WORKERS:
+        if name in names:
+            names[name] = workers[name] = with_names(names[name], workers)
+    return names, workers
+
+
+class _Elsewhere:
+    """What worker processes call, by its native name, where documents are kept."""
+
+    def __init__(self, executor: Executor | None, keeping: Keeping) -> None:
+        self._made_for = executor, keeping
+
+    def __getattr__(self, name: str) -> Any:
+        return partial(_in_worker, *self._made_for, name)
+
+
+def _in_worker(executor: Executor | None, keeping: Keeping, name: str, *given: Any, **settings: Any) -> Any:
+    _, workers = _names(executor, keeping)
+    return workers[name](*given, **settings)
 
 
 def _named(name: str, function: Any) -> Any:
@@ -91,27 +105,49 @@ def _named(name: str, function: Any) -> Any:
     return function
 
 
-def _run(executor: Executor | None, nodes: Any, transformations: Sequence[Any], *given: Any, **settings: Any) -> Any:
+def _run(
+    executor: Executor | None,
+    keeping: Keeping | None,
+    nodes: Any,
+    transformations: Sequence[Any],
+    *given: Any,
+    **settings: Any,
+) -> Any:
     # To worker processes the oldest versions give these by position.
     settings.update(zip(("in_place", "cache", "cache_collection"), given, strict=False))
     steps = [sooner(transformation, executor) for transformation in transformations]
     native: Any = native_module.run_transformations
     quick = _quick(settings)
-    return run_overlapping(lambda steps: native(nodes, steps, **quick), steps, settings, executor)
+    run = begun(keeping, nodes, transformations, steps, settings) if keeping else None
+    if run is None:
+        return run_overlapping(lambda steps: native(nodes, steps, **quick), steps, settings, executor)
+    loop, quick = run.applied(native), run.settings(quick)
+
+    def apply(steps: list[Any]) -> Any:
+        return loop(nodes, run.steps(steps), **quick)
+
+    # The native cache isn't asked for what overlaps.
+    return run_overlapping(apply, steps, {**settings, "cache": None}, executor) if run.overlaps else apply(steps)
 
 
-async def _arun(executor: Executor | None, nodes: Any, transformations: Sequence[Any], **settings: Any) -> Any:
+async def _arun(
+    executor: Executor | None, keeping: Keeping | None, nodes: Any, transformations: Sequence[Any], **settings: Any
+) -> Any:
     steps = [sooner(transformation, executor) for transformation in transformations]
     native: Any = native_module.arun_transformations
-    return await native(nodes, steps, **_quick(settings))
+    quick = _quick(settings)
+    run = begun(keeping, nodes, transformations, steps, settings) if keeping else None
+    if run is None:
+        return await native(nodes, steps, **quick)
+    return await run.applied(native)(nodes, run.steps(steps), **run.settings(quick))
 
 
 async def _arun_and_close(
-    executor: Executor | None, nodes: Any, transformations: Sequence[Any], **settings: Any
+    executor: Executor | None, keeping: Keeping | None, nodes: Any, transformations: Sequence[Any], **settings: Any
 ) -> Any:
     """As a worker process does, whose clients end with it."""
     try:
-        return await _arun(executor, nodes, transformations, **settings)
+        return await _arun(executor, keeping, nodes, transformations, **settings)
     finally:
         for transformation in transformations:
             if is_openai(transformation) and transformation._aclient is not None:

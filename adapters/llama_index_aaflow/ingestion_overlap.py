@@ -64,18 +64,14 @@ def run_overlapping(
 
 
 def _may_overlap(steps: list[Any], settings: dict[str, Any]) -> bool:
-    if len(steps) < 2 or not is_openai(steps[1]) or not isinstance(steps[0], node_parsers.Accelerated):
+    if len(steps) < 2 or not is_openai(steps[1]) or not parses_by_document(steps[0]):
         return False
     from llama_index_aaflow.openai_embedding import Sooner, waits_for_nothing
 
     parser, embedding = steps[:2]
     return (
-        _SETTINGS.issuperset(settings)
+        SETTINGS.issuperset(settings)
         and _nothing_kept(settings.get("cache"), settings.get("cache_collection"))
-        and parser._native in _BY_DOCUMENT
-        and parser._calls_known_code()
-        and all(found(parser._native, name) is found(NodeParser, name) for name in _CALLED)
-        and unknown(NodeParser, _CALLED) is None
         and isinstance(embedding, Sooner)
         and waits_for_nothing(embedding)
         and not embedding.embeddings_cache  # type: ignore[attr-defined]
@@ -85,8 +81,19 @@ def _may_overlap(steps: list[Any], settings: dict[str, Any]) -> bool:
     )
 
 
-#: Others would be passed on to every transformation.
-_SETTINGS: Final = frozenset({"show_progress", "cache", "cache_collection", "in_place"})
+def parses_by_document(step: Any) -> bool:
+    """Whether an accelerated transformation is a node parser that makes a document's nodes of nothing else."""
+    return (
+        isinstance(step, node_parsers.Accelerated)
+        and step._native in _BY_DOCUMENT
+        and step._calls_known_code()
+        and all(found(step._native, name) is found(NodeParser, name) for name in _CALLED)
+        and unknown(NodeParser, _CALLED) is None
+    )
+
+
+#: Settings of the native loop: others are passed on to every transformation.
+SETTINGS: Final = frozenset({"show_progress", "cache", "cache_collection", "in_place"})
 
 
 def _nothing_kept(cache: Any, collection: str | None) -> bool:

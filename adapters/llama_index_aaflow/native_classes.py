@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from functools import lru_cache
+from types import FunctionType
 from typing import Any, ClassVar, Final
 
 from aaflow_plugins.executor import Executor
@@ -32,15 +33,22 @@ class StandsFor:
 
     aaflow_native: ClassVar[Any]
     _executor: ClassVar[Executor | None]
+    _setting: ClassVar[Any]
 
     @classmethod
-    def aaflow_class(cls, native: Any, executor: Executor | None) -> Any:
-        """The class that stands for `native` with this executor; the same each time."""
+    def aaflow_class(cls, native: Any, executor: Executor | None, setting: Any = None) -> Any:
+        """The class that stands for `native` with this executor; the same each time.
+
+        Args:
+            native: The class.
+            executor: The executor.
+            setting: What else a family's methods depend on; it can be hashed and pickled.
+        """
         family: Any = cls
-        return _class(family, native, executor)
+        return _class(family, native, executor, setting)
 
     @classmethod
-    def aaflow_methods(cls, native: Any, executor: Executor | None) -> dict[str, Any]:
+    def aaflow_methods(cls, native: Any, executor: Executor | None, setting: Any) -> dict[str, Any]:
         """What the class made for `native` has beside what this one has."""
         return {}
 
@@ -50,21 +58,24 @@ class StandsFor:
         if "aaflow_native" not in vars(owner):  # A subclass that somebody wrote: it has a name to be found by.
             return super().__reduce_ex__(protocol)
         family = next(base for base in owner.__bases__ if issubclass(base, StandsFor))
-        return _restored, (family, self.aaflow_native, self._executor), self.__getstate__()
+        made_for = (family, self.aaflow_native, self._executor, self._setting)
+        return _restored, made_for, self.__getstate__()
 
 
 @lru_cache(maxsize=256)
-def _class(family: Any, native: Any, executor: Executor | None) -> Any:
-    namespace = {"__module__": native.__module__, "__doc__": native.__doc__, **family.aaflow_methods(native, executor)}
+def _class(family: Any, native: Any, executor: Executor | None, setting: Any) -> Any:
+    methods = family.aaflow_methods(native, executor, setting)
+    namespace = {"__module__": native.__module__, "__doc__": native.__doc__, **methods}
     made = type(native)(native.__name__, (family, native), namespace)
     made.__qualname__ = native.__qualname__
     made.aaflow_native = native
     made._executor = executor
+    made._setting = setting
     return made
 
 
-def _restored(family: Any, native: Any, executor: Executor | None) -> Any:
-    made = family.aaflow_class(native, executor)
+def _restored(family: Any, native: Any, executor: Executor | None, setting: Any) -> Any:
+    made = family.aaflow_class(native, executor, setting)
     return made.__new__(made)
 
 
@@ -82,6 +93,15 @@ def _with_state(cls: Any, state: dict[str, Any]) -> Any:
     made = cls.__new__(cls)
     for name, value in state.items():
         object.__setattr__(made, name, value)
+    return made
+
+
+def with_names(function: Any, names: dict[str, Any]) -> FunctionType:
+    """A function of the same code, whose global names are others."""
+    made = FunctionType(function.__code__, names, function.__name__, function.__defaults__, function.__closure__)
+    made.__kwdefaults__ = function.__kwdefaults__
+    made.__qualname__, made.__doc__ = function.__qualname__, function.__doc__
+    made.__annotations__ = function.__annotations__
     return made
 
 

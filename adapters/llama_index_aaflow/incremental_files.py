@@ -1,0 +1,273 @@
+"""A folder of Arrow files that holds what was made of each document, for several processes at once.
+
+A file is written under another name, forced to disk and renamed, and never changed afterwards: who is killed while
+writing leaves nothing that is read. Each run adds one file with what was new to it, so that processes which write at
+the same time write different files. When there are many, they are merged into one, and only what the merged file
+holds is deleted. A file's name is the digest of its bytes; one whose bytes are others is told of and set aside.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+import uuid
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+
+from aaflow_plugins.dataplane.schemas import vector
+from aaflow_plugins.dataplane.vectors import to_arrow, to_numpy
+
+Table: TypeAlias = Any  # pa.Table; pyarrow ships no type hints
+
+DAY: Final = 24 * 60 * 60
+
+#: Files that are merged into one.
+_MANY: Final = 32
+
+#: The form of the files; those of another are left alone.
+_FORMAT: Final = {b"aaflow.documents": b"1"}
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What is kept under one key.
+
+    Attributes:
+        payload: Text, without lone surrogates.
+        vectors: Vectors that belong to it, of any lengths.
+    """
+
+    payload: str
+    vectors: list[list[float]]
+
+
+class Entries:
+    """What the folder held at one moment.
+
+    Attributes:
+        tables: Tables of the files that were read, by path.
+    """
+
+    def __init__(self) -> None:
+        self.tables: dict[Path, Table] = {}
+        self._places: dict[bytes, tuple[Table, int]] = {}
+        self._seen: dict[bytes, int] = {}
+
+    def __contains__(self, key: bytes) -> bool:
+        """Whether anything is kept under a key."""
+        return key in self._places
+
+    def add(self, path: Path, table: Table) -> None:
+        """Take the entries of a file in."""
+        self.tables[path] = table
+        keys, seen = table["key"].to_pylist(), table["seen"].to_pylist()
+        holds = table["payload"].is_valid().to_pylist()
+        for row, key in enumerate(keys):
+            self._seen[key] = max(seen[row], self._seen.get(key, 0))
+            if holds[row]:
+                self._places.setdefault(key, (table, row))
+
+    def get(self, key: bytes) -> Kept:
+        """What is kept under a key.
+
+        Raises:
+            KeyError: If nothing is.
+        """
+        table, row = self._places[key]
+        exact = table["exact"][row].as_py()
+        if not exact:
+            values = table["vectors"][row].values
+            exact = to_numpy(values).tolist() if len(values) else []
+        return Kept(table["payload"][row].as_py(), exact)
+
+    def stale(self, keys: Iterable[bytes], now: int) -> list[bytes]:
+        """Which of some keys were not used within the last day."""
+        return sorted({key for key in keys if self._seen[key] <= now - DAY})
+
+    def survivors(self, since: int) -> Iterator[Table]:
+        """The entries that were used since a time, one table for each length of vectors."""
+        rows: dict[int, list[Table]] = {}
+        taken: dict[int, list[int]] = {}
+        for key, (table, row) in self._places.items():
+            if self._seen[key] >= since:
+                taken.setdefault(id(table), []).append(row)
+        for table in self.tables.values():
+            if id(table) in taken:
+                part = table.take(taken[id(table)])
+                seen = pa.array([self._seen[key] for key in part["key"].to_pylist()], pa.int64())
+                part = part.set_column(1, part.schema.field("seen"), seen)
+                rows.setdefault(_width(part.schema), []).append(part)
+        for parts in rows.values():
+            yield pa.concat_tables(parts)
+
+
+class Folder:
+    """The folder.
+
+    Args:
+        path: Where it is; made when something is written.
+        keep_days: Days after its last use at which an entry may be dropped; it is when files are merged.
+    """
+
+    def __init__(self, path: str, keep_days: float) -> None:
+        self._path = Path(path)
+        self._keep_seconds = keep_days * DAY
+
+    def read(self) -> Entries:
+        """What is there at this moment.
+
+        Warns:
+            UserWarning: If a file is damaged; it is renamed, and what it held counts as not there.
+
+        Raises:
+            OSError: If the folder can't be read.
+        """
+        entries = Entries()
+        moved = True
+        while moved:  # Another process has merged files since they were listed: theirs is in the new one.
+            moved = False
+            for path in sorted(self._path.glob("*.arrow")):
+                if path in entries.tables:
+                    continue
+                try:
+                    table = _read(path)
+                except FileNotFoundError:
+                    moved = True
+                except _DamagedError as error:
+                    _set_aside(path, error)
+                else:
+                    if table is not None:
+                        entries.add(path, table)
+        return entries
+
+    def write(self, entries: Entries, new: Mapping[bytes, Kept], used: Iterable[bytes]) -> None:
+        """Add what is new and note what was used again.
+
+        Args:
+            entries: What was read before; what is written is added to it.
+            new: Entries by key, 32 bytes each.
+            used: Keys of entries that were read.
+
+        Warns:
+            UserWarning: If it can't be written: it is computed again next time.
+        """
+        now = int(time.time())
+        try:
+            self._path.mkdir(parents=True, exist_ok=True)
+            for table in _tables(new, entries.stale(used, now), now):
+                entries.add(self._put(table), table)
+            if len(entries.tables) > _MANY:
+                self._merge(entries, now)
+        except OSError as error:
+            warnings.warn(f"documents could not be kept in {self._path}: {error}", UserWarning, stacklevel=2)
+
+    def _merge(self, entries: Entries, now: int) -> None:
+        merged = {self._put(table) for table in entries.survivors(int(now - self._keep_seconds))}
+        for path in entries.tables.keys() - merged:
+            path.unlink(missing_ok=True)
+        for path in self._path.glob("*.unfinished"):
+            with suppress(FileNotFoundError):  # finished since
+                if path.stat().st_mtime < now - DAY:
+                    path.unlink()
+
+    def _put(self, table: Table) -> Path:
+        unfinished = self._path / f"{uuid.uuid4().hex}.unfinished"
+        try:
+            with open(unfinished, "w+b") as file:
+                with pa.ipc.new_file(file, table.schema) as writer:
+                    writer.write_table(table)
+                file.flush()
+                os.fsync(file.fileno())
+                file.seek(0)
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            return unfinished.rename(self._path / f"{digest}.arrow")
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+
+class _DamagedError(Exception):
+    """A file is not what was written."""
+
+
+def _read(path: Path) -> Table | None:
+    with open(path, "rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != path.stem:
+            raise _DamagedError("its bytes are not those that its name tells of")
+    table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+    return table if table.schema.metadata == _FORMAT else None
+
+
+def _set_aside(path: Path, error: Exception) -> None:
+    warnings.warn(
+        f"{path} is damaged ({error}): the documents it held are computed again; it is kept as *.damaged",
+        UserWarning,
+        stacklevel=3,
+    )
+    with suppress(OSError):  # Not ours to rename: it is told of again next time.
+        path.rename(path.with_suffix(".damaged"))
+
+
+def _schema(width: int) -> pa.Schema:
+    fields = [
+        pa.field("key", pa.binary(32), nullable=False),
+        pa.field("seen", pa.int64(), nullable=False),  # seconds since the epoch
+        pa.field("payload", pa.large_utf8()),  # null: the entry is in another file, and was used again
+        pa.field("vectors", pa.large_list(vector("vector", width))),
+        pa.field("exact", pa.large_list(pa.large_list(pa.float64()))),  # instead, where float32 does not hold them
+    ]
+    return pa.schema(fields, metadata=_FORMAT)
+
+
+def _width(schema: pa.Schema) -> int:
+    return int(schema.field("vectors").type.value_type.list_size)
+
+
+def _tables(new: Mapping[bytes, Kept], used: list[bytes], now: int) -> Iterator[Table]:
+    """Tables for a run's entries, one for each length of vectors; the first also notes what was used again."""
+    matrices = {key: _matrix(kept.vectors) for key, kept in new.items()}
+    by_width: dict[int, list[bytes]] = {}
+    for key, matrix in matrices.items():
+        by_width.setdefault(1 if matrix is None else matrix.shape[1], []).append(key)
+    if used:
+        by_width.setdefault(1, [])
+    for width, keys in by_width.items():
+        notes = used if width == 1 else []
+        whole = [matrices[key] for key in keys]
+        kept = [new[key] for key in keys]
+        schema = _schema(width)
+        counts = [0 if matrix is None else len(matrix) for matrix in whole] + [0] * len(notes)
+        rows = [np.empty((0, width), np.float32), *(matrix for matrix in whole if matrix is not None)]
+        exact = [entry.vectors if matrix is None else [] for entry, matrix in zip(kept, whole, strict=True)]
+        columns = [
+            pa.array([*keys, *notes], schema.field("key").type),
+            pa.array([now] * len(counts), pa.int64()),
+            pa.array([*(entry.payload for entry in kept), *(None for _ in notes)], pa.large_utf8()),
+            _lists(np.concatenate(rows), counts, schema.field("vectors").type),
+            pa.array([*exact, *([] for _ in notes)], schema.field("exact").type),
+        ]
+        yield pa.Table.from_arrays(columns, schema=schema)
+
+
+def _matrix(vectors: list[list[float]]) -> Any:
+    """The vectors as float32; None if there are none, of no one length, or if that is not all there is to them."""
+    if len({len(values) for values in vectors}) != 1 or not vectors[0]:
+        return None
+    wide = np.array(vectors, dtype=np.float64)
+    with np.errstate(over="ignore"):
+        narrow = wide.astype(np.float32)
+    same = np.array_equal(narrow.astype(np.float64).view(np.int64), wide.view(np.int64))
+    return narrow if same else None
+
+
+def _lists(matrix: Any, counts: list[int], kind: Any) -> Any:
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    values = to_arrow(matrix).cast(kind.value_type)
+    return pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(values), type=kind)
