@@ -92,7 +92,7 @@ class Entries:
         """Which of some keys were not used within the last day."""
         return sorted({key for key in keys if self._seen[key] <= now - DAY})
 
-    def survivors(self, since: int) -> Iterator[Table]:
+    def survivors(self, since: float) -> Iterator[Table]:
         """The entries that were used since a time, one table for each length of vectors."""
         rows: dict[int, list[Table]] = {}
         taken: dict[int, list[int]] = {}
@@ -131,16 +131,16 @@ class Folder:
             OSError: If the folder can't be read.
         """
         entries = Entries()
-        moved = True
-        while moved:  # Another process has merged files since they were listed: theirs is in the new one.
-            moved = False
-            for path in sorted(self._path.glob("*.arrow")):
-                if path in entries.tables:
-                    continue
+        gone: set[Path] = set()
+        again = True
+        while again:  # Another process has merged files since they were listed: theirs is in the new one.
+            again = False
+            for path in sorted({*self._path.glob("*.arrow")} - entries.tables.keys() - gone):
                 try:
                     table = _read(path)
                 except FileNotFoundError:
-                    moved = True
+                    gone.add(path)
+                    again = True
                 except _DamagedError as error:
                     _set_aside(path, error)
                 else:
@@ -170,7 +170,7 @@ class Folder:
             warnings.warn(f"documents could not be kept in {self._path}: {error}", UserWarning, stacklevel=2)
 
     def _merge(self, entries: Entries, now: int) -> None:
-        merged = {self._put(table) for table in entries.survivors(int(now - self._keep_seconds))}
+        merged = {self._put(table) for table in entries.survivors(now - self._keep_seconds)}
         for path in entries.tables.keys() - merged:
             path.unlink(missing_ok=True)
         for path in self._path.glob("*.unfinished"):
@@ -188,9 +188,15 @@ class Folder:
                 os.fsync(file.fileno())
                 file.seek(0)
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
-            return unfinished.rename(self._path / f"{digest}.arrow")
+            path = unfinished.rename(self._path / f"{digest}.arrow")
         finally:
             unfinished.unlink(missing_ok=True)
+        folder = os.open(self._path, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # What it holds is deleted elsewhere only once it has its name.
+        finally:
+            os.close(folder)
+        return path
 
 
 class _DamagedError(Exception):

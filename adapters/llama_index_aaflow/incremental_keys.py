@@ -25,8 +25,8 @@ from llama_index_aaflow.node_parsers import Accelerated
 from llama_index_aaflow.parsing.known_code import plain
 from llama_index_aaflow.parsing.nodes import ATOMS
 
-#: Whose code is known by their versions.
-_PACKAGES: Final = ("aaflow-plugins", "llama-index-core", "nltk", "numpy", "pydantic", "tiktoken")
+#: Packages whose code nodes depend on, and whose versions tell of it.
+_PACKAGES: Final = ("llama-index-core", "nltk", "tiktoken")
 
 
 class NoKeyError(Exception):
@@ -49,16 +49,16 @@ def digest(*parts: Any) -> bytes:
 def transformation_key(transformation: Any) -> bytes:
     """What tells a node parser or an embedding model from others.
 
-    An embedding model is told by what the native cache tells it by, and by its class's code; a node parser by all its
-    settings, functions and tokenizer included, which the native cache leaves out.
+    An embedding model is told by what the native cache tells it by, but for its API key, and by its class's code; a
+    node parser by all its settings, functions and tokenizer included, which the native cache leaves out.
 
     Raises:
         NoKeyError: If a setting of a node parser can't be told by its value or its code.
     """
     native = _native_class(transformation)
     if isinstance(transformation, BaseEmbedding):
-        settings: Any = remove_unstable_values(str(transformation.to_dict()))
-        return digest(_name(native), list(_codes(native)), settings, _versions())
+        settings = {name: value for name, value in transformation.to_dict().items() if name != "api_key"}
+        return digest(_name(native), list(_codes(native)), remove_unstable_values(str(settings)), _versions())
     fields = {name: value for name, value in vars(transformation).items() if name != "callback_manager"}
     return digest(_name(native), fields, transformation.__pydantic_private__, _versions())
 
@@ -71,7 +71,7 @@ def _native_class(transformation: Any) -> Any:
 
 @lru_cache(maxsize=1)
 def _versions() -> Any:
-    return [sys.version_info[:3], *(_version(package) for package in _PACKAGES)]
+    return [sys.version_info[:2], *(_version(package) for package in _PACKAGES)]
 
 
 def _version(package: str) -> str | None:
