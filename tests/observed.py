@@ -1,12 +1,21 @@
-"""What tests of both adapters look at: log records, and whole files of real text."""
+"""What tests of both adapters look at: what calls come to, log records, and whole files of real text."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
+
+
+def outcome(call: Callable[[], Any]) -> Any:
+    """What a call returns (a float's repr is exact, and tells 1 from 1.0), or the class and text of what it raises."""
+    try:
+        return repr(call())
+    except Exception as error:
+        return type(error), str(error)
 
 
 @contextmanager

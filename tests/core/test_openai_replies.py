@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import inspect
 import json
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from hypothesis import strategies as st
 from aaflow_plugins.embedding import Vectors
 from openai_aaflow import requests as openai_requests
 from openai_aaflow.replies import decode, decode_base64, native_rows
+from tests.observed import outcome
 
 # The HTTP library that the installed openai release is built on.
 httpx: Any = getattr(base_client, "httpx2", None) or base_client.httpx
@@ -31,13 +31,6 @@ odd = st.one_of(
     st.none(),
     st.integers(),
 )
-
-
-def outcome(call: Callable[[], Any]) -> Any:
-    try:
-        return repr(call())
-    except Exception as error:
-        return type(error), str(error)
 
 
 class Replying:

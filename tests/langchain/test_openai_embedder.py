@@ -28,6 +28,7 @@ from langchain_aaflow.embedders import NativeEmbedder, embedder_for, native_reas
 from langchain_aaflow.embeddings import accelerate_embeddings
 from langchain_aaflow.openai_embedder import OpenAIEmbedder
 from langchain_aaflow.openai_embeddings import AcceleratedAzureOpenAIEmbeddings, AcceleratedOpenAIEmbeddings
+from tests.observed import outcome
 
 Make = Callable[..., OpenAIEmbeddings]
 
@@ -75,14 +76,6 @@ def make(openai_server: Connection) -> Make:
         return owner(base_url=openai_server.base_url, **settings)
 
     return make
-
-
-def outcome(call: Callable[[], Any]) -> Any:
-    """What a call returns (a float's repr is exact, and tells 1 from 1.0), or the class and text of what it raises."""
-    try:
-        return repr(call())
-    except Exception as error:
-        return type(error), str(error)
 
 
 def asked(server: Connection, call: Callable[[], Any]) -> tuple[Any, list[bytes]]:

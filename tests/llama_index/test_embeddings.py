@@ -24,7 +24,7 @@ from benchmarks.openai_server import Connection, Fault
 from llama_index_aaflow import accelerate
 from llama_index_aaflow.embeddings import native_reason
 from tests.llama_index.tracing import events, spans, watched
-from tests.observed import logged
+from tests.observed import logged, outcome
 
 Make = Callable[..., OpenAIEmbedding]
 
@@ -56,14 +56,6 @@ def make(openai_server: Connection) -> Make:
         return OpenAIEmbedding(api_base=openai_server.base_url, **given)
 
     return make
-
-
-def outcome(call: Callable[[], Any]) -> Any:
-    """What a call returns (a float's repr is exact, and tells 1 from 1.0), or the class and text of what it raises."""
-    try:
-        return repr(call())
-    except Exception as error:
-        return type(error), str(error)
 
 
 def asked(server: Connection, call: Callable[[], Any]) -> tuple[Any, list[bytes], list[Any]]:
