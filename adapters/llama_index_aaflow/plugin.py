@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import Any
 
+from llama_index.core import SimpleDirectoryReader
 from llama_index.core.base.base_query_engine import BaseQueryEngine
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.base.embeddings.base import BaseEmbedding
@@ -24,14 +25,17 @@ from llama_index_aaflow.indices import accelerate_index, is_index
 from llama_index_aaflow.ingestion import accelerate_pipeline
 from llama_index_aaflow.node_parsers import accelerate_parser
 from llama_index_aaflow.query.accelerated import accelerate_engine, accelerate_retriever
+from llama_index_aaflow.readers import accelerate_reader
 from llama_index_aaflow.vector_stores import accelerate_store
 
 
 @hookimpl
 def aaflow_accelerate(obj: Any, executor: Executor | None, batching: bool, batch_queries: bool) -> Any:
-    """Accelerate a vector store, a node parser, an embedding model, a pipeline, a query engine or a retriever."""
+    """Accelerate a store, a parser, a reader, an embedding model, a pipeline, an index, a query engine, a retriever."""
     if isinstance(obj, NodeParser):
         return accelerate_parser(obj)
+    if isinstance(obj, SimpleDirectoryReader):
+        return accelerate_reader(obj)
     if issubclass(obj if isinstance(obj, type) else type(obj), BasePydanticVectorStore):
         return accelerate_store(obj)
     if isinstance(obj, BaseEmbedding):
@@ -81,6 +85,7 @@ def aaflow_capabilities() -> list[tuple[str, str, str]]:
     has_faiss = _has("faiss") and _has("llama_index.vector_stores.faiss")
     faiss = "ready" if has_faiss else "not installed: pip install llama-index-vector-stores-faiss faiss-cpu"
     return [
+        ("readers", "SimpleDirectoryReader", "ready"),
         ("node parsers", "llama_index.core", "ready"),
         ("tokens", "splintr-rs", faster),
         ("embeddings", "OpenAIEmbedding", openai),

@@ -56,6 +56,10 @@ _KNOWN: Final[dict[str, frozenset[str]]] = {
     "SentenceSplitter._token_size": frozenset({"8ca7ab3626180781"}),
     "SentenceWindowNodeParser._parse_nodes": frozenset({"4e2855ab671ee393"}),
     "SentenceWindowNodeParser.build_window_nodes_from_documents": frozenset({"84e9ee3d9e172aaa"}),
+    "SimpleDirectoryReader.load_data": frozenset(
+        {"59071b9247f37879", "5b3f93c517898d55", "7e32daab6e53c6f1", "ece993d143bf4c61"}
+    ),
+    "SimpleDirectoryReader.load_file": frozenset({"6c085a5361eb36b4"}),
     "TextNode.get_content": frozenset({"852082bb3b2bd370"}),
     "TextNode.get_type": frozenset({"26efa2109f0b90dd"}),
     "TextNode.hash": frozenset({"71d7c73bd7344132"}),
