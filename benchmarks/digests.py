@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import struct
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -52,6 +53,15 @@ def of_faiss_store(store: Any) -> str:
     digest.update(_encoded(type(store.index).__name__, store.index.d, store.index.metric_type))
     for start in range(0, rows, 10_000):
         digest.update(store.index.reconstruct_n(start, min(10_000, rows - start)).tobytes())
+    return digest.hexdigest()
+
+
+def of_simple_vectors(data: Any) -> str:
+    """What a SimpleVectorStore of LlamaIndex keeps, in order; vectors with types and to the last bit."""
+    digest = hashlib.sha256(_encoded(type(data).__name__, data.text_id_to_ref_doc_id, data.metadata_dict))
+    for id_, vector in data.embedding_dict.items():
+        digest.update(_encoded(id_, type(vector).__name__, {kind.__name__ for kind in map(type, vector)}))
+        digest.update(struct.pack(f"{len(vector)}d", *vector))
     return digest.hexdigest()
 
 

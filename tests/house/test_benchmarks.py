@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from benchmarks import readme
 from benchmarks.corpus import Corpora, read_documents
-from benchmarks.harness import ROOT, BenchmarkError, ResultsDifferError, run_benchmark
+from benchmarks.harness import ROOT, BenchmarkError, ResultsDifferError, Scale, load_benchmark, run_benchmark
 from benchmarks.ingestion import makespan
 from benchmarks.measure import Work, alternate, measure, rotated
 from benchmarks.results import CaseResult, ContenderResult, Measurement, Results, Role, Spread, verdict
@@ -292,7 +292,6 @@ def test_quick_results_do_not_go_into_the_readme(results: Results, tmp_path: Pat
 
 def test_the_readme_has_a_place_for_every_benchmark() -> None:
     from benchmarks.__main__ import HOMES
-    from benchmarks.harness import load_benchmark
 
     text = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
     names = [load_benchmark(home).name for home in HOMES]
@@ -365,3 +364,21 @@ def test_every_benchmark_runs_with_identical_results(name: str, only: str, tmp_p
     (case, *_) = Results.read(tmp_path / f"{name}.json").cases
     assert case.digest
     assert case.of_role("ours")
+
+
+@pytest.mark.parametrize(
+    ("name", "quick", "smaller"), [("building", True, {}), ("stores", False, {"rows": 200})], ids=["building", "stores"]
+)
+def test_contenders_that_share_a_process_agree(name: str, quick: bool, smaller: dict[str, Any], tmp_path: Path) -> None:
+    """Every kind of work of these benchmarks, without the seconds that each process takes to import LlamaIndex."""
+    pytest.importorskip("llama_index.vector_stores.faiss")
+    benchmark = load_benchmark(f"benchmarks.llama_index_{name}:BENCHMARK")
+    for case in benchmark.cases(Scale(quick, Corpora(tmp_path))):
+        small = dataclasses.replace(case, parameters={**case.parameters, **smaller})
+        contenders = [benchmark.contender(each) for each in case.contenders]
+        with benchmark.service(small) as shared:
+            works = [contender.prepare({**small.parameters, **shared}) for contender in contenders]
+            measured = alternate(works, 1)
+        digests = {run.digest for run, each in zip(measured, contenders, strict=True) if each.role != "part"}
+        assert len(digests) == 1, case.name
+        assert None not in digests
