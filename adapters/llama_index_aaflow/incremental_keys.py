@@ -20,9 +20,9 @@ from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.ingestion.pipeline import remove_unstable_values
 from pydantic import BaseModel
 
+from llama_index_aaflow.known_code import plain
 from llama_index_aaflow.native_classes import StandsFor
 from llama_index_aaflow.node_parsers import Accelerated
-from llama_index_aaflow.parsing.known_code import plain
 from llama_index_aaflow.parsing.nodes import ATOMS
 
 #: Packages whose code nodes depend on, and whose versions tell of it.
@@ -82,7 +82,9 @@ def _version(package: str) -> str | None:
 
 
 def _name(obj: Any) -> str:
-    return f"{obj.__module__}.{obj.__qualname__}"
+    # By the second name worker processes know what a script defines.
+    module = "__main__" if obj.__module__ == "__mp_main__" else obj.__module__
+    return f"{module}.{obj.__qualname__}"
 
 
 def _codes(cls: Any) -> Iterator[Any]:
