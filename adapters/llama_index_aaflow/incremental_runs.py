@@ -23,8 +23,8 @@ from llama_index_aaflow.incremental_files import Folder, Kept
 from llama_index_aaflow.incremental_keys import NoKeyError, digest, document_parts, transformation_key
 from llama_index_aaflow.incremental_nodes import Made, packed, unpacked
 from llama_index_aaflow.ingestion_overlap import SETTINGS, parses_by_document
+from llama_index_aaflow.known_code import plain
 from llama_index_aaflow.native_classes import found, with_names
-from llama_index_aaflow.parsing.known_code import plain
 from llama_index_aaflow.parsing.nodes import SOURCE
 
 #: What of an embedding model and of a node parser is native where texts, or documents, are treated one by one.

@@ -23,10 +23,10 @@ from llama_index.core.utils import iter_batch
 from llama_index.core.vector_stores import SimpleVectorStore
 
 from aaflow_plugins.collector import paused_collector
+from llama_index_aaflow.known_code import is_native
 from llama_index_aaflow.storage import documents, simple_vectors
 from llama_index_aaflow.storage.documents import Adding, Removing, without_embedding
 from llama_index_aaflow.storage.index_structs import keep, show
-from llama_index_aaflow.storage.known_code import is_native
 from llama_index_aaflow.storage.plain_nodes import is_plain, plain_nodes_are_known, surely_has_content
 from llama_index_aaflow.transformations import sooner
 from llama_index_aaflow.vector_stores import accelerate_store

@@ -22,8 +22,8 @@ from llama_index_aaflow.incremental_runs import Keeping, begun
 from llama_index_aaflow.ingestion_cache import quick_cache
 from llama_index_aaflow.ingestion_overlap import run_overlapping
 from llama_index_aaflow.ingestion_workers import Multiprocessing, WorkerPool
+from llama_index_aaflow.known_code import plain
 from llama_index_aaflow.native_classes import StandsFor, found, overridden, with_class, with_names
-from llama_index_aaflow.parsing.known_code import plain
 from llama_index_aaflow.transformations import sooner
 
 #: What runs natively but for the names it uses, and what of those is used by worker processes.

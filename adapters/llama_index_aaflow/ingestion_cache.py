@@ -12,7 +12,7 @@ from llama_index.core.schema import TextNode
 from llama_index.core.storage.docstore.utils import doc_to_json
 
 from aaflow_plugins.collector import paused_collector
-from llama_index_aaflow.parsing.known_code import is_known
+from llama_index_aaflow.known_code import is_known
 from llama_index_aaflow.storage.plain_nodes import dumped, is_plain, plain_nodes_are_known
 
 

@@ -25,9 +25,9 @@ from aaflow_plugins.collector import rare_collector
 from aaflow_plugins.executor import Executor
 from llama_index_aaflow import node_parsers
 from llama_index_aaflow.embeddings import is_openai
+from llama_index_aaflow.known_code import unknown
 from llama_index_aaflow.listening import nobody_listens
 from llama_index_aaflow.native_classes import found
-from llama_index_aaflow.parsing.known_code import unknown
 
 #: Characters that are parsed at once: some milliseconds' work.
 _GROUP: Final = 50_000

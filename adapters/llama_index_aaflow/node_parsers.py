@@ -32,9 +32,9 @@ from llama_index.core.utils import get_tqdm_iterable
 from llama_index_instrumentation import get_dispatcher
 
 from aaflow_plugins.collector import paused_collector
+from llama_index_aaflow.known_code import is_earlier, is_known, unknown
 from llama_index_aaflow.native_classes import found, overridden, with_class
 from llama_index_aaflow.parsing.counting import checked, counter_for
-from llama_index_aaflow.parsing.known_code import is_earlier, is_known, unknown
 from llama_index_aaflow.parsing.nodes import build_nodes, build_separately, can_copy, is_text, postprocess
 from llama_index_aaflow.parsing.records import records
 from llama_index_aaflow.parsing.sections import sections

@@ -28,8 +28,8 @@ from aaflow_plugins.concurrent_requests import send_each
 from aaflow_plugins.embedding import Embedder, Request, Vectors
 from aaflow_plugins.executor import Executor
 from aaflow_plugins.known_code import is_from
+from llama_index_aaflow.known_code import plain
 from llama_index_aaflow.native_classes import StandsFor, found, overridden, sharing, with_class
-from llama_index_aaflow.parsing.known_code import plain
 from openai_aaflow.replies import decode
 from openai_aaflow.requests import apost, post, resource_reason
 

@@ -23,8 +23,8 @@ from llama_index.core.readers.file import base as native_module
 from llama_index.core.schema import Document
 
 from aaflow_plugins.known_code import is_from
+from llama_index_aaflow.known_code import is_known
 from llama_index_aaflow.native_classes import StandsFor, found, overridden, with_names
-from llama_index_aaflow.parsing.known_code import is_known
 
 #: What the threads call of the native code, beside `load_file`.
 _CALLED: Final = ("default_file_metadata_func", "_format_file_timestamp", "_try_loading_included_file_formats")

@@ -35,9 +35,8 @@ from llama_index.core.schema import (
 )
 
 import aaflow_plugins
-from llama_index_aaflow import accelerate, node_parsers
+from llama_index_aaflow import accelerate, known_code, node_parsers
 from llama_index_aaflow.node_parsers import Accelerated, native_reason
-from llama_index_aaflow.parsing import known_code
 from tests.llama_index.parsing_outcomes import assert_same, corpus, document_of, numbered, outcome, visible
 from tests.llama_index.tracing import spans, watched
 

@@ -8,7 +8,7 @@ import pytest
 from llama_index.core import MockEmbedding, SummaryIndex, VectorStoreIndex
 from llama_index.core.ingestion import IngestionPipeline
 from llama_index.core.llms import MockLLM
-from llama_index.core.node_parser import HierarchicalNodeParser, SentenceSplitter
+from llama_index.core.node_parser import SentenceSplitter, SimpleFileNodeParser
 from llama_index.core.schema import TextNode
 from llama_index.core.vector_stores import SimpleVectorStore
 
@@ -43,7 +43,7 @@ def test_steps_and_reasons(give: Any) -> None:
 
 
 def test_what_is_native_is_said_to_be() -> None:
-    assert all(steps(HierarchicalNodeParser.from_defaults()).values())
+    assert all(steps(SimpleFileNodeParser()).values())
     assert all(steps(Mine()).values())
     assert list(steps(SummaryIndex([])).values())[-1]
     assert all(steps(SummaryIndex([]).as_retriever()).values())

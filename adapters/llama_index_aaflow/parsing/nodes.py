@@ -12,7 +12,7 @@ from llama_index.core.node_parser import node_utils
 from llama_index.core.schema import BaseNode, Document, NodeRelationship, RelatedNodeInfo, TextNode
 from pydantic import BaseModel
 
-from llama_index_aaflow.parsing.known_code import is_known, unknown
+from llama_index_aaflow.known_code import is_known, unknown
 
 SOURCE, PREVIOUS, NEXT = NodeRelationship.SOURCE, NodeRelationship.PREVIOUS, NodeRelationship.NEXT
 

@@ -12,7 +12,7 @@ from typing import Any, Final, cast
 from llama_index.core.node_parser.text import utils
 from llama_index.core.utils import globals_helper
 
-from llama_index_aaflow.parsing.known_code import is_known, unknown
+from llama_index_aaflow.known_code import is_known, unknown
 
 SplitFunction = Callable[[str], list[str]]
 

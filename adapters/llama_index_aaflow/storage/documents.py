@@ -19,7 +19,7 @@ from llama_index.core.storage.docstore.types import RefDocInfo
 from llama_index.core.storage.docstore.utils import doc_to_json
 from llama_index.core.storage.kvstore import SimpleKVStore
 
-from llama_index_aaflow.storage.known_code import is_known, is_native
+from llama_index_aaflow.known_code import is_known, is_native
 from llama_index_aaflow.storage.plain_nodes import dumped, plain_nodes_are_known
 
 _ATTRIBUTES: Final = frozenset(vars(SimpleDocumentStore()))

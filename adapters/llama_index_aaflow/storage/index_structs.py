@@ -26,7 +26,7 @@ from llama_index.core.storage.index_store.utils import index_struct_to_json
 from llama_index.core.storage.kvstore import SimpleKVStore
 from llama_index.core.storage.kvstore.types import MutableMappingKVStore
 
-from llama_index_aaflow.storage.known_code import is_known, is_native
+from llama_index_aaflow.known_code import is_known, is_native
 
 _FIELDS: Final = tuple(field.name for field in fields(IndexDict))
 _KEPT_ATTRIBUTES: Final = frozenset({"_kvstore", "_namespace", "_collection_suffix", "_collection"})

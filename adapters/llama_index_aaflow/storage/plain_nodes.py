@@ -19,8 +19,8 @@ from llama_index.core.schema import (
 )
 from llama_index.core.storage.docstore.utils import doc_to_json
 
+from llama_index_aaflow.known_code import is_native
 from llama_index_aaflow.parsing.nodes import is_text
-from llama_index_aaflow.storage.known_code import is_native
 
 Fields = dict[str, Any]
 

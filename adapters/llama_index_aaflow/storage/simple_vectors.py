@@ -11,7 +11,7 @@ from llama_index.core.vector_stores.simple import SimpleVectorStoreData
 from llama_index.core.vector_stores.utils import node_to_metadata_dict
 
 from aaflow_plugins.collector import paused_collector
-from llama_index_aaflow.storage.known_code import is_known, is_native
+from llama_index_aaflow.known_code import is_known, is_native
 from llama_index_aaflow.storage.plain_nodes import plain_nodes_are_known
 
 _NATIVE: Final = ((SimpleVectorStore, ("add", "async_add")),)
