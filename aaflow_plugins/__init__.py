@@ -12,18 +12,31 @@ from aaflow_plugins.plugins import accelerate
 
 if TYPE_CHECKING:
     __version__: str
+    from aaflow_plugins.engines.communicator import RankError
     from aaflow_plugins.executor import Executor
     from aaflow_plugins.plan import Plan, PlanError
     from aaflow_plugins.progress import Progress
     from aaflow_plugins.report import Report
 
-__all__ = ["Executor", "Plan", "PlanError", "Progress", "Report", "__version__", "accelerate", "batching", "hookimpl"]
+__all__ = [
+    "Executor",
+    "Plan",
+    "PlanError",
+    "Progress",
+    "RankError",
+    "Report",
+    "__version__",
+    "accelerate",
+    "batching",
+    "hookimpl",
+]
 
 _HOMES = {
     "Executor": "executor",
     "Plan": "plan",
     "PlanError": "plan",
     "Progress": "progress",
+    "RankError": "engines.communicator",
     "Report": "report",
 }
 

@@ -16,6 +16,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from aaflow_plugins.remote import RemoteCall
+
 Matrix = npt.NDArray[np.float32]
 
 #: What a request and its reply weigh, for the memory bound: 1,000 vectors of 1,536 floats, as base64 and decoded.
@@ -85,6 +87,11 @@ class Embedder(ABC):
     def whole_input(self) -> bool:
         """True if all texts make one request, so that memory grows with the input."""
         return False
+
+    @property
+    def remote(self) -> RemoteCall | None:
+        """How another rank, which has embeddings of its own, sends a request; None where all are sent from here."""
+        return None
 
     @abstractmethod
     def compose(self, batches: Iterable[Sequence[str]]) -> Iterator[Request]:

@@ -17,10 +17,13 @@ from collections import deque
 from collections.abc import AsyncIterable, Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 from aaflow_plugins.background import background_loop
-from aaflow_plugins.operators import Load, MapStage, Operator, Resource, Split, Stage, StoppedError, StreamStage
+from aaflow_plugins.engines.tasks import TaskPool
+from aaflow_plugins.operators import Embed, Load, MapStage, Operator, Resource, Split, Stage, StoppedError, StreamStage
 from aaflow_plugins.plan import Plan
 from aaflow_plugins.progress import Progress, ProgressCallback
 from aaflow_plugins.report import OperatorReport, Report, Span, covered_seconds
@@ -40,6 +43,7 @@ class Executor:
         resources: What a run may use.
         batch_size: Texts a model call, for embedders without a grouping of their own; None keeps the native one.
         progress: Called in the driving thread whenever an operator has handed a batch on.
+        engine: Whose ranks take part.
         report: The report of the run that ended last, or None.
     """
 
@@ -51,6 +55,7 @@ class Executor:
         processes: int = 0,
         memory_limit: int = Resources.memory_limit,
         progress: ProgressCallback | None = None,
+        engine: str = "auto",
     ) -> None:
         """Set up; nothing is started.
 
@@ -62,6 +67,9 @@ class Executor:
             processes: Worker processes for splitting. 0: split in this process.
             memory_limit: Bytes in flight between source and store, predicted.
             progress: Progress callback.
+            engine: "local": this process by itself. "mpi": all ranks of the job that `mpirun`, `srun` or
+                `aaflow launch` has started; each makes the same calls. "auto": "mpi" in a job of several ranks, else
+                "local". Or the name of an engine that a plug-in brings.
 
         Raises:
             TypeError: If a number is not an int; the message names the argument.
@@ -72,6 +80,7 @@ class Executor:
         self.resources = Resources(max_concurrency=max_concurrency, processes=processes, memory_limit=memory_limit)
         self.batch_size = batch_size
         self.progress = progress
+        self.engine = engine
         self.report: Report | None = None
 
     def __repr__(self) -> str:
@@ -94,6 +103,7 @@ class Executor:
         sizes: Sizes | None = None,
         total: int | None = None,
         progress: ProgressCallback | None = None,
+        pool: TaskPool | None = None,
     ) -> T:
         """Run `plan` over `source` and give `consume` the iterator of outgoing batches.
 
@@ -106,12 +116,15 @@ class Executor:
             sizes: What is known of the source.
             total: Items in the source, for progress; None if not known.
             progress: Called instead of the executor's own callback.
+            pool: Other ranks, which serve the same plan.
 
         Raises:
             BaseException: What an operator or the source raised, as it was raised, earliest item first. Work that
                 is under way is awaited, work that has not begun is dropped, and nothing is left running.
         """
-        return _Run(self, plan, self.schedule(plan, sizes), total, progress, None).drive(source, consume)
+        resources = replace(self.resources, tasks=pool.slots) if pool else self.resources
+        steps = schedule(plan, sizes or Sizes(), resources)
+        return _Run(self, plan, steps, total, progress, None, pool).drive(source, consume)
 
     async def arun(
         self,
@@ -169,6 +182,7 @@ class _Run:
         total: int | None,
         progress: ProgressCallback | None,
         loop: asyncio.AbstractEventLoop | None,
+        pool: TaskPool | None = None,
     ) -> None:
         self._executor = executor
         self._plan = plan
@@ -176,6 +190,7 @@ class _Run:
         self._total = total
         self._progress = progress or executor.progress
         self._loop = loop
+        self._pool = pool
         self._report = Report(
             [OperatorReport(op.kind, op.name, op.native) for op in plan.operators],
             fingerprint=plan.fingerprint(),
@@ -237,6 +252,9 @@ class _Run:
         return stream
 
     def _stages(self, operator: Operator, step: Step, index: int) -> Iterable[Stage]:
+        if step.resource is Resource.RANK and self._pool is not None and operator.elsewhere is not None:
+            assert isinstance(operator, Split | Embed)
+            return operator.stages(partial(self._pool.do, index, operator.elsewhere))
         if step.resource is not Resource.PROCESS or not isinstance(operator, Split) or not operator.remote:
             if isinstance(operator, Split) and self._executor.resources.processes:
                 why = "it is not known to do the same in another process"

@@ -18,6 +18,7 @@ from aaflow_plugins.dataplane import vectors as vector_views
 from aaflow_plugins.dataplane.batch import Batch
 from aaflow_plugins.dataplane.schemas import native, text, vector
 from aaflow_plugins.embedding import Embedder, Request, Vectors
+from aaflow_plugins.remote import RemoteCall
 
 #: Beside a vector column: the native list of floats of each row that float32 does not carry exactly, else None.
 EXACT = native("exact", "list[float] | None")
@@ -42,6 +43,8 @@ class Resource(Enum):
     LOOP = "loop"
     #: A worker process: pure-Python work on Arrow columns.
     PROCESS = "process"
+    #: Any rank of the job, this one included.
+    RANK = "rank"
 
 
 class StoppedError(Exception):
@@ -79,6 +82,9 @@ class MapStage:
 
 
 Stage = StreamStage | MapStage
+
+#: Makes a call for an item, in this process or in another.
+Through = Callable[[Callable[[Any], Any], Any], Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +125,11 @@ class Operator:
     def whole_input(self) -> bool:
         """Whether the operator waits for all of its input, so that its memory grows with it."""
         return False
+
+    @property
+    def elsewhere(self) -> RemoteCall | None:
+        """How another process does the operator's work for an item; None where only this one can."""
+        return None
 
     def output(self, incoming: pa.Schema) -> pa.Schema:
         """The schema that leaves, given the one that arrives."""
@@ -168,9 +179,20 @@ class Split(Operator):
         """As `whole` says."""
         return self.whole
 
-    def stages(self) -> Sequence[Stage]:
-        """One stage; each batch is split by itself, or all together."""
+    @property
+    def elsewhere(self) -> RemoteCall | None:
+        """As `remote` says, for splits of one batch at a time."""
+        return None if self.whole else self.remote
+
+    def stages(self, through: Through | None = None) -> Sequence[Stage]:
+        """One stage; each batch is split by itself, or all together.
+
+        Args:
+            through: Makes the calls, several at once; None makes one after the other.
+        """
         call = self.call
+        if through is not None:
+            return [MapStage(lambda batch: through(call, batch))]
 
         def each(batches: Iterator[Batch]) -> Iterator[Batch]:
             for batch in _joined(batches) if self.whole else batches:
@@ -181,21 +203,6 @@ class Split(Operator):
                 yield chunks
 
         return [StreamStage(each)]
-
-
-@dataclass(frozen=True)
-class RemoteCall:
-    """A step that can run in another process, moving Arrow columns only.
-
-    Attributes:
-        pack: The Arrow columns to send for a batch; raises UnicodeEncodeError where text has no UTF-8 form.
-        function: Picklable; runs in the worker on what `pack` made.
-        unpack: Makes the outgoing batch from the incoming one and what the worker returned.
-    """
-
-    pack: Callable[[Batch], pa.RecordBatch]
-    function: Callable[[pa.RecordBatch], pa.RecordBatch]
-    unpack: Callable[[Batch, pa.RecordBatch], Batch]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,12 +231,21 @@ class Embed(Operator):
         """As the embedder says."""
         return self.embedder.whole_input
 
+    @property
+    def elsewhere(self) -> RemoteCall | None:
+        """As the embedder says, for a blocking client."""
+        return None if self.asynchronous else self.embedder.remote
+
     def output(self, incoming: pa.Schema) -> pa.Schema:
         """What arrives, with a vector a row."""
         return pa.schema([*incoming, vector("vector", self.dimension), EXACT])
 
-    def stages(self) -> Sequence[Stage]:
-        """Compose requests, send them side by side, assemble the vectors and join them to their rows."""
+    def stages(self, through: Through | None = None) -> Sequence[Stage]:
+        """Compose requests, send them side by side, assemble the vectors and join them to their rows.
+
+        Args:
+            through: Makes the calls; None makes them here.
+        """
         waiting: deque[Batch] = deque()
         embedder = self.embedder
 
@@ -243,7 +259,7 @@ class Embed(Operator):
             return embedder.compose(texts())
 
         def send(request: Request) -> tuple[Request, Any]:
-            return request, embedder.send(request)
+            return request, through(embedder.send, request) if through else embedder.send(request)
 
         async def asend(request: Request) -> tuple[Request, Any]:
             return request, await embedder.asend(request)

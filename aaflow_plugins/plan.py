@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from aaflow_plugins.dataplane import schemas
 from aaflow_plugins.operators import Apply, Operator
+from aaflow_plugins.remote import RemoteCall
 
 if TYPE_CHECKING:
     from aaflow_plugins.scheduler import Schedule
@@ -55,6 +56,12 @@ class Plan:
     def by_item(self) -> bool:
         """Whether each item goes through by itself, so that there is nothing to schedule in batches."""
         return any(isinstance(operator, Apply) for operator in self.operators)
+
+    @property
+    def elsewhere(self) -> dict[int, RemoteCall]:
+        """What other ranks can do of the plan, by the position of the operator."""
+        found = enumerate(operator.elsewhere for operator in self.operators)
+        return {position: remote for position, remote in found if remote is not None}
 
     def fingerprint(self) -> str:
         """32 hexadecimal digits that depend on the operators, their schemas and configuration, and nothing else.

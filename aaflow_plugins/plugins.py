@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pluggy
 
 from aaflow_plugins import hookspecs
+from aaflow_plugins.engines.launching import launched_ranks
 
 if TYPE_CHECKING:
     from aaflow_plugins.engines.communicator import Communicator
@@ -86,6 +87,19 @@ def engine(name: str) -> Communicator:
     if found is None:
         raise ValueError(f"engine {name!r} is not known: give 'local', 'mpi', or the name of one that a plug-in brings")
     return found
+
+
+def ranks_of(executor: Executor) -> Communicator:
+    """This process as a rank of the engine that an executor names; connects to the others if there are any.
+
+    Raises:
+        ValueError: If there is no such engine.
+        ImportError: If what it needs is not installed.
+    """
+    name = executor.engine
+    if name == "auto":
+        name = "mpi" if launched_ranks() > 1 else "local"
+    return engine(name)
 
 
 def accelerate(obj: T, *, executor: Executor | None = None, batching: bool = False, batch_queries: bool = False) -> T:

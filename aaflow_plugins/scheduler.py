@@ -26,6 +26,7 @@ class Resources:
     Attributes:
         max_concurrency: Model calls in flight; None leaves each embedder its own default.
         processes: Worker processes for splitting; 0 splits in this process, which is faster on few cores.
+        tasks: Tasks that all ranks of the job take at once; 0 where there is one rank.
         memory_limit: Bytes in flight between the source and the store.
         batch_rows: Documents a batch.
         batch_bytes: Bytes of documents a batch; a larger document is a batch by itself.
@@ -33,6 +34,7 @@ class Resources:
 
     max_concurrency: int | None = None
     processes: int = 0
+    tasks: int = 0
     memory_limit: int = 512 * MIB
     batch_rows: int = 512
     batch_bytes: int = 2 * MIB
@@ -47,6 +49,7 @@ class Resources:
         if self.max_concurrency is not None:
             check_count("max_concurrency", self.max_concurrency, 1)
         check_count("processes", self.processes, 0)
+        check_count("tasks", self.tasks, 0)
         for name in ("memory_limit", "batch_rows", "batch_bytes"):
             check_count(name, getattr(self, name), 1)
         if self.processes > 4 * (os.cpu_count() or 1):
@@ -138,9 +141,11 @@ def schedule(plan: Plan, sizes: Sizes, resources: Resources) -> Schedule:
     Every window holds one item at the least; what the memory limit leaves beyond that is shared out in
     proportion to the wishes.
     """
+    # Smaller where ranks share them, so that all have some.
+    size = max(1, resources.batch_bytes // 8) if resources.tasks else resources.batch_bytes
     known = sizes.item_bytes is not None
     whole = float(sum(sizes.item_bytes or ()))
-    each = float(resources.batch_bytes)
+    each = float(size)
     wishes: list[Step] = []
     for operator in plan.operators:
         each, whole = max(1.0, each * operator.growth), whole * operator.growth
@@ -158,11 +163,11 @@ def schedule(plan: Plan, sizes: Sizes, resources: Resources) -> Schedule:
     rows = first.rows if isinstance(first, Load) and first.rows else resources.batch_rows
     boundaries = None
     if sizes.item_bytes is not None:
-        cuts = batches(sizes.item_bytes, int, rows, resources.batch_bytes)
+        cuts = batches(sizes.item_bytes, int, rows, size)
         ends = list(accumulate(len(batch) for batch in cuts))
         boundaries = tuple(zip([0, *ends], ends, strict=False))
     bounded = known or not any(operator.whole_input for operator in plan.operators)
-    return Schedule(steps, rows, resources.batch_bytes, boundaries, bounded)
+    return Schedule(steps, rows, size, boundaries, bounded)
 
 
 def batches(items: Iterable[T], size_of: Callable[[T], int], rows: int, size: int) -> Iterator[list[T]]:
@@ -181,6 +186,9 @@ def batches(items: Iterable[T], size_of: Callable[[T], int], rows: int, size: in
 
 
 def _placement(operator: Operator, resources: Resources) -> tuple[Resource, int]:
+    if resources.tasks and operator.elsewhere:
+        bound = resources.max_concurrency if isinstance(operator, Embed) else None
+        return Resource.RANK, min(resources.tasks, bound or resources.tasks)
     if isinstance(operator, Split) and operator.remote and not operator.whole and resources.processes:
         return Resource.PROCESS, resources.processes
     if isinstance(operator, Embed | Call):

@@ -58,9 +58,16 @@ def array_of(rows: Rows, type_: pa.DataType) -> pa.Array:
     return pa.Array.from_buffers(type_, len(rows), [None, pa.py_buffer(rows.reshape(-1))])
 
 
-def to_ipc(table: pa.Table, rows: npt.NDArray[np.int64] | None = None) -> pa.Buffer:
-    """A table, or some of its rows in the order given, as an IPC stream."""
+def to_ipc(table: pa.Table, rows: npt.NDArray[np.int64] | None = None, before: bytes = b"") -> pa.Buffer:
+    """A table, or some of its rows in the order given, as an IPC stream.
+
+    Args:
+        table: The table.
+        rows: Positions of the rows; None for all.
+        before: Written before the stream.
+    """
     sink = pa.BufferOutputStream()
+    sink.write(before)
     with pa.ipc.new_stream(sink, table.schema) as stream:
         for part in (table,) if rows is None else _taken(table, rows):
             stream.write_table(part)

@@ -96,6 +96,17 @@ class Communicator(ABC):
         """
 
     @abstractmethod
+    def post(self, rank: int, message: pa.Buffer) -> None:
+        """Send a message to another rank, which finds it by `poll`; messages to one rank keep their order.
+
+        May be called by one thread at a time, as `poll` and `check`.
+        """
+
+    @abstractmethod
+    def poll(self) -> tuple[int, pa.Buffer] | None:
+        """The next message that was posted to this rank within this block, with its sender; None if there is none."""
+
+    @abstractmethod
     def broadcast(self, table: pa.Table | None, root: int = 0) -> pa.Table:
         """The table of `root`; the other ranks may give None."""
 

@@ -21,6 +21,14 @@ class LocalCommunicator(Communicator):
     def check(self) -> None:
         """There is nobody else."""
 
+    def post(self, rank: int, message: pa.Buffer) -> None:
+        """There is nobody else."""
+        raise ValueError(f"rank {rank}: this process is the only one")
+
+    def poll(self) -> tuple[int, pa.Buffer] | None:
+        """There is nobody else."""
+        return None
+
     def broadcast(self, table: pa.Table | None, root: int = 0) -> pa.Table:
         """The table itself."""
         if table is None:

@@ -20,7 +20,8 @@ from mpi4py import MPI
 from aaflow_plugins.dataplane.wire import Rows, array_of, flat_columns, from_ipc, rows_of, to_ipc
 from aaflow_plugins.engines.communicator import Communicator, RankError, checked_keys
 from aaflow_plugins.engines.launching import launched_ranks
-from aaflow_plugins.engines.mpi_control import Control, die_together, wait_for
+from aaflow_plugins.engines.mpi_control import Control, die_together
+from aaflow_plugins.engines.waiting import wait_for
 
 #: Bytes of one message at the most: MPI's own counts end at 2 GiB in many builds.
 MESSAGE_BYTES: Final = 2**30
@@ -68,6 +69,15 @@ class MpiCommunicator(Communicator):
     def check(self) -> None:
         """Raise if another rank has failed."""
         self._control.check()
+
+    def post(self, rank: int, message: pa.Buffer) -> None:
+        """Send a message to another rank."""
+        self._control.post(rank, np.frombuffer(message, np.uint8))
+
+    def poll(self) -> tuple[int, pa.Buffer] | None:
+        """The next message, if there is one."""
+        found = self._control.poll()
+        return None if found is None else (found[0], pa.py_buffer(found[1]))
 
     def broadcast(self, table: pa.Table | None, root: int = 0) -> pa.Table:
         """The table of `root`."""

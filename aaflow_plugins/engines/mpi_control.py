@@ -8,20 +8,17 @@ moved by calls that block.
 from __future__ import annotations
 
 import atexit
-import logging
 import struct
 import sys
 import time
-from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
+import numpy as np
 from mpi4py import MPI
 
 from aaflow_plugins.engines.communicator import RankError
-
-T = TypeVar("T")
-_log = logging.getLogger(__name__)
+from aaflow_plugins.engines.waiting import wait_for
 
 #: A notice: whom it is about, whether that rank has left for good, and its latest block. Text follows.
 _NOTICE: Final = struct.Struct("<q?q")
@@ -29,10 +26,8 @@ _NOTICE_TAG: Final = 0
 #: One of the values agreed upon: the first rank that has it, and its length.
 _VALUE: Final = struct.Struct("<qq")
 #: Values of one block never meet those of another, of which some may be left over from a failure.
-_BLOCK_TAGS: Final = 32_000
+_BLOCK_TAGS: Final = 16_000
 
-#: Seconds of silence after which a waiting rank says for whom it waits.
-_PATIENCE: Final = 30.0
 #: Seconds that a rank which ends with an exception gives the others to do so themselves.
 _GRACE: Final = 2.0
 
@@ -45,7 +40,7 @@ class Control:
         self._block = 0
         self._notices: list[tuple[int, bool, int, str]] = []
         #: Messages that MPI still reads from.
-        self._sent: list[tuple[MPI.Request, bytes]] = []
+        self._sent: list[tuple[MPI.Request, Any]] = []
 
     def begin(self) -> None:
         """A block of calls begins; ranks count them alike."""
@@ -94,13 +89,27 @@ class Control:
 
         atexit.register(leave)
 
+    def post(self, rank: int, message: Any) -> None:
+        """Send a message; what it is made of is kept until it is on its way."""
+        self._send(message, rank, self._message_tag)
+
+    def poll(self) -> tuple[int, Any] | None:
+        """The next message that some rank has posted in this block, and the rank; None if there is none yet."""
+        status = MPI.Status()
+        message = self._comm.Improbe(MPI.ANY_SOURCE, self._message_tag, status)
+        if message is None:
+            return None
+        held = np.empty(status.Get_count(MPI.BYTE), np.uint8)
+        message.Recv([held, MPI.BYTE])
+        return status.Get_source(), held
+
     def _tell_all(self, rank: int, what: str) -> None:
         notice = _NOTICE.pack(rank, False, self._block) + what.encode("utf-8", "replace")
         for other in range(self._comm.size):
             if other not in (self._comm.rank, rank):
                 self._send(notice, other, _NOTICE_TAG)
 
-    def _send(self, value: bytes, rank: int, tag: int) -> MPI.Request:
+    def _send(self, value: Any, rank: int, tag: int) -> MPI.Request:
         request = self._comm.Isend([value, MPI.BYTE], rank, tag)
         self._sent = [(each, held) for each, held in self._sent if not each.Test()]
         self._sent.append((request, value))
@@ -117,27 +126,11 @@ class Control:
 
     @property
     def _value_tag(self) -> int:
-        return 1 + self._block % _BLOCK_TAGS
+        return 1 + self._block % _BLOCK_TAGS * 2
 
-
-def wait_for(look: Callable[[], T | None], whom: str, check: Callable[[], None] = lambda: None) -> T:
-    """What `look` finds, asked again and again.
-
-    Args:
-        look: Gives None while there is nothing.
-        whom: Who is waited for, to be named when it takes long.
-        check: Called in between; it may raise.
-    """
-    began, told = time.monotonic(), False
-    while (found := look()) is None:
-        check()
-        waited = time.monotonic() - began
-        # Soon on an idle machine; out of the way where ranks share cores.
-        time.sleep(min(0.001, waited / 8) if waited > 0.0002 else 0)
-        if waited > _PATIENCE and not told:
-            told = True
-            _log.warning("Waiting for %s since %.0f s: every rank has to come to the same call", whom, waited)
-    return found
+    @property
+    def _message_tag(self) -> int:
+        return self._value_tag + 1
 
 
 def die_together(comm: MPI.Comm) -> None:

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 from langchain_core.embeddings import Embeddings
 
+from aaflow_plugins.dataplane.wire import array_of
 from aaflow_plugins.embedding import Embedder, Request, Vectors, reject_nan, same_width, vectors_from_rows
+from aaflow_plugins.remote import RemoteCall
 
 
 class NativeEmbedder(Embedder):
@@ -45,6 +49,19 @@ class NativeEmbedder(Embedder):
         size = "all texts" if self.batch_size is None else f"{self.batch_size} texts"
         why = f" ({self.reason})" if self.reason else ""
         return f"{self._name}.embed_documents, {size} a call, native{why}"
+
+    @property
+    def remote(self) -> RemoteCall | None:
+        """Each rank asks its own embeddings, a batch at a time; all texts in one call are one rank's work."""
+        return RemoteCall(_texts, self._rows, _native_rows)
+
+    def _rows(self, texts: pa.RecordBatch) -> pa.RecordBatch:
+        """What the native call returns for a column of texts, if Arrow carries it: lists of floats of one length."""
+        rows = self.embeddings.embed_documents(texts.column(0).to_pylist())
+        if set(map(type, rows)) != {list} or {type(value) for row in rows for value in row} != {float}:
+            raise TypeError(f"{self._name} returned something else than lists of floats")
+        (width,) = set(map(len, rows))
+        return pa.record_batch([array_of(np.array(rows).view(np.uint8), pa.list_(pa.float64(), width))], ["vector"])
 
     def compose(self, batches: Iterable[Sequence[str]]) -> Iterator[Request]:
         """Group texts by `batch_size`; without one, wait for them all."""
@@ -144,6 +161,15 @@ def fast_path(embeddings: Embeddings) -> tuple[Embedder | None, str | None]:
 
 
 _HUGGINGFACE = ("langchain_huggingface.embeddings.huggingface", "langchain_community.embeddings.huggingface")
+
+
+def _texts(request: Request) -> pa.RecordBatch:
+    return pa.record_batch([pa.array(request.payload, pa.large_utf8())], ["text"])
+
+
+def _native_rows(_: Request, vectors: pa.RecordBatch) -> Any:
+    column = vectors.column(0)
+    return column.values.to_numpy().reshape(len(column), -1).tolist()
 
 
 def _request(texts: list[str]) -> Request:

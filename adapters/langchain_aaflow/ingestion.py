@@ -7,6 +7,7 @@ row by row, vector by vector. Ids of the store's own making are random, as they 
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sequence
@@ -21,9 +22,12 @@ from langchain_core.vectorstores import VectorStore
 
 from aaflow_plugins.dataplane.batch import Batch
 from aaflow_plugins.embedding import Embedder, Request
+from aaflow_plugins.engines.communicator import Communicator
+from aaflow_plugins.engines.tasks import TaskPool, lead_or_serve
 from aaflow_plugins.executor import Executor
 from aaflow_plugins.operators import Operator
 from aaflow_plugins.plan import Plan
+from aaflow_plugins.plugins import ranks_of
 from aaflow_plugins.progress import ProgressCallback, progress_bar
 from aaflow_plugins.scheduler import Sizes
 from langchain_aaflow import plans
@@ -56,13 +60,16 @@ def ingest(
         embedding: The embeddings. May be left out where `vectorstore` is a store that has its own.
         vectorstore: The store to fill, or a class whose `from_documents` would make one.
         ids: One id a chunk, in order, or a function from a chunk to its id. None: as natively.
-        executor: Concurrency, batch sizes and memory; its `report` tells afterwards what happened.
+        executor: Concurrency, batch sizes and memory; its `report` tells afterwards what happened. In a job of several
+            ranks (see `Executor`'s `engine`) rank 0 has its documents split, and batches of texts embedded, by all.
         progress: True for a progress bar on standard error, or a callback.
 
     Returns:
-        The store: `vectorstore` itself, or a new one of exactly that class.
+        The store: `vectorstore` itself, or a new one of exactly that class. In a job of several ranks it is rank 0 that
+        has it: the others get None, and their `vectorstore` is not touched.
 
     Raises:
+        RankError: If another rank of the job fails, or has been given something else.
         TypeError: If an argument, or something in `source`, is of the wrong kind.
         ValueError: If `source` is empty where a new store has to be made, if ids are too few, too many or
             taken, or if a vector has NaN or a dimension the store does not take. The batch concerned is
@@ -72,7 +79,10 @@ def ingest(
     job = _Job(source, splitter, embedding, vectorstore, ids, executor, asynchronous=False)
     if isinstance(source, AsyncIterable):
         raise TypeError("source is asynchronous: use `await aingest(...)`")
+    ranks = ranks_of(job.executor)
     with job.progress(progress) as callback:
+        if ranks.size > 1:
+            return job.run_on(ranks, callback)
         if job.tiny:
             return job.run_at_once()
         plan = job.plan()
@@ -94,9 +104,12 @@ async def aingest(
 ) -> S:
     """Like `ingest`, without blocking the running loop, and with the embeddings' own asynchronous client.
 
-    `source` may also be asynchronous. Cancelling the task cancels the calls in flight; what is stored stays, once.
+    `source` may also be asynchronous. It runs in this process, also in a job of several ranks. Cancelling the task
+    cancels the calls in flight; what is stored stays, once.
     """
     job = _Job(source, splitter, embedding, vectorstore, ids, executor, asynchronous=True)
+    if job.executor.engine not in ("auto", "local"):
+        raise ValueError(f"executor: engine {job.executor.engine!r} takes part in `ingest` only, not in `aingest`")
     with job.progress(progress) as callback:
         if job.tiny:
             return await job.arun_at_once()
@@ -184,6 +197,32 @@ class _Job(Generic[S]):
         if progress is True:
             return progress_bar("ingest")
         return nullcontext(progress or None)
+
+    def run_on(self, ranks: Communicator, progress: ProgressCallback | None) -> S:
+        """With the help of other ranks; None at those, which nobody's annotations should have to care for."""
+        plan, documents = self.plan(), self.documents()
+        assert isinstance(documents, Iterable)
+
+        def lead(pool: TaskPool) -> S:
+            if self._mixed_ids:
+                return self.run_at_once()
+            self.executor.run(
+                plan, documents, _exhaust, sizes=self.sizes, total=self.total, progress=progress, pool=pool
+            )
+            return self.target.finished()
+
+        functions = {number: remote.function for number, remote in plan.elsewhere.items()}
+        return lead_or_serve(ranks, plan.fingerprint(), self._digest(), functions, lead)  # type: ignore[return-value]
+
+    def _digest(self) -> bytes:
+        """What tells this rank's texts from others; empty without any, or where only reading would tell."""
+        if not self._listed:
+            return b""
+        digest = hashlib.blake2b(digest_size=16)
+        for document in self._listed:
+            digest.update(b"%d " % len(document.page_content))
+            digest.update(document.page_content.encode("utf-8", "surrogatepass"))
+        return digest.digest()
 
     def run_at_once(self) -> S:
         """Without a plan: one step after the other."""

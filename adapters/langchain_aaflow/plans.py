@@ -15,8 +15,9 @@ from langchain_text_splitters import TextSplitter
 from aaflow_plugins.dataplane import schemas
 from aaflow_plugins.dataplane.batch import Batch
 from aaflow_plugins.embedding import REQUEST_BYTES, Embedder
-from aaflow_plugins.operators import Embed, Load, RemoteCall, Split
+from aaflow_plugins.operators import Embed, Load, Split
 from aaflow_plugins.plugins import load_for
+from aaflow_plugins.remote import RemoteCall
 from langchain_aaflow.documents import documents, metadata_copier
 from langchain_aaflow.embedders import NativeEmbedder
 from langchain_aaflow.embedders import native_reason as embedder_reason

@@ -14,8 +14,9 @@ import pyarrow as pa
 from aaflow_plugins.dataplane import schemas
 from aaflow_plugins.dataplane.batch import Batch
 from aaflow_plugins.embedding import Embedder, Request, Vectors
-from aaflow_plugins.operators import Embed, Load, RemoteCall, Split, Upsert, vectors_of
+from aaflow_plugins.operators import Embed, Load, Split, Upsert, vectors_of
 from aaflow_plugins.plan import Plan
+from aaflow_plugins.remote import RemoteCall
 
 TEXT = pa.schema([schemas.text("text")])
 

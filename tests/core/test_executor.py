@@ -23,8 +23,9 @@ import pytest
 
 from aaflow_plugins import Executor, Progress
 from aaflow_plugins.dataplane.batch import Batch
-from aaflow_plugins.operators import RemoteCall, Split
+from aaflow_plugins.operators import Split
 from aaflow_plugins.plan import Plan
+from aaflow_plugins.remote import RemoteCall
 from tests.core.plans import HashEmbedder, jitter, split_words, text_batch, word_plan
 
 TEXTS = [f"the {n} quick brown foxes of line {n * n} jump" for n in range(300)]

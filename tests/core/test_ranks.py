@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip("mpi4py", reason="several ranks need aaflow-plugins[mpi]")
 
 from aaflow_plugins.engines.launching import launch_command
+from tests.house.code_blocks import code_blocks
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 120
@@ -97,3 +98,13 @@ def test_a_launcher_of_another_mpi() -> None:
     command = launch_command(1, ["-c", program])
     done = subprocess.run(command[-3:], env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert "a launcher has started 4 ranks, but the MPI library that mpi4py found sees 1" in done.stderr
+
+
+def test_the_script_of_the_readme(tmp_path: Path) -> None:
+    pytest.importorskip("wordllama", reason="its model needs numpy 2")
+    (script,) = (block for block in code_blocks(ROOT / "README.md") if block.file == "index_on_ranks.py")
+    (tmp_path / "index_on_ranks.py").write_text(script.code, encoding="utf-8")
+    command = launch_command(2, ["index_on_ranks.py"])
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=SECONDS, check=False)
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in (tmp_path / "index").iterdir()) == ["index.faiss", "index.pkl"]

@@ -1,0 +1,34 @@
+"""Waiting for other ranks: by asking again and again, so that bad news is heard meanwhile."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+
+#: Seconds of silence after which a waiting rank says for whom it waits.
+_PATIENCE: Final = 30.0
+
+
+def wait_for(look: Callable[[], T | None], whom: str | None = None, check: Callable[[], None] = lambda: None) -> T:
+    """What `look` finds, asked again and again.
+
+    Args:
+        look: Gives None while there is nothing.
+        whom: Who is waited for, to be named when it takes long; None where waiting is all there is to do.
+        check: Called in between; it may raise.
+    """
+    began, told = time.monotonic(), whom is None
+    while (found := look()) is None:
+        check()
+        waited = time.monotonic() - began
+        # Soon on an idle machine; out of the way where ranks share cores.
+        time.sleep(min(0.001, waited / 8) if waited > 0.0002 else 0)
+        if waited > _PATIENCE and not told:
+            told = True
+            _log.warning("Waiting for %s since %.0f s: every rank has to come to the same call", whom, waited)
+    return found

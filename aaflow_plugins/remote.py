@@ -1,0 +1,26 @@
+"""Steps that can run in another process: a worker of this machine, or another rank."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class RemoteCall:
+    """A step that can run in another process, moving Arrow columns only.
+
+    Attributes:
+        pack: The Arrow columns to send for an item (a batch, a request); raises UnicodeEncodeError where text has no
+            UTF-8 form.
+        function: Runs in the other process on what `pack` made. For a worker it is pickled; another rank has its own.
+        unpack: Makes the result from the item and what came back; None where that cannot carry the native result,
+            and the step is to be run in this process.
+    """
+
+    pack: Callable[[Any], pa.RecordBatch]
+    function: Callable[[pa.RecordBatch], pa.RecordBatch]
+    unpack: Callable[[Any, pa.RecordBatch], Any]
