@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
 from typing import Any, TypeVar
 
+from llama_index.core.ingestion import IngestionPipeline
+
 from aaflow_plugins.executor import Executor
-from llama_index_aaflow.incremental_runs import Keeping, prefix_of
+from llama_index_aaflow.incremental_runs import Keeping, Prefix, prefix_of
 from llama_index_aaflow.ingestion import Sooner, native_reason
 from llama_index_aaflow.native_classes import with_class
 from llama_index_aaflow.transformations import sooner
@@ -34,6 +37,7 @@ def incremental(
       What follows (extractors, transformations of your own) is applied to all nodes, as natively.
     - A document is the same if all its fields are, and if the transformations have the same settings and code, and
       LlamaIndex the same version. A model that changes behind its name is not noticed: take another folder.
+    - Callbacks, events and spans tell of what is computed. What was finished is kept if a later transformation fails.
     - The pipeline's own cache is asked only for what follows, `disable_cache` concerns it alone. Document stores
       and vector stores see what they see natively. With `num_workers` each batch is a run of its own.
     - Inputs that are neither `Document` nor `TextNode`, or whose metadata JSON can't hold as it is, are computed
@@ -54,8 +58,6 @@ def incremental(
         TypeError: If `pipeline` is not an `IngestionPipeline`.
         ValueError: If nothing of the pipeline can be kept, or `keep_days` is not positive; the message says why.
     """
-    from llama_index.core.ingestion import IngestionPipeline
-
     if not isinstance(pipeline, IngestionPipeline):
         raise TypeError(f"pipeline: an IngestionPipeline is needed, not {type(pipeline).__name__}")
     if not keep_days > 0:
@@ -63,8 +65,7 @@ def incremental(
     given: Any = pipeline
     reason = native_reason(given)
     if reason is None:
-        transformations = given.transformations
-        prefix = prefix_of(transformations, [sooner(one) for one in transformations])
+        prefix = _prefix(given)
         reason = None if prefix.length else prefix.reason or "it has no transformations"
     if reason is not None:
         raise ValueError(f"pipeline: nothing of it can be kept by document: {reason}")
@@ -75,3 +76,19 @@ def incremental(
     keeping = Keeping(str(Path(folder).absolute()), keep_days)
     made: T = with_class(given, Sooner.aaflow_class(native, executor, keeping))
     return made
+
+
+def kept_by_document(pipeline: Any) -> Iterator[dict[str, str]]:
+    """What to tell of each transformation of a pipeline, and of any that follow: whether its results are kept."""
+    if isinstance(pipeline, Sooner) and pipeline._setting is not None:
+        prefix = _prefix(pipeline)
+        yield from [{"kept": "by document"}] * prefix.length
+        if prefix.reason is not None:
+            yield {"not kept": prefix.reason}
+    while True:
+        yield {}
+
+
+def _prefix(pipeline: Any) -> Prefix:
+    transformations = pipeline.transformations
+    return prefix_of(transformations, [sooner(one) for one in transformations])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -21,6 +22,7 @@ from aaflow_plugins.dataplane.schemas import native
 from aaflow_plugins.operators import Apply, Load
 from aaflow_plugins.plan import Plan
 from llama_index_aaflow import embeddings, indices, ingestion, node_parsers, vector_stores
+from llama_index_aaflow.incremental_pipeline import kept_by_document
 
 _ITEM = pa.schema([native("item", "object")])
 
@@ -38,8 +40,9 @@ def plan_of(obj: Any) -> Plan | None:
 def _steps(obj: Any) -> Iterator[Apply]:
     if isinstance(obj, IngestionPipeline):
         reason = ingestion.native_reason(obj)
+        told = kept_by_document(obj)
         for transformation in obj.transformations:
-            yield _transformation(transformation, reason)
+            yield replace(_transformation(transformation, reason), config=next(told))
         if obj.vector_store is not None:
             yield Apply(name=f"upsert {_name(obj.vector_store)}", native="the store's own call")
     elif indices.is_index(obj):

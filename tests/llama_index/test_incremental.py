@@ -35,6 +35,7 @@ from benchmarks.openai_server import Connection
 from llama_index_aaflow import accelerate, incremental, incremental_files
 from llama_index_aaflow.incremental_files import DAY, Folder, Kept
 from llama_index_aaflow.ingestion import _Elsewhere
+from llama_index_aaflow.plans import plan_of
 from tests.llama_index.parsing_outcomes import corpus, numbered, texts, visible
 from tests.llama_index.pipelines import Failing, Lengths, Shouting, documents, embedding, ran, splitter
 
@@ -404,6 +405,16 @@ def test_what_cannot_be_kept_is_refused(tmp_path: Path) -> None:
         incremental(IngestionPipeline(transformations=[splitter()]), tmp_path, keep_days=0)
     with pytest.raises(TypeError, match=r"^pipeline: an IngestionPipeline is needed, not SentenceSplitter"):
         incremental(splitter(), tmp_path)
+
+
+def test_what_is_kept_is_explained(tmp_path: Path) -> None:
+    pipeline = IngestionPipeline(transformations=[splitter(), Shouting(), Lengths()])
+    reason = "Shouting is not known to treat each document by itself"
+    kept = [{"kept": "by document"}, {"not kept": reason}, {}]
+    for ours, expected in ((accelerate(pipeline), [{}, {}, {}]), (incremental(pipeline, tmp_path), kept)):
+        plan = plan_of(ours)
+        assert plan
+        assert [dict(operator.config) for operator in plan.operators[1:]] == expected
 
 
 def test_a_failure_later_on_keeps_what_is_finished(tmp_path: Path) -> None:
