@@ -12,7 +12,8 @@ import inspect
 import sys
 import textwrap
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
+from functools import lru_cache
 from types import FunctionType
 from typing import Any, Final
 
@@ -25,8 +26,14 @@ def is_from(function: Any, module: Any) -> bool:
     return isinstance(function, FunctionType) and function.__code__.co_filename == module.__file__
 
 
-def is_one_of(function: Any, structures: Collection[str]) -> bool:
+def is_one_of(function: Any, structures: frozenset[str]) -> bool:
     """Whether a function has one of these structures, with nothing wrapped around it."""
+    # Some wrappers are equal to what they wrap, and pass for it, also with a cache.
+    return type(function) is FunctionType and _is_one_of(function, structures)
+
+
+@lru_cache(maxsize=1024)
+def _is_one_of(function: FunctionType, structures: frozenset[str]) -> bool:
     # A wrapper bears the wrapped function's name and module, and its source is the wrapped function's to `inspect`.
     module = sys.modules.get(getattr(function, "__module__", None) or "")
     return (

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from importlib import import_module
 from typing import Any, Final, cast
 
@@ -35,8 +34,6 @@ _GET_EMBEDDING: Final = frozenset({"4cfeee87f183915b"})
 
 #: Indexes that hold the vectors themselves, one after the other.
 _FLAT: Final = (faiss.IndexFlat, faiss.IndexFlatL2, faiss.IndexFlatIP)
-
-_is_one_of = lru_cache(maxsize=64)(is_one_of)
 
 
 class AcceleratedFaissVectorStore(FaissVectorStore):
@@ -114,7 +111,7 @@ class AcceleratedFaissVectorStore(FaissVectorStore):
         index = self._faiss_index
         groups: dict[int, list[int]] = defaultdict(list)
         vectors: dict[int, Matrix] = {}
-        if _is_one_of(vars(FaissVectorStore)["query"], _QUERY) and batch_search_reason(index) is None:
+        if is_one_of(vars(FaissVectorStore)["query"], _QUERY) and batch_search_reason(index) is None:
             for at, query in enumerate(queries):
                 vector = _query_vector(query, index.d)
                 if vector is not None:
@@ -139,7 +136,7 @@ def native_reason(store_or_class: Any) -> str | None:
     store_class = store_or_class if isinstance(store_or_class, type) else type(store_or_class)
     if store_class not in (FaissVectorStore, AcceleratedFaissVectorStore):
         return f"{store_class.__name__} is a subclass of FaissVectorStore, whose methods may mean something else"
-    if not (_is_one_of(vars(FaissVectorStore)["add"], _ADD) and _is_one_of(vars(FaissVectorStore)["query"], _QUERY)):
+    if not (is_one_of(vars(FaissVectorStore)["add"], _ADD) and is_one_of(vars(FaissVectorStore)["query"], _QUERY)):
         return "the installed FaissVectorStore adds or queries in another way than known"
     return None
 
@@ -163,7 +160,7 @@ def _with_index(store: FaissVectorStore, index: Any) -> FaissVectorStore:
 
 
 def _adds_in_bulk(index: Any) -> bool:
-    return type(index) in _FLAT and _is_one_of(vars(FaissVectorStore)["add"], _ADD)
+    return type(index) in _FLAT and is_one_of(vars(FaissVectorStore)["add"], _ADD)
 
 
 def _add(index: Any, vectors: Matrix) -> list[str]:
@@ -177,7 +174,7 @@ def _embeddings(nodes: Any, dimension: int) -> Matrix | None:
     if type(nodes) not in (list, tuple) or len(nodes) < 2:
         return None
     for cls in set(map(type, nodes)):
-        if not (issubclass(cls, BaseNode) and _is_one_of(cls.get_embedding, _GET_EMBEDDING)):
+        if not (issubclass(cls, BaseNode) and is_one_of(cls.get_embedding, _GET_EMBEDDING)):
             return None
     rows = [node.embedding for node in nodes]
     kinds = set(map(type, rows))

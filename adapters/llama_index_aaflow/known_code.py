@@ -25,6 +25,9 @@ _KNOWN: Final[dict[str, frozenset[str]]] = {
     "BaseNode.ref_doc_id": frozenset({"81b4cf67ded83c71"}),
     "BaseNode.source_node": frozenset({"40b8960bf1f84ccb"}),
     "BasePydanticVectorStore.async_add": frozenset({"dcc4b1d546073e33"}),
+    "CodeSplitter._chunk_node": frozenset({"7e00cafb80eea902", "cb7dca3407ade6f4", "e6bbcf540e39e788"}),
+    "CodeSplitter._split_oversized_leaf": frozenset({"5901b1c8f6a716e3"}),
+    "CodeSplitter.split_text": frozenset({"27530deebe4ad960"}),
     "Document.text": frozenset({"fbae4a8bbc015653"}),
     "HTMLNodeParser._build_node_from_split": frozenset({"ac763ce8e2c784c8"}),
     "HTMLNodeParser._extract_text_from_tag": frozenset({"96ef736e7ed39375"}),
@@ -98,6 +101,7 @@ _KNOWN: Final[dict[str, frozenset[str]]] = {
     "TextNode.get_metadata_str": frozenset({"02d9b32ef2486d36"}),
     "TextNode.get_type": frozenset({"26efa2109f0b90dd"}),
     "TextNode.hash": frozenset({"71d7c73bd7344132"}),
+    "TextSplitter._parse_nodes": frozenset({"346a0aff06708342"}),
     "TokenTextSplitter._merge": frozenset({"84ae2bc407654dc7", "ac188b084fd372ee"}),
     "TokenTextSplitter._split": frozenset({"9f9756342bba1146", "cec8fc4dbf306436"}),
     "TokenTextSplitter._split_text": frozenset({"030cc66151ae0000"}),
@@ -142,12 +146,14 @@ def plain(attribute: Any) -> Any:
     return attribute.__wrapped__ if traced else attribute
 
 
-@lru_cache(maxsize=512)
 def is_known(code: Any) -> bool:
     """Whether a native function, traced or not, or a class is one of the versions that the fast paths reproduce."""
     code = plain(code)
     known = _KNOWN.get(getattr(code, "__qualname__", ""), frozenset())
-    return structure(code) in known if isinstance(code, type) else is_one_of(code, known)
+    return _structure(code) in known if issubclass(type(code), type) else is_one_of(code, known)
+
+
+_structure = lru_cache(maxsize=16)(structure)
 
 
 @lru_cache(maxsize=64)

@@ -12,7 +12,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
-from functools import cache, lru_cache
+from functools import cache
 from importlib import import_module
 from typing import Any, Final
 
@@ -49,8 +49,6 @@ _DEEPEST: Final = 32
 _HUGE: Final = 2.0**63
 
 _FIELDS: Final = ("embedding_dict", "text_id_to_ref_doc_id", "metadata_dict")
-
-_is_one_of = lru_cache(maxsize=64)(is_one_of)
 
 
 def write(data: Any, path: str, fs: Any) -> bool:
@@ -199,9 +197,9 @@ def _walk_is_known() -> bool:
     return (
         not (settings.encoders or settings.decoders or settings.mm_fields)
         and native.dataclass_json_config is None
-        and all(_is_one_of(getattr(_dataclasses_json, name), known) for name, known in _WALKS.items())
-        and _is_one_of(native.to_dict, _TO_DICT)
-        and _is_one_of(native.from_dict.__func__, _FROM_DICT)
+        and all(is_one_of(getattr(_dataclasses_json, name), known) for name, known in _WALKS.items())
+        and is_one_of(native.to_dict, _TO_DICT)
+        and is_one_of(native.from_dict.__func__, _FROM_DICT)
     )
 
 

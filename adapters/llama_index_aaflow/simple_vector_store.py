@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from functools import lru_cache
 from importlib import import_module
 from itertools import compress
 from typing import Any, Final
@@ -40,8 +39,6 @@ _PERSIST: Final = frozenset({"409f90f20fda2070", "627e26268fcd3b5b"})
 _FROM_PERSIST_PATH: Final = frozenset({"d8284555b9873999"})
 _TOP_K: Final = frozenset({"95f467f97c1716c4"})
 _SIMILARITY: Final = frozenset({"e8aed0f3e8b6a3a8"})
-
-_is_one_of = lru_cache(maxsize=64)(is_one_of)
 
 
 class AcceleratedSimpleVectorStore(SimpleVectorStore):
@@ -99,7 +96,7 @@ class AcceleratedSimpleVectorStore(SimpleVectorStore):
             fs: The filesystem of fsspec; None for the store's own.
         """
         if not (
-            _is_one_of(vars(SimpleVectorStore)["persist"], _PERSIST) and write(self.data, persist_path, fs or self._fs)
+            is_one_of(vars(SimpleVectorStore)["persist"], _PERSIST) and write(self.data, persist_path, fs or self._fs)
         ):
             super().persist(persist_path, fs)
 
@@ -117,7 +114,7 @@ class AcceleratedSimpleVectorStore(SimpleVectorStore):
         files = fs or simple.fsspec.filesystem("file")
         make: Any = cls
         native = vars(SimpleVectorStore)["from_persist_path"].__func__
-        if _is_one_of(native, _FROM_PERSIST_PATH) and files.exists(persist_path):
+        if is_one_of(native, _FROM_PERSIST_PATH) and files.exists(persist_path):
             found: SimpleVectorStore = make(read(persist_path, files, simple.logger))
             return found
         return super().from_persist_path(persist_path, fs)
@@ -163,7 +160,7 @@ def native_reason(store_or_class: Any) -> str | None:
 def ranking_is_known() -> bool:
     """Whether the native query is as known, down to the similarity of two vectors. Each can be replaced at any time."""
     return (
-        _is_one_of(vars(SimpleVectorStore)["query"], _QUERY)
-        and _is_one_of(simple.get_top_k_embeddings, _TOP_K)
-        and _is_one_of(embedding_utils.default_similarity_fn, _SIMILARITY)
+        is_one_of(vars(SimpleVectorStore)["query"], _QUERY)
+        and is_one_of(simple.get_top_k_embeddings, _TOP_K)
+        and is_one_of(embedding_utils.default_similarity_fn, _SIMILARITY)
     )

@@ -249,9 +249,7 @@ def test_another_version_of_the_native_code_stays_native(
 ) -> None:
     known = {**known_code._KNOWN, "NodeParser._postprocess_parsed_nodes": frozenset({"something else"})}
     monkeypatch.setattr(known_code, "_KNOWN", known)
-    caches = (known_code.is_known, node_parsers._class_reason)
-    for cache in caches:
-        cache.cache_clear()
+    node_parsers._class_reason.cache_clear()
     try:
         parser = make()
         assert accelerate(parser) is parser
@@ -260,8 +258,7 @@ def test_another_version_of_the_native_code_stays_native(
         )
     finally:
         monkeypatch.undo()
-        for cache in caches:
-            cache.cache_clear()
+        node_parsers._class_reason.cache_clear()
     assert native_reason(make()) is None
 
 

@@ -14,6 +14,7 @@ from zlib import crc32
 
 import numpy as np
 import pytest
+import wrapt
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from llama_index.core.indices.query import embedding_utils
@@ -636,6 +637,24 @@ def test_replaced_functions_are_called(name: str, monkeypatch: pytest.MonkeyPatc
     else:
         monkeypatch.setattr(embedding_utils, name, lambda one, other: 1.0 if other[0] > 0 else 0.0)
     assert_answers_equal(view, query([1.0] * DIM), query([2.0] * DIM))
+
+
+@pytest.mark.parametrize("owner", [SimpleVectorStore, simple], ids=["query", "get_top_k_embeddings"])
+def test_a_wrapper_that_equals_what_it_wraps_is_called(owner: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tracing libraries put such wrappers in place of functions."""
+    name, seen = "query" if owner is SimpleVectorStore else "get_top_k_embeddings", []
+
+    @wrapt.decorator
+    def traced(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+        seen.append(name)
+        return wrapped(*args, **kwargs)
+
+    view = accelerated(filled(60))
+    for _ in range(3):
+        view.query(query([1.0] * DIM))
+    monkeypatch.setattr(owner, name, traced(getattr(owner, name)))
+    assert_answers_equal(view, query([1.0] * DIM))
+    assert len(seen) == 3  # natively, accelerated, in query_many
 
 
 def test_other_kinds_of_data_are_searched_natively() -> None:

@@ -35,7 +35,7 @@ _KNOWN: Final[dict[str, frozenset[str]]] = {
 
 def is_known(function: Any) -> bool:
     """Whether a native function is one of the versions that the fast paths reproduce, and nothing wrapped around it."""
-    return isinstance(function, FunctionType) and _is_known(function)
+    return type(function) is FunctionType and _is_known(function)
 
 
 @lru_cache(maxsize=256)
