@@ -9,12 +9,13 @@ and ends up there. What can't be reproduced exactly is passed on to the native m
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from types import FunctionType
 from typing import Any, ClassVar, Final, cast
 
 from llama_index.core.callbacks.schema import CBEventType, EventPayload
 from llama_index.core.node_parser import (
+    CodeSplitter,
     HierarchicalNodeParser,
     HTMLNodeParser,
     JSONNodeParser,
@@ -83,6 +84,8 @@ class Accelerated:
 
     _native: ClassVar[Any]
     _methods: ClassVar[tuple[tuple[str, Any, Any], ...]]
+    #: A traced method that stands for the native `_parse_nodes`; None where that is native.
+    _parsing: ClassVar[Any] = None
 
     def _calls_known_code(self: Any) -> bool:
         """Whether the methods that the fast path stands for or relies on are those known.
@@ -116,8 +119,33 @@ def _restore(native: Any) -> Any:
     return cls.__new__(cls)
 
 
+def _parse_nodes(self: Any, nodes: Sequence[BaseNode], show_progress: bool = False, **kwargs: Any) -> list[BaseNode]:
+    """Make nodes of documents, as `MetadataAwareTextSplitter._parse_nodes` does."""
+    made: list[BaseNode] = []
+    for node in get_tqdm_iterable(nodes, show_progress, "Parsing nodes"):
+        metadata_str = self._get_metadata_str(node)
+        splits = self.split_text_metadata_aware(
+            node.get_content(metadata_mode=MetadataMode.NONE), metadata_str=metadata_str
+        )
+        with paused_collector():
+            made.extend(build_nodes(splits, node, self.id_func))
+    return made
+
+
+def _parse_code(self: Any, nodes: Sequence[BaseNode], show_progress: bool = False, **kwargs: Any) -> list[BaseNode]:
+    """Make nodes of documents, as `TextSplitter._parse_nodes` does."""
+    made: list[BaseNode] = []
+    for node in get_tqdm_iterable(nodes, show_progress, "Parsing nodes"):
+        splits = self.split_text(node.get_content())
+        with paused_collector():
+            made.extend(build_nodes(splits, node, self.id_func))
+    return made
+
+
 class _SplitsTexts(Accelerated):
     """What the splitters have in common; each has a `_chunks` of its own."""
+
+    _parsing = staticmethod(_parse_nodes)
 
     def _split_text(self: Any, text: str, chunk_size: int) -> list[str]:
         """Split a text into chunks, with the native events."""
@@ -131,19 +159,6 @@ class _SplitsTexts(Accelerated):
                 chunks = self._merge(self._split(text, chunk_size), chunk_size)
             event.on_end(payload={EventPayload.CHUNKS: chunks})
         return cast(list[str], chunks)
-
-
-def _parse_nodes(self: Any, nodes: Sequence[BaseNode], show_progress: bool = False, **kwargs: Any) -> list[BaseNode]:
-    """Make nodes of documents, as `MetadataAwareTextSplitter._parse_nodes` does."""
-    made: list[BaseNode] = []
-    for node in get_tqdm_iterable(nodes, show_progress, "Parsing nodes"):
-        metadata_str = self._get_metadata_str(node)
-        splits = self.split_text_metadata_aware(
-            node.get_content(metadata_mode=MetadataMode.NONE), metadata_str=metadata_str
-        )
-        with paused_collector():
-            made.extend(build_nodes(splits, node, self.id_func))
-    return made
 
 
 class _SplitsSentences(_SplitsTexts):
@@ -193,6 +208,28 @@ class _SplitsWords(_SplitsTexts):
 
         fails = is_earlier(TokenTextSplitter._merge)
         return merge_words(pieces, counts, size, self.chunk_overlap, self.keep_whitespaces, None if fails else warn)
+
+
+class _SplitsCode(Accelerated):
+    """`CodeSplitter` with tokens counted, where it counts them, by a faster tokenizer."""
+
+    _parsing = staticmethod(_parse_code)
+
+    def _chunk_node(self: Any, node: Any, text_bytes: bytes, last_end: int = 0) -> list[str]:
+        """Cut a node of the syntax tree into chunks, as the native method does."""
+        parser = self
+        # The oldest versions count characters alone.
+        if getattr(self, "count_mode", "char") == "token" and self._calls_known_code():
+            parser = self._counting_faster(text_bytes.decode())
+        return cast(list[str], self._native._chunk_node(parser, node, text_bytes, last_end))
+
+    def _counting_faster(self: Any, text: str) -> Any:
+        counter = checked(counter_for(self._tokenizer, text), self._tokenizer)
+        parser = with_class(self, self._native)
+        # The native code asks whether there are more than `max_tokens`, and looks at nothing else.
+        enough = self.max_tokens + 1
+        parser._tokenizer = lambda part: range(next(iter(counter.counts((part,), enough))))
+        return parser
 
 
 class _MakesWindows(Accelerated):
@@ -294,6 +331,9 @@ class _Sections:
         self.metadata.append(metadata)
 
 
+#: Not all of them in the oldest versions.
+_CODE_METHODS: Final = ("_parse_nodes", "split_text", "_chunk_node", "_split_oversized_leaf")
+
 #: For each native class whose way is reproduced, the class that takes the fast path and the native methods it stands
 #: for or relies on: a subclass must inherit all of them, and they must be known.
 _FAMILIES: Final[tuple[tuple[type[Any], type[Accelerated], tuple[str, ...]], ...]] = (
@@ -303,6 +343,7 @@ _FAMILIES: Final[tuple[tuple[type[Any], type[Accelerated], tuple[str, ...]], ...
         ("_parse_nodes", "_split_text", "_split", "_merge", "_postprocess_chunks", "_token_size", "_get_splits_by_fns"),
     ),
     (TokenTextSplitter, _SplitsWords, ("_parse_nodes", "_split_text", "_split", "_merge")),
+    (CodeSplitter, _SplitsCode, tuple(filter(partial(hasattr, CodeSplitter), _CODE_METHODS))),
     (SentenceWindowNodeParser, _MakesWindows, ("_parse_nodes", "build_window_nodes_from_documents")),
     (MarkdownNodeParser, _MakesSections, ("_parse_nodes", "get_nodes_from_node", "_build_node_from_split")),
     (
@@ -347,13 +388,13 @@ def _accelerated_class(native: Any) -> Any:
     _, replacement, methods = family
     # Spans bear the class's name and go to the dispatcher of the module that the method is from: both are native's.
     namespace: dict[str, Any] = {"__module__": native.__module__, "__doc__": native.__doc__}
-    if issubclass(replacement, _SplitsTexts):
-        made = FunctionType(_parse_nodes.__code__, globals(), None, _parse_nodes.__defaults__)
+    if replacement._parsing is not None:
+        made = FunctionType(replacement._parsing.__code__, globals(), "_parse_nodes", _parse_nodes.__defaults__)
         namespace["_parse_nodes"] = get_dispatcher(interface.__name__).span(made)
     cls: Any = type(native)(native.__name__, (replacement, native), namespace)
     cls.__qualname__ = native.__qualname__
     cls._native = native
-    # `_parse_nodes` is traced, so that each look at it gives another object.
-    names = ("_postprocess_parsed_nodes", *(method for method in methods if method != "_parse_nodes"))
+    # What is traced can't be told apart: each look at it gives another object.
+    names = ("_postprocess_parsed_nodes", *(name for name in methods if getattr(native, name) is getattr(native, name)))
     cls._methods = tuple((name, getattr(native, name), getattr(cls, name)) for name in names)
     return cls
