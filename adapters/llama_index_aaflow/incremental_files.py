@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -31,6 +32,10 @@ DAY: Final = 24 * 60 * 60
 
 #: Files that are merged into one.
 _MANY: Final = 32
+
+#: Characters that are written at once, and entries that are copied at once.
+_PIECE: Final = 8_000_000
+_ROWS: Final = 1024
 
 #: The form of the files; those of another are left alone.
 _FORMAT: Final = {b"aaflow.documents": b"1"}
@@ -58,7 +63,7 @@ class Entries:
 
     def __init__(self) -> None:
         self.tables: dict[Path, Table] = {}
-        self._places: dict[bytes, tuple[Table, int]] = {}
+        self._places: dict[bytes, tuple[Path, int]] = {}
         self._seen: dict[bytes, int] = {}
 
     def __contains__(self, key: bytes) -> bool:
@@ -73,7 +78,7 @@ class Entries:
         for row, key in enumerate(keys):
             self._seen[key] = max(seen[row], self._seen.get(key, 0))
             if holds[row]:
-                self._places.setdefault(key, (table, row))
+                self._places.setdefault(key, (path, row))
 
     def get(self, key: bytes) -> Kept:
         """What is kept under a key.
@@ -81,7 +86,8 @@ class Entries:
         Raises:
             KeyError: If nothing is.
         """
-        table, row = self._places[key]
+        path, row = self._places[key]
+        table = self.tables[path]
         exact = table["exact"][row].as_py()
         if not exact:
             values = table["vectors"][row].values
@@ -92,21 +98,23 @@ class Entries:
         """Which of some keys were not used within the last day."""
         return sorted({key for key in keys if self._seen[key] <= now - DAY})
 
-    def survivors(self, since: float) -> Iterator[Table]:
-        """The entries that were used since a time, one table for each length of vectors."""
-        rows: dict[int, list[Table]] = {}
-        taken: dict[int, list[int]] = {}
-        for key, (table, row) in self._places.items():
+    def survivors(self, since: float) -> dict[int, Iterator[Table]]:
+        """The entries that were used since a time, by the length of their vectors, some at a time."""
+        rows: dict[Path, list[int]] = {}
+        for key, (path, row) in self._places.items():
             if self._seen[key] >= since:
-                taken.setdefault(id(table), []).append(row)
-        for table in self.tables.values():
-            if id(table) in taken:
-                part = table.take(taken[id(table)])
-                seen = pa.array([self._seen[key] for key in part["key"].to_pylist()], pa.int64())
-                part = part.set_column(1, part.schema.field("seen"), seen)
-                rows.setdefault(_width(part.schema), []).append(part)
-        for parts in rows.values():
-            yield pa.concat_tables(parts)
+                rows.setdefault(path, []).append(row)
+        paths: dict[int, list[Path]] = {}
+        for path in rows:
+            paths.setdefault(_width(self.tables[path].schema), []).append(path)
+        return {width: self._parts({path: rows[path] for path in some}) for width, some in paths.items()}
+
+    def _parts(self, rows: Mapping[Path, list[int]]) -> Iterator[Table]:
+        for path, some in rows.items():
+            for start in range(0, len(some), _ROWS):
+                part = self.tables[path].take(some[start : start + _ROWS])
+                seen = [self._seen[key] for key in part["key"].to_pylist()]
+                yield part.set_column(1, part.schema.field("seen"), pa.array(seen, pa.int64()))
 
 
 class Folder:
@@ -148,12 +156,12 @@ class Folder:
                         entries.add(path, table)
         return entries
 
-    def write(self, entries: Entries, new: Mapping[bytes, Kept], used: Iterable[bytes]) -> None:
+    def write(self, entries: Entries, new: Iterable[tuple[bytes, Kept]], used: Iterable[bytes]) -> None:
         """Add what is new and note what was used again.
 
         Args:
-            entries: What was read before; what is written is added to it.
-            new: Entries by key, 32 bytes each.
+            entries: What was read before.
+            new: Keys, 32 bytes each, and what is kept under them; taken as they are written.
             used: Keys of entries that were read.
 
         Warns:
@@ -162,15 +170,20 @@ class Folder:
         now = int(time.time())
         try:
             self._path.mkdir(parents=True, exist_ok=True)
-            for table in _tables(new, entries.stale(used, now), now):
-                entries.add(self._put(table), table)
-            if len(entries.tables) > _MANY:
-                self._merge(entries, now)
+            notes = entries.stale(used, now)
+            if notes:
+                self._put([_table(1, {}, notes, now)])
+            for some in _pieces(new):
+                for width, kept in _by_width(some).items():
+                    self._put([_table(width, kept, [], now)])
+            if len(list(self._path.glob("*.arrow"))) > _MANY:
+                self._merge(now)
         except OSError as error:
             warnings.warn(f"documents could not be kept in {self._path}: {error}", UserWarning, stacklevel=2)
 
-    def _merge(self, entries: Entries, now: int) -> None:
-        merged = {self._put(table) for table in entries.survivors(now - self._keep_seconds)}
+    def _merge(self, now: int) -> None:
+        entries = self.read()
+        merged = {self._put(parts) for parts in entries.survivors(now - self._keep_seconds).values()}
         for path in entries.tables.keys() - merged:
             path.unlink(missing_ok=True)
         for path in self._path.glob("*.unfinished"):
@@ -178,12 +191,16 @@ class Folder:
                 if path.stat().st_mtime < now - DAY:
                     path.unlink()
 
-    def _put(self, table: Table) -> Path:
+    def _put(self, tables: Iterable[Table]) -> Path:
+        """Write one or more tables of one schema to a file."""
         unfinished = self._path / f"{uuid.uuid4().hex}.unfinished"
         try:
             with open(unfinished, "w+b") as file:
-                with pa.ipc.new_file(file, table.schema) as writer:
-                    writer.write_table(table)
+                parts = iter(tables)
+                first = next(parts)
+                with pa.ipc.new_file(file, first.schema) as writer:
+                    for table in chain([first], parts):
+                        writer.write_table(table)
                 file.flush()
                 os.fsync(file.fileno())
                 file.seek(0)
@@ -236,30 +253,43 @@ def _width(schema: pa.Schema) -> int:
     return int(schema.field("vectors").type.value_type.list_size)
 
 
-def _tables(new: Mapping[bytes, Kept], used: list[bytes], now: int) -> Iterator[Table]:
-    """Tables for a run's entries, one for each length of vectors; the first also notes what was used again."""
-    matrices = {key: _matrix(kept.vectors) for key, kept in new.items()}
-    by_width: dict[int, list[bytes]] = {}
-    for key, matrix in matrices.items():
-        by_width.setdefault(1 if matrix is None else matrix.shape[1], []).append(key)
-    if used:
-        by_width.setdefault(1, [])
-    for width, keys in by_width.items():
-        notes = used if width == 1 else []
-        whole = [matrices[key] for key in keys]
-        kept = [new[key] for key in keys]
-        schema = _schema(width)
-        counts = [0 if matrix is None else len(matrix) for matrix in whole] + [0] * len(notes)
-        rows = [np.empty((0, width), np.float32), *(matrix for matrix in whole if matrix is not None)]
-        exact = [entry.vectors if matrix is None else [] for entry, matrix in zip(kept, whole, strict=True)]
-        columns = [
-            pa.array([*keys, *notes], schema.field("key").type),
-            pa.array([now] * len(counts), pa.int64()),
-            pa.array([*(entry.payload for entry in kept), *(None for _ in notes)], pa.large_utf8()),
-            _lists(np.concatenate(rows), counts, schema.field("vectors").type),
-            pa.array([*exact, *([] for _ in notes)], schema.field("exact").type),
-        ]
-        yield pa.Table.from_arrays(columns, schema=schema)
+def _pieces(new: Iterable[tuple[bytes, Kept]]) -> Iterator[dict[bytes, Kept]]:
+    piece: dict[bytes, Kept] = {}
+    size = 0
+    for key, kept in new:
+        piece[key] = kept
+        size += len(kept.payload)
+        if size > _PIECE:
+            yield piece
+            piece, size = {}, 0
+    if piece:
+        yield piece
+
+
+def _by_width(new: Mapping[bytes, Kept]) -> dict[int, dict[bytes, tuple[Kept, Any]]]:
+    """What is kept, with its vectors as a matrix or None, by the length of the vectors; 1 where there is none."""
+    widths: dict[int, dict[bytes, tuple[Kept, Any]]] = {}
+    for key, kept in new.items():
+        matrix = _matrix(kept.vectors)
+        widths.setdefault(1 if matrix is None else matrix.shape[1], {})[key] = kept, matrix
+    return widths
+
+
+def _table(width: int, new: Mapping[bytes, tuple[Kept, Any]], notes: list[bytes], now: int) -> Table:
+    """What is kept under keys whose vectors have one length, and notes that others were used again."""
+    schema = _schema(width)
+    counts = [0 if matrix is None else len(matrix) for _, matrix in new.values()]
+    rows = [np.empty((0, width), np.float32), *(matrix for _, matrix in new.values() if matrix is not None)]
+    exact = [kept.vectors if matrix is None else [] for kept, matrix in new.values()]
+    none = [None for _ in notes]
+    columns = [
+        pa.array([*new, *notes], schema.field("key").type),
+        pa.array([now] * (len(new) + len(notes)), pa.int64()),
+        pa.array([*(kept.payload for kept, _ in new.values()), *none], pa.large_utf8()),
+        _lists(np.concatenate(rows), [*counts, *(0 for _ in notes)], schema.field("vectors").type),
+        pa.array([*exact, *([] for _ in notes)], schema.field("exact").type),
+    ]
+    return pa.Table.from_arrays(columns, schema=schema)
 
 
 def _matrix(vectors: list[list[float]]) -> Any:

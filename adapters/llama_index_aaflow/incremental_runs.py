@@ -253,16 +253,17 @@ class Run:
         return parts
 
     def _keep(self, parts: dict[int, list[Any]]) -> None:
-        new: dict[bytes, Kept] = {}
+        known = [key for number, key in enumerate(self._keys) if key is not None and number not in parts]
+        self._folder.write(self._entries, self._packed(parts), known)
+
+    def _packed(self, parts: dict[int, list[Any]]) -> Iterator[tuple[bytes, Kept]]:
         for number, nodes in parts.items():
             key = self._keys[number]
             if key is not None:
                 inputs = [self._inputs[index] for index in self._units[number]] if self._prefix.embeds_first else []
                 kept = packed(Made([node.embedding for node in inputs], nodes))
                 if kept is not None:
-                    new[key] = kept
-        known = [key for number, key in enumerate(self._keys) if key is not None and number not in parts]
-        self._folder.write(self._entries, new, known)
+                    yield key, kept
 
     def _known(self, parts: dict[int, list[Any]]) -> dict[int, Sequence[Any]]:
         """The nodes that were not made, by the number of their unit; inputs get the embeddings that were kept."""

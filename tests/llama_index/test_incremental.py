@@ -447,12 +447,15 @@ vectors = st.lists(st.lists(st.floats(allow_nan=False) | st.floats(width=32), ma
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.dictionaries(st.integers(0, 9).map(_key), st.builds(Kept, st.just("text"), vectors)), max_size=4))
 def test_vectors_come_back_bit_for_bit(runs: list[dict[bytes, Kept]]) -> None:
-    """Of any lengths, run after run; what came first stays."""
-    with tempfile.TemporaryDirectory() as path:
+    """Of any lengths, run after run, in small pieces; what came first stays."""
+    with tempfile.TemporaryDirectory() as path, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(incremental_files, "_PIECE", 9)
+        patch.setattr(incremental_files, "_ROWS", 2)
+        patch.setattr(incremental_files, "_MANY", 3)
         folder = Folder(path, 1)
         expected: dict[bytes, Kept] = {}
         for run in runs:
-            folder.write(folder.read(), {key: kept for key, kept in run.items() if key not in expected}, ())
+            folder.write(folder.read(), [(key, kept) for key, kept in run.items() if key not in expected], ())
             expected = {**run, **expected}
         held = _held(folder)
         assert held.keys() == expected.keys()
@@ -467,7 +470,7 @@ def test_files_are_merged_and_old_entries_dropped(tmp_path: Path, monkeypatch: p
         monkeypatch.setattr(time, "time", lambda day=day: now + day * DAY)
         entries = folder.read()
         used = [key for key in (_key(0), _key(1)) if key in entries]
-        folder.write(entries, {_key(day): Kept(str(day), [[float(day)] * (day % 3 + 1)])}, used)
+        folder.write(entries, [(_key(day), Kept(str(day), [[float(day)] * (day % 3 + 1)]))], used)
         assert len(list(tmp_path.iterdir())) <= incremental_files._MANY + 3
     held = _held(folder)
     assert {_key(0), _key(1), *(_key(day) for day in range(80, 100))} <= held.keys()
@@ -510,7 +513,7 @@ path, name, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
 folder = Folder(path, 30)
 for number in range(count):
     key = f"{name}{number}".encode().ljust(32, b".")
-    folder.write(folder.read(), {key: Kept("payload" * 1000, [[1.0, number + 0.1]])}, ())
+    folder.write(folder.read(), [(key, Kept("payload" * 1000, [[1.0, number + 0.1]]))], ())
     print(number, flush=True)
 """
 
@@ -523,7 +526,7 @@ def _writer(path: Path, name: str, count: int) -> subprocess.Popen[str]:
 def test_a_file_that_is_gone_when_it_is_read(tmp_path: Path) -> None:
     """Whether another process has merged it, or it was never there."""
     folder = Folder(str(tmp_path), float("inf"))
-    folder.write(folder.read(), {_key(1): Kept("1", [])}, ())
+    folder.write(folder.read(), [(_key(1), Kept("1", []))], ())
     (tmp_path / "gone.arrow").symlink_to(tmp_path / "nowhere")
     assert _held(folder) == {_key(1): Kept("1", [])}
 
