@@ -36,7 +36,8 @@ def incremental(
       parsers that `accelerate` knows, and embedding models, whose vectors are taken to depend on their text alone.
       What follows (extractors, transformations of your own) is applied to all nodes, as natively.
     - A document is the same if all its fields are, and if the transformations have the same settings and code, and
-      LlamaIndex the same version. A model that changes behind its name is not noticed: take another folder.
+      LlamaIndex the same version. Its id is one of the fields: give documents ids that last, as readers do that take
+      file names for ids. A model that changes behind its name is not noticed: take another folder.
     - Callbacks, events and spans tell of what is computed. What was finished is kept if a later transformation fails.
     - The pipeline's own cache is asked only for what follows, `disable_cache` concerns it alone. Document stores
       and vector stores see what they see natively. With `num_workers` each batch is a run of its own.
