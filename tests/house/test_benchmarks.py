@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,16 @@ from hypothesis import strategies as st
 
 from benchmarks import readme
 from benchmarks.corpus import Corpora, read_documents
-from benchmarks.harness import ROOT, BenchmarkError, ResultsDifferError, Scale, load_benchmark, run_benchmark
+from benchmarks.harness import (
+    ROOT,
+    Benchmark,
+    BenchmarkError,
+    Case,
+    ResultsDifferError,
+    Scale,
+    load_benchmark,
+    run_benchmark,
+)
 from benchmarks.ingestion import makespan
 from benchmarks.measure import Work, alternate, measure, rotated
 from benchmarks.results import CaseResult, ContenderResult, Measurement, Results, Role, Spread, verdict
@@ -329,30 +339,77 @@ def test_a_failure_is_one_line_and_a_status(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.fixture(scope="module")
+def corpora(tmp_path_factory: pytest.TempPathFactory) -> Corpora:
+    return Corpora(tmp_path_factory.mktemp("corpora"))
+
+
+def _agree(benchmark: Benchmark, cases: Sequence[Case]) -> None:
+    """What a run asks of results, but in this process: most of a quick run's time goes by starting others."""
+    assert cases
+    for case in cases:
+        digests = {}
+        with benchmark.service(case) as shared:
+            for name in case.contenders:
+                contender = benchmark.contender(name)
+                run = measure(contender.prepare({**case.parameters, **shared}))
+                if contender.role != "part":
+                    digests[name] = run.digest
+        assert len(set(digests.values())) == 1, (case.name, digests)
+        assert all(digests.values())
+        assert "ours" in {benchmark.contender(name).role for name in digests}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("home", "only"),
+    [
+        ("ingestion:LOCAL", ""),
+        ("splitting:BENCHMARK", "by tokens"),
+        ("splitting:BENCHMARK", "MarkdownHeader, prose"),
+        ("node_parsers:BENCHMARK", "Markdown, prose"),
+        ("upsert:BENCHMARK", "in 20 batches"),
+        ("tiny:BENCHMARK", "OpenAIEmbeddings.embed_documents, 10"),
+        ("llama_ingestion:LOCAL", ""),
+        ("llama_index_building:BENCHMARK", ""),
+    ],
+)
+def test_every_benchmark_without_a_client_has_identical_results(home: str, only: str, corpora: Corpora) -> None:
+    needed = {
+        "ingestion:LOCAL": ("faiss", "wordllama"),
+        "llama_ingestion:LOCAL": ("wordllama",),
+        "llama_index_building:BENCHMARK": (),
+    }
+    for package in needed.get(home, ("faiss",)):
+        pytest.importorskip(package)
+    benchmark = load_benchmark(f"benchmarks.{home}")
+    _agree(benchmark, [case for case in benchmark.cases(Scale(True, corpora)) if only in case.name])
+
+
+@pytest.mark.slow
+def test_every_job_of_vector_stores_has_identical_results(corpora: Corpora) -> None:
+    pytest.importorskip("llama_index.vector_stores.faiss")
+    benchmark = load_benchmark("benchmarks.llama_index_stores:BENCHMARK")
+    cases = benchmark.cases(Scale(False, corpora))
+    _agree(benchmark, [dataclasses.replace(case, parameters={**case.parameters, "rows": 200}) for case in cases])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "only"),
     [
-        ("ingest-local", ""),
         ("ingest-openai", ""),
-        ("splitting", "by tokens"),
-        ("splitting", "MarkdownHeader, prose"),
-        ("node-parsers", "Markdown, prose"),
-        ("upsert", "in 20 batches"),
-        ("tiny", "OpenAIEmbeddings.embed_documents, 10"),
         ("single-calls", ""),
         ("rag", "64 at once, 500"),
         ("two-llm-steps", ""),
         ("agents", "1 agent"),
-        ("llama-ingest-local", ""),
         ("llama-ingest-openai", ""),
         ("llama-queries", "simple"),
     ],
 )
-def test_every_benchmark_runs_with_identical_results(name: str, only: str, tmp_path: Path) -> None:
+def test_every_benchmark_with_a_client_runs(name: str, only: str, tmp_path: Path) -> None:
+    """With identical results. A process for each contender: clients keep connections of an event loop that is gone."""
     needed = {
-        "ingest-local": ("faiss", "wordllama"),
-        "llama-ingest-local": ("wordllama",),
         "llama-ingest-openai": ("llama_index.embeddings.openai",),
         "agents": ("faiss", "langgraph"),
         "llama-queries": ("faiss", "llama_index.embeddings.openai"),
@@ -364,21 +421,3 @@ def test_every_benchmark_runs_with_identical_results(name: str, only: str, tmp_p
     (case, *_) = Results.read(tmp_path / f"{name}.json").cases
     assert case.digest
     assert case.of_role("ours")
-
-
-@pytest.mark.parametrize(
-    ("name", "quick", "smaller"), [("building", True, {}), ("stores", False, {"rows": 200})], ids=["building", "stores"]
-)
-def test_contenders_that_share_a_process_agree(name: str, quick: bool, smaller: dict[str, Any], tmp_path: Path) -> None:
-    """Every kind of work of these benchmarks, without the seconds that each process takes to import LlamaIndex."""
-    pytest.importorskip("llama_index.vector_stores.faiss")
-    benchmark = load_benchmark(f"benchmarks.llama_index_{name}:BENCHMARK")
-    for case in benchmark.cases(Scale(quick, Corpora(tmp_path))):
-        small = dataclasses.replace(case, parameters={**case.parameters, **smaller})
-        contenders = [benchmark.contender(each) for each in case.contenders]
-        with benchmark.service(small) as shared:
-            works = [contender.prepare({**small.parameters, **shared}) for contender in contenders]
-            measured = alternate(works, 1)
-        digests = {run.digest for run, each in zip(measured, contenders, strict=True) if each.role != "part"}
-        assert len(digests) == 1, case.name
-        assert None not in digests
