@@ -88,7 +88,7 @@ def test_accelerated_calls_equal_native(make: Make, openai_server: Connection, n
         )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     texts=st.lists(st.one_of(st.text(max_size=8), st.just("\ud800"), st.just(7)), max_size=30), size=st.integers(1, 7)
 )
@@ -123,14 +123,18 @@ def test_odd_replies(make: Make, openai_server: Connection, kind: str) -> None:
 def test_requests_are_bounded(make: Make, openai_server: Connection) -> None:
     """16 at once in the blocking call, or as many as the executor says; asynchronous calls as natively."""
     texts = [str(i) for i in range(60)]
-    for executor, expected in ((None, 16), (Executor(max_concurrency=3), 3)):
+    for executor, expected, count in ((None, 16, 60), (Executor(max_concurrency=3), 3, 15)):
         openai_server.configure(base_ms=60)
-        accelerate(make(embed_batch_size=1), executor=executor).get_text_embedding_batch(texts)
+        accelerate(make(embed_batch_size=1), executor=executor).get_text_embedding_batch(texts[:count])
         assert openai_server.stats()["max_in_flight"] == expected
-    for workers, executor, most in ((None, None, 60), (5, None, 5), (None, Executor(max_concurrency=3), 3)):
+    for workers, executor, most, count in (
+        (None, None, 60, 60),
+        (5, None, 5, 15),
+        (None, Executor(max_concurrency=3), 3, 15),
+    ):
         openai_server.configure(base_ms=100)
         fast = accelerate(make(embed_batch_size=1, num_workers=workers), executor=executor)
-        asyncio.run(fast.aget_text_embedding_batch(texts))
+        asyncio.run(fast.aget_text_embedding_batch(texts[:count]))
         in_flight = openai_server.stats()["max_in_flight"]
         assert most // 2 < in_flight <= most
 
