@@ -9,8 +9,9 @@ import logging
 import struct
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextvars import copy_context
 from types import TracebackType
 from typing import Any, Final, TypeVar
 
@@ -104,6 +105,26 @@ class TaskPool:
         finally:
             self._release(rank)
 
+    def each(
+        self, function: int, elsewhere: RemoteCall, here: Callable[[Any], Any], items: Iterable[Any]
+    ) -> Iterator[Any]:
+        """What `do` returns for each item, in order, with several under way.
+
+        Items are read, and results kept, as far ahead as twice the slots.
+        """
+        window: deque[Future[Any]] = deque()
+        threads = ThreadPoolExecutor(self.slots, thread_name_prefix="aaflow-task")
+        try:
+            for item in items:
+                run = copy_context().run
+                window.append(threads.submit(run, self.do, function, elsewhere, here, item))
+                if len(window) >= 2 * self.slots:
+                    yield window.popleft().result()
+            while window:
+                yield window.popleft().result()
+        finally:
+            threads.shutdown(wait=True, cancel_futures=True)
+
     def _place(self, *, here: bool = False) -> int:
         """The rank that is to do the next task: of those that may be given one, the one with the least to do."""
 
@@ -135,15 +156,17 @@ class TaskPool:
     # -- in the thread that talks --------------------------------------------------------------------------
 
     def _talk(self) -> None:
+        failure: BaseException = CancelledError("the ranks are at work no more")
         try:
             while not wait_for(self._exchange, check=self._ranks.check):
                 pass
         except BaseException as error:
-            with self._freed:
-                self._failure = error
-                given, self._given = list(self._given.values()), {}
-            for _, future in given:
-                future.set_exception(error)
+            failure = error
+        with self._freed:
+            self._failure = failure
+            given, self._given = list(self._given.values()), {}
+        for _, future in given:
+            future.set_exception(failure)
 
     def _exchange(self) -> bool | None:
         """Send what is to be sent and take what has come; None if there was nothing, True if all is over."""

@@ -8,7 +8,8 @@ functions that apply transformations get accelerated ones, and worker processes 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from functools import partial, wraps
+from inspect import signature
 from typing import Any, Final
 
 from llama_index.core.ingestion import IngestionPipeline
@@ -17,10 +18,12 @@ from llama_index_instrumentation import get_dispatcher
 
 from aaflow_plugins.executor import Executor
 from aaflow_plugins.known_code import is_from
+from aaflow_plugins.plugins import ranks_of
 from llama_index_aaflow.embeddings import is_openai
 from llama_index_aaflow.incremental_runs import Keeping, begun
 from llama_index_aaflow.ingestion_cache import quick_cache
 from llama_index_aaflow.ingestion_overlap import run_overlapping
+from llama_index_aaflow.ingestion_ranks import help_of_ranks, run_on
 from llama_index_aaflow.ingestion_workers import Multiprocessing, WorkerPool
 from llama_index_aaflow.known_code import plain
 from llama_index_aaflow.native_classes import StandsFor, found, overridden, with_class, with_names
@@ -70,7 +73,36 @@ class Sooner(StandsFor):
         names["multiprocessing"] = Multiprocessing(elsewhere)
         names["ProcessPoolExecutor"] = partial(WorkerPool, elsewhere)
         span = get_dispatcher(native_module.__name__).span
-        return {name: span(with_names(plain(found(native, name)), names)) for name in _METHODS}
+        methods = {name: span(with_names(plain(found(native, name)), names)) for name in _METHODS}
+        return {**methods, "run": _Run(methods["run"])}
+
+
+class _Run(property):
+    """`run`, which in a job of several ranks is rank 0's, with the help of the others.
+
+    In one process it is the method itself: natively warnings name the caller by counting frames, and one more would be
+    seen. (To pydantic it has to be a property.)
+    """
+
+    def __init__(self, alone: Any) -> None:
+        super().__init__()
+        self._alone = alone
+
+    def __get__(self, pipeline: Any, owner: type | None = None) -> Any:
+        alone = self._alone.__get__(pipeline, owner)
+        if pipeline is None or help_of_ranks() is not None:
+            return alone
+        ranks = ranks_of(pipeline._executor or Executor())
+        if ranks.size == 1:
+            return alone
+
+        @wraps(alone)
+        def run(*given: Any, **settings: Any) -> Any:
+            arguments = signature(alone).bind(*given, **settings).arguments
+            documents = arguments.get("documents") or arguments.get("nodes") or pipeline.documents
+            return run_on(ranks, pipeline, pipeline._executor, documents, lambda: alone(*given, **settings))
+
+        return run
 
 
 def _names(executor: Executor | None, keeping: Keeping | None) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -120,7 +152,9 @@ def _run(
     quick = _quick(settings)
     run = begun(keeping, nodes, transformations, steps, settings) if keeping else None
     if run is None:
-        return run_overlapping(lambda steps: native(nodes, steps, **quick), steps, settings, executor)
+        helped = help_of_ranks()
+        through = run_overlapping if helped is None else helped.run
+        return through(lambda steps: native(nodes, steps, **quick), steps, settings, executor)
     loop, quick = run.applied(native), run.settings(quick)
 
     def apply(steps: list[Any]) -> Any:

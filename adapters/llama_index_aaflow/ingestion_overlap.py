@@ -7,7 +7,7 @@ and the native calls that follow are the same: the embedding model then asks for
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from llama_index.core.ingestion import IngestionCache
@@ -40,7 +40,11 @@ _CALLED: Final = ("__call__", "get_nodes_from_documents")
 
 
 def run_overlapping(
-    native: Callable[[list[Any]], Any], steps: list[Any], settings: dict[str, Any], executor: Executor | None
+    native: Callable[[list[Any]], Any],
+    steps: list[Any],
+    settings: dict[str, Any],
+    executor: Executor | None,
+    parse: Callable[[list[Any]], Iterable[list[Any]]] | None = None,
 ) -> Any:
     """Apply steps, the embedding requests of the second going out during the first where that makes no difference.
 
@@ -49,12 +53,13 @@ def run_overlapping(
         steps: Accelerated transformations.
         settings: Keyword arguments of the native function.
         executor: Bounds the requests in flight.
+        parse: Makes the nodes of documents, in groups, as the first step does; None to have it done by that.
     """
     if not _may_overlap(steps, settings):
         return native(steps)
     from llama_index_aaflow.openai_embedding import fetching
 
-    parsing = _Parsing(*steps[:2])
+    parsing = Parsing(steps[0], steps[1], parse or (lambda documents: map(steps[0], groups(documents))))
 
     def use(ahead: Any) -> Any:
         parsing.ahead = ahead
@@ -71,7 +76,7 @@ def _may_overlap(steps: list[Any], settings: dict[str, Any]) -> bool:
     parser, embedding = steps[:2]
     return (
         SETTINGS.issuperset(settings)
-        and _nothing_kept(settings.get("cache"), settings.get("cache_collection"))
+        and nothing_kept(settings.get("cache"), settings.get("cache_collection"))
         and isinstance(embedding, Sooner)
         and waits_for_nothing(embedding)
         and not embedding.embeddings_cache  # type: ignore[attr-defined]
@@ -96,7 +101,7 @@ def parses_by_document(step: Any) -> bool:
 SETTINGS: Final = frozenset({"show_progress", "cache", "cache_collection", "in_place"})
 
 
-def _nothing_kept(cache: Any, collection: str | None) -> bool:
+def nothing_kept(cache: Any, collection: str | None) -> bool:
     """Whether a cache can't have what the embedding model would make: its requests would be for nothing."""
     if cache is None:
         return True
@@ -106,7 +111,7 @@ def _nothing_kept(cache: Any, collection: str | None) -> bool:
     return not cache.cache.to_dict().get(collection or cache.collection)
 
 
-class _Parsing:
+class Parsing:
     """A parser, as the native code applies it, that hands texts on while it works.
 
     Attributes:
@@ -115,9 +120,16 @@ class _Parsing:
 
     ahead: Any
 
-    def __init__(self, parser: Any, embedding: Any) -> None:
-        self._parser, self._embedding = parser, embedding
-        self._documents: Sequence[Any] = ()
+    def __init__(self, parser: Any, embedding: Any, parse: Callable[[list[Any]], Iterable[list[Any]]]) -> None:
+        """Set up.
+
+        Args:
+            parser: The parser.
+            embedding: The model that is to embed its nodes.
+            parse: Makes the nodes of documents, which come in groups.
+        """
+        self._parser, self._embedding, self._parse = parser, embedding, parse
+        self._documents: list[Any] = []
         self._nodes: list[Any] = []
         self._parsed = False
 
@@ -128,7 +140,7 @@ class _Parsing:
     def __call__(self, nodes: Any, **kwargs: Any) -> Any:
         """Make nodes of documents."""
         # The oldest versions hand this on from `run`.
-        if kwargs not in ({}, {"show_progress": False}) or not _are_apart(nodes):
+        if kwargs not in ({}, {"show_progress": False}) or not are_apart(nodes):
             return self._parser(nodes, **kwargs)
         self._documents = nodes
         with rare_collector():
@@ -141,8 +153,7 @@ class _Parsing:
         """The texts of the nodes by batches of the embedding model, while the nodes are made."""
         size = self._embedding.embed_batch_size
         texts: list[str] = []
-        for group in _groups(self._documents):
-            made = self._parser(group)
+        for made in self._parse(self._documents):
             self._nodes += made
             for node in made:
                 texts.append(node.get_content(metadata_mode=MetadataMode.EMBED))
@@ -154,7 +165,7 @@ class _Parsing:
             yield texts
 
 
-def _are_apart(nodes: Any) -> bool:
+def are_apart(nodes: Any) -> bool:
     """Whether each is a document of its own, whose nodes have no neighbours among those of another."""
     return (
         type(nodes) is list
@@ -164,7 +175,8 @@ def _are_apart(nodes: Any) -> bool:
     )
 
 
-def _groups(documents: Sequence[Any]) -> Iterator[list[Any]]:
+def groups(documents: Sequence[Any]) -> Iterator[list[Any]]:
+    """Documents in groups of some milliseconds' work."""
     group: list[Any] = []
     size = 0
     for document in documents:

@@ -8,11 +8,9 @@ it that posts what the object's own client posts and reads the reply's base64 at
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 import llama_index.embeddings.openai.base as native_module
@@ -28,6 +26,7 @@ from aaflow_plugins.concurrent_requests import send_each
 from aaflow_plugins.embedding import Embedder, Request, Vectors
 from aaflow_plugins.executor import Executor
 from aaflow_plugins.known_code import is_from
+from llama_index_aaflow.fetched import Ahead, Fetched
 from llama_index_aaflow.known_code import plain
 from llama_index_aaflow.native_classes import StandsFor, found, overridden, sharing, with_class
 from openai_aaflow.replies import decode
@@ -137,55 +136,6 @@ class Sooner(StandsFor):
 # -- requests made ahead of the native loop ---------------------------------------------------------------
 
 
-@dataclass
-class Ahead:
-    """Replies for the batches that the native loop will ask for.
-
-    Attributes:
-        embedding: Whose they are.
-        replies: In the order of the batches.
-        complete: Whether they are for all batches of the call that comes next.
-    """
-
-    embedding: Any
-    replies: Iterator[_Fetched]
-    complete: bool = False
-
-    def __post_init__(self) -> None:
-        self._waiting: deque[_Fetched] = deque()
-
-    def pull(self) -> bool:
-        """Wait for one more reply and keep it; False if there are no more."""
-        fetched = next(self.replies, None)
-        if fetched is not None:
-            self._waiting.append(fetched)
-        return fetched is not None
-
-    def take(self, texts: list[str]) -> list[list[float]] | None:
-        """The rows of the next batch if these are its texts; None otherwise.
-
-        Raises:
-            Exception: What fetching it raised.
-        """
-        if not self._waiting and not self.pull():
-            return None
-        if self._waiting[0].texts != texts:
-            return None
-        fetched = self._waiting.popleft()
-        if fetched.error is not None:
-            raise fetched.error
-        return fetched.rows
-
-
-@dataclass(frozen=True)
-class _Fetched:
-    """What became of one batch: its rows, or an error; neither if an earlier one had failed already."""
-
-    texts: list[str]
-    rows: list[list[float]] | None = None
-    error: Exception | None = None
-
-
 _ahead: ContextVar[Ahead | None] = ContextVar("_ahead", default=None)
 _slots: ContextVar[AbstractAsyncContextManager[Any] | None] = ContextVar("_slots", default=None)
 
@@ -208,16 +158,16 @@ class _Batches(Embedder):
         for number, batch in enumerate(batches):
             yield Request((number, batch), len(batch), sum(len(text) for text in batch if type(text) is str))
 
-    def send(self, request: Request) -> _Fetched:
+    def send(self, request: Request) -> Fetched:
         """Fetch one batch. An error waits until the native loop has come to it."""
         number, texts = request.payload
         if number > self._first_failed:
-            return _Fetched(texts)
+            return Fetched(texts)
         try:
-            return _Fetched(texts, self._embedding._fetch(texts))
+            return Fetched(texts, self._embedding._fetch(texts))
         except Exception as error:
             self._first_failed = min(self._first_failed, number)
-            return _Fetched(texts, error=error)
+            return Fetched(texts, error=error)
 
     def assemble(self, replies: Iterable[tuple[Request, Any]]) -> Iterator[Vectors]:
         """Not asked for: rows go to the native loop."""

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
 
 from aaflow_plugins.engines.communicator import Communicator
 from aaflow_plugins.plugins import engine
+from llama_index_aaflow.carried_files import carried, use_copy_of_nltk_data
+
+
+def pytest_configure() -> None:
+    use_copy_of_nltk_data()
+    encodings = carried("tiktoken_cache")
+    if encodings:
+        os.environ.setdefault("TIKTOKEN_CACHE_DIR", str(encodings))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -1,0 +1,370 @@
+"""A pipeline in a job of several ranks: rank 0 runs it, and all of them cut texts and embed batches of texts.
+
+What is asked of stores and caches, the nodes and their ids are rank 0's alone. The others answer with chunks and
+vectors, of the very batches of texts that one process would embed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+from llama_index.core.base.embeddings import base as base_module
+from llama_index.core.base.embeddings.base import BaseEmbedding
+from llama_index.core.node_parser import SentenceSplitter, TokenTextSplitter
+from llama_index.core.schema import MetadataMode
+
+from aaflow_plugins.dataplane.wire import array_of
+from aaflow_plugins.engines.communicator import Communicator
+from aaflow_plugins.engines.tasks import TaskPool, lead_or_serve
+from aaflow_plugins.executor import Executor
+from aaflow_plugins.known_code import is_from
+from aaflow_plugins.remote import RemoteCall
+from llama_index_aaflow.embeddings import is_openai
+from llama_index_aaflow.fetched import Ahead, Fetched
+from llama_index_aaflow.incremental_keys import NoKeyError, transformation_key
+from llama_index_aaflow.ingestion_overlap import (
+    SETTINGS,
+    Parsing,
+    are_apart,
+    groups,
+    nothing_kept,
+    parses_by_document,
+    run_overlapping,
+)
+from llama_index_aaflow.known_code import plain
+from llama_index_aaflow.listening import nobody_listens
+from llama_index_aaflow.native_classes import found, overridden, with_class
+from llama_index_aaflow.transformations import sooner
+
+#: Texts of a task: batches are embedded one by one, but go together.
+_TEXTS: Final = 256
+
+#: Methods of an embedding model that take a list of texts to the batches.
+_METHODS: Final = ("__call__", "get_text_embedding_batch", "_get_text_embeddings_cached")
+
+_help: ContextVar[Help | None] = ContextVar("_help", default=None)
+
+
+def run_on(
+    ranks: Communicator, pipeline: Any, executor: Executor | None, documents: Any, native: Callable[[], Any]
+) -> Any:
+    """Run a pipeline with the help of all ranks.
+
+    Args:
+        ranks: The ranks, of which there are several.
+        pipeline: The pipeline.
+        executor: Its executor.
+        documents: What it is given; rank 0's count.
+        native: Runs it in this process.
+
+    Returns:
+        At rank 0 what `native` returns; elsewhere an empty list.
+
+    Raises:
+        RankError: If another rank fails, or has other transformations or documents.
+    """
+    shares = {
+        position: share
+        for position, transformation in enumerate(pipeline.transformations)
+        if (share := _share_of(sooner(transformation, executor))) is not None
+    }
+
+    def lead(pool: TaskPool) -> Any:
+        token = _help.set(Help(pool, shares))
+        try:
+            return native()
+        finally:
+            _help.reset(token)
+
+    functions = {position: share.call.function for position, share in shares.items()}
+    nodes = lead_or_serve(ranks, _fingerprint(pipeline), _digest(documents), functions, lead)
+    return [] if ranks.rank else nodes
+
+
+def help_of_ranks() -> Help | None:
+    """The ranks that help with the run that this is part of; None if there are none."""
+    return _help.get()
+
+
+@dataclass(frozen=True)
+class Help:
+    """The other ranks, and what they have been told they would do.
+
+    Attributes:
+        pool: Hands out tasks.
+        shares: By the position of the transformation.
+    """
+
+    pool: TaskPool
+    shares: dict[int, _Cutting | _Embedding]
+
+    def run(
+        self,
+        native: Callable[[list[Any]], Any],
+        steps: list[Any],
+        settings: dict[str, Any],
+        executor: Executor | None,
+    ) -> Any:
+        """Apply steps natively, with what of them is shared done by all.
+
+        Args:
+            native: Applies a list of steps to the nodes that it knows of.
+            steps: Accelerated transformations.
+            settings: Keyword arguments of the native function.
+            executor: Bounds requests that are not shared.
+        """
+        if not nobody_listens():
+            return native(steps)
+        shared = [self._shared(position, step) for position, step in enumerate(steps)]
+        first = shared[0] if shared else None
+        if not isinstance(first, _SharedParser) or len(steps) < 2 or not SETTINGS.issuperset(settings):
+            return native(shared)
+        if is_openai(steps[1]):
+            return run_overlapping(native, [steps[0], *shared[1:]], settings, executor, first.parse)
+        embedding = shared[1]
+        if isinstance(embedding, _SharedEmbedding) and nothing_kept(
+            settings.get("cache"), settings.get("cache_collection")
+        ):
+            parsing = Parsing(steps[0], steps[1], first.parse)
+            parsing.ahead = embedding.ahead = Ahead(steps[1], embedding.fetched(lambda: parsing.batches()))
+            shared[0] = parsing
+        return native(shared)
+
+    def _shared(self, position: int, step: Any) -> Any:
+        share = self.shares.get(position)
+        if isinstance(share, _Cutting):
+            return _SharedParser(step, self.pool, position, share.call)
+        if isinstance(share, _Embedding):
+            return _SharedEmbedding(step, self.pool, position, share.call)
+        return step
+
+
+def _share_of(step: Any) -> _Cutting | _Embedding | None:
+    """What other ranks can do of an accelerated transformation; None if it is rank 0's."""
+    try:
+        transformation_key(step)
+    except NoKeyError:
+        return None  # nobody can say that the other ranks have the same
+    if isinstance(step, SentenceSplitter | TokenTextSplitter) and parses_by_document(step):
+        return None if step.callback_manager.handlers else _Cutting(step)
+    if isinstance(step, BaseEmbedding) and _is_plain(step):
+        return _Embedding(step)
+    return None
+
+
+def _is_plain(embedding: BaseEmbedding) -> bool:
+    """Whether a model's batches of texts are those of the native loop, and nobody sees them but the model."""
+    native = type(embedding)
+    return (
+        not is_openai(embedding)  # its requests are awaited, many at once, by one process
+        and all(found(native, name) is found(BaseEmbedding, name) for name in _METHODS)
+        and all(is_from(plain(found(BaseEmbedding, name)), base_module) for name in _METHODS)
+        and overridden(native, BaseEmbedding) is None
+        and all(name in native.model_fields for name in vars(embedding))
+        and type(embedding.embed_batch_size) is int
+        and not embedding.embeddings_cache
+        and getattr(embedding, "rate_limiter", None) is None
+        and not embedding.callback_manager.handlers
+    )
+
+
+# -- parsing ---------------------------------------------------------------------------------------------
+
+
+class _Cutting:
+    """Cuts the texts of documents into chunks.
+
+    Attributes:
+        call: For a group of documents, as pairs of text and written metadata: the chunks of each.
+    """
+
+    def __init__(self, parser: Any) -> None:
+        self._parser = parser
+        self.call = RemoteCall(self._pack, self._cut, self._unpack)
+
+    def _pack(self, group: list[Any]) -> pa.RecordBatch:
+        texts = [document.get_content(metadata_mode=MetadataMode.NONE) for document in group]
+        written = [self._parser._get_metadata_str(document) for document in group]
+        return pa.record_batch([pa.array(each, pa.large_utf8()) for each in (texts, written)], ["text", "metadata"])
+
+    def _cut(self, record: pa.RecordBatch) -> pa.RecordBatch:
+        texts, written = (column.to_pylist() for column in record.columns)
+        chunks = list(map(self._parser.split_text_metadata_aware, texts, written))
+        return pa.record_batch([pa.array(chunks, pa.large_list(pa.large_utf8()))], ["chunks"])
+
+    def _unpack(self, group: list[Any], record: pa.RecordBatch) -> tuple[list[Any], list[list[str]]]:
+        return group, record.column(0).to_pylist()
+
+
+class _SharedParser:
+    """A parser, as the native code applies it, whose texts are cut by all ranks."""
+
+    def __init__(self, parser: Any, pool: TaskPool, position: int, call: RemoteCall) -> None:
+        self._parser, self._pool, self._position, self._call = parser, pool, position, call
+
+    def to_dict(self, **kwargs: Any) -> Any:
+        """What the cache knows the parser by."""
+        return self._parser.to_dict(**kwargs)
+
+    def __call__(self, nodes: Any, **kwargs: Any) -> Any:
+        """Make nodes of documents."""
+        if kwargs not in ({}, {"show_progress": False}) or not are_apart(nodes):
+            return self._parser(nodes, **kwargs)
+        return list(chain.from_iterable(self.parse(nodes)))
+
+    def parse(self, documents: list[Any]) -> Iterator[list[Any]]:
+        """The nodes of documents, group by group."""
+        parser = with_class(self._parser, type(self._parser))
+        chunks: deque[list[str]] = deque()
+        parser.__dict__["split_text_metadata_aware"] = lambda text, metadata_str: chunks.popleft()
+        for group, cut in self._pool.each(self._position, self._call, self._here, groups(documents)):
+            chunks.extend(cut)
+            yield parser(group)
+
+    def _here(self, group: list[Any]) -> tuple[list[Any], list[list[str]]]:
+        split = self._parser.split_text_metadata_aware
+        return group, [
+            split(
+                document.get_content(metadata_mode=MetadataMode.NONE),
+                metadata_str=self._parser._get_metadata_str(document),
+            )
+            for document in group
+        ]
+
+
+# -- embedding -------------------------------------------------------------------------------------------
+
+
+class _Embedding:
+    """Embeds batches of texts, each by itself.
+
+    Attributes:
+        call: For some batches: the vectors of each.
+    """
+
+    def __init__(self, embedding: Any) -> None:
+        self._embedding = embedding
+        self.call = RemoteCall(self._pack, self._embed, self._unpack)
+
+    def _pack(self, batches: list[list[str]]) -> pa.RecordBatch:
+        texts = pa.array(list(chain.from_iterable(batches)), pa.large_utf8())
+        numbers = np.repeat(np.arange(len(batches)), list(map(len, batches)))
+        return pa.record_batch([texts, pa.array(numbers)], ["text", "batch"])
+
+    def _embed(self, record: pa.RecordBatch) -> pa.RecordBatch:
+        texts, numbers = record.column(0).to_pylist(), record.column(1).to_numpy()
+        ends = [*np.flatnonzero(np.diff(numbers)) + 1, len(texts)]
+        rows: list[list[float]] = []
+        for start, stop in zip([0, *ends], ends, strict=False):
+            rows += self._embedding._get_text_embeddings(texts[start:stop])
+        if len(rows) != len(texts):
+            raise ValueError(f"{len(rows)} vectors for {len(texts)} texts")
+        return pa.record_batch([_column(rows)], ["vector"])
+
+    def _unpack(self, batches: list[list[str]], record: pa.RecordBatch) -> list[Fetched]:
+        column = record.column(0)
+        rows = iter(column.values.to_numpy().reshape(len(column), -1).tolist())
+        return [Fetched(batch, [next(rows) for _ in batch]) for batch in batches]
+
+
+def _column(rows: list[Any]) -> pa.Array:
+    """Lists of floats as a column.
+
+    Raises:
+        TypeError: If a row is something else, which it would not be when it has been sent.
+    """
+    if set(map(type, rows)) != {list} or set(map(type, chain.from_iterable(rows))) != {float}:
+        raise TypeError("the rows are no lists of floats")
+    (width,) = set(map(len, rows))
+    return array_of(np.array(rows).view(np.uint8), pa.list_(pa.float64(), width))
+
+
+class _SharedEmbedding:
+    """An embedding model, as the native code applies it, whose batches are embedded by all ranks.
+
+    Attributes:
+        ahead: The replies, once there are batches.
+    """
+
+    ahead: Ahead | None = None
+
+    def __init__(self, embedding: Any, pool: TaskPool, position: int, call: RemoteCall) -> None:
+        self._embedding, self._pool, self._position, self._call = embedding, pool, position, call
+
+    def to_dict(self, **kwargs: Any) -> Any:
+        """What the cache knows the model by."""
+        return self._embedding.to_dict(**kwargs)
+
+    def __call__(self, nodes: Any, **kwargs: Any) -> Any:
+        """Give nodes their vectors."""
+        ahead = self.ahead
+        if ahead is None or not ahead.complete:
+            ahead = Ahead(self._embedding, self.fetched(lambda: self._batches(nodes)))
+        embedding = with_class(self._embedding, type(self._embedding))
+
+        def rows_of(texts: list[str]) -> Any:
+            rows = ahead.take(texts)
+            return self._embedding._get_text_embeddings(texts) if rows is None else rows
+
+        embedding.__dict__["_get_text_embeddings"] = rows_of
+        return embedding(nodes, **kwargs)
+
+    def fetched(self, batches: Callable[[], Iterable[list[str]]]) -> Iterator[Fetched]:
+        """The replies for batches, in order."""
+        tasks = _together(batches())
+        return chain.from_iterable(self._pool.each(self._position, self._call, self._here, tasks))
+
+    def _here(self, batches: list[list[str]]) -> list[Fetched]:
+        return [Fetched(batch, self._embedding._get_text_embeddings(batch)) for batch in batches]
+
+    def _batches(self, nodes: Sequence[Any]) -> Iterator[list[str]]:
+        size = self._embedding.embed_batch_size
+        for start in range(0, len(nodes), size):
+            yield [node.get_content(metadata_mode=MetadataMode.EMBED) for node in nodes[start : start + size]]
+
+
+def _together(batches: Iterable[list[str]]) -> Iterator[list[list[str]]]:
+    task: list[list[str]] = []
+    texts = 0
+    for batch in batches:
+        task.append(batch)
+        texts += len(batch)
+        if texts >= _TEXTS:
+            yield task
+            task, texts = [], 0
+    if task:
+        yield task
+
+
+# -- what has to be alike --------------------------------------------------------------------------------
+
+
+def _fingerprint(pipeline: Any) -> str:
+    """What tells a pipeline's transformations from others."""
+    digest = hashlib.blake2b(digest_size=16)
+    for transformation in pipeline.transformations:
+        try:
+            digest.update(transformation_key(transformation))
+        except NoKeyError:
+            digest.update(type(transformation).__qualname__.encode())
+    return digest.hexdigest()
+
+
+def _digest(documents: Any) -> bytes:
+    """What tells documents from others by their texts; empty without any."""
+    if not documents:
+        return b""
+    digest = hashlib.blake2b(digest_size=16)
+    for document in documents:
+        text = document.get_content(metadata_mode=MetadataMode.NONE)
+        digest.update(b"%d " % len(text))
+        digest.update(text.encode("utf-8", "surrogatepass"))
+    return digest.digest()
