@@ -64,8 +64,8 @@ ORDERS: dict[str, Callable[[], list[Any]]] = {
     "embed, parse": lambda: [Lengths(), TokenTextSplitter(chunk_size=90, chunk_overlap=9, id_func=numbered)],
     "embed, parse, embed": lambda: [Lengths(), SentenceWindowNodeParser(id_func=numbered), Counting()],
     "something of one's own between": lambda: [splitter(chunk_size=90), Shouting(), Counting()],
-    "parse nodes of known ids": lambda: [
-        MarkdownNodeParser(id_func=numbered),
+    "parse nodes whose ids those of other documents have": lambda: [
+        MarkdownNodeParser(id_func=lambda index, _: f"{index}"),
         splitter(chunk_size=90, id_func=by_source),
         Lengths(),
     ],
@@ -346,6 +346,18 @@ def test_ids_are_those_given_first(tmp_path: Path) -> None:
     second = ids(["a. " * 60, "c. " * 60])
     assert second[: len(second) // 2] == first[: len(first) // 2]
     assert not set(second[len(second) // 2 :]) & set(first)
+
+
+def test_ids_that_nodes_of_several_documents_have(tmp_path: Path) -> None:
+    """Where a parser may take one document's nodes for another's, it is applied to all of them."""
+
+    def make() -> IngestionPipeline:
+        named = MarkdownNodeParser(id_func=lambda index, _: f"{index}")
+        return IngestionPipeline(transformations=[named, splitter(chunk_size=90, id_func=by_source)])
+
+    for second in ("# B\nOne sentence.", "# C\nAnother one."):
+        given = ["# A\nOne sentence.", second]
+        assert _run(incremental(make(), tmp_path), documents(given)) == _run(make(), documents(given))
 
 
 def test_other_inputs(tmp_path: Path) -> None:
