@@ -32,6 +32,8 @@ HOMES = (
     "benchmarks.llama_index_building:BENCHMARK",
     "benchmarks.llama_index_stores:BENCHMARK",
     "benchmarks.llama_queries:BENCHMARK",
+    "benchmarks.llama_ingestion:RANKS",
+    "benchmarks.shuffle:BENCHMARK",
 )
 
 _HERE = Path(__file__).resolve().parent

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from aaflow_plugins.engines.launching import launch_command
 from benchmarks.corpus import Corpora
 from benchmarks.machine import machine, versions
 from benchmarks.measure import Work, rotated
@@ -49,12 +50,15 @@ class Contender:
         prepare: Called in the contender's own process with the case's parameters.
         against: Name of the native contender that is given the same, where others are given something else; without
             it, one of ours is compared with the best of them.
+        ranks: Processes of an MPI job that do the work together, each of which calls `prepare`; what rank 0 measures
+            counts.
     """
 
     name: str
     role: Role
     prepare: Callable[[Mapping[str, Any]], Work]
     against: str = ""
+    ranks: int = 1
 
 
 @dataclass(frozen=True)
@@ -246,9 +250,12 @@ def _in_fresh_process(
     reply = scratch / "measurements.json"
     reply.unlink(missing_ok=True)
     task = {"benchmark": benchmark.home, "contenders": list(contenders), "parameters": dict(parameters)}
+    given = scratch / "task.json"
+    given.write_text(json.dumps(task), encoding="utf-8")
+    program = ["-m", "benchmarks.run_one", str(given), str(reply)]
+    ranks = max(benchmark.contender(name).ranks for name in contenders)
     child = subprocess.run(
-        [sys.executable, "-m", "benchmarks.run_one", str(reply)],
-        input=json.dumps(task),
+        launch_command(ranks, program) if ranks > 1 else [sys.executable, *program],
         capture_output=True,
         text=True,
         cwd=ROOT,

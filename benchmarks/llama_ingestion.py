@@ -90,6 +90,12 @@ def ours(documents: list[Any], parser: Any, model: Any) -> Sequence[Any]:
     return nodes
 
 
+def on_workers(documents: list[Any], parser: Any, model: Any) -> Sequence[Any]:
+    """The native pipeline with a worker process for each of two cores."""
+    nodes: Sequence[Any] = _pipeline(parser, model).run(documents=documents, num_workers=2)
+    return nodes
+
+
 def our_parser(documents: list[Any], parser: Any, model: Any) -> Sequence[Any]:
     """The native pipeline with an accelerated parser: what the parser gives."""
     from llama_index_aaflow import accelerate
@@ -235,4 +241,47 @@ LOCAL = Benchmark(
     contenders=_contenders(_local_model),
     cases=_local_cases,
     notes=_notes,
+)
+
+
+# -- several ranks ---------------------------------------------------------------------------------------
+
+
+def _on_ranks(ranks: int) -> Contender:
+    return Contender(f"ours, {ranks} ranks", "ours", _work(ours, _local_model), ranks=ranks)
+
+
+_RANKS_CONTENDERS = (
+    Contender(_RUN, "native", _work(native_run, _local_model)),
+    Contender("native `run`, 2 workers", "native", _work(on_workers, _local_model)),
+    Contender("ours, one process", "ours", _work(ours, _local_model)),
+    *map(_on_ranks, (2, 4)),
+)
+
+
+def _ranks_cases(scale: Scale) -> list[Case]:
+    return _cases(scale, {"WordLlama (256 floats)": {}}, [contender.name for contender in _RANKS_CONTENDERS])
+
+
+def _ranks_notes(case: CaseResult, results: Sequence[CaseResult]) -> list[str]:
+    walls = {each.name: each.spread("wall").median for each in case.contenders}
+    alone = walls["ours, one process"]
+    gains = "; ".join(f"{name} {alone / wall:.2f}x" for name, wall in walls.items() if "ranks" in name)
+    return [*_notes(case, results), f"Against ours in one process: {gains}."]
+
+
+RANKS = Benchmark(
+    name="llama-ingest-ranks",
+    home="benchmarks.llama_ingestion:RANKS",
+    title="LlamaIndex's IngestionPipeline on several ranks",
+    protocol=(
+        _PROTOCOL
+        + "The static model inside the `wordllama` package, 256 texts a call; each process has its own. Ranks "
+        "are processes of an MPI job on this machine, started before anything is timed; native worker processes are "
+        "started by each call, as they always are. CPU and memory are rank 0's, or the calling process's, alone."
+    ),
+    metric="wall",
+    contenders=_RANKS_CONTENDERS,
+    cases=_ranks_cases,
+    notes=_ranks_notes,
 )

@@ -405,14 +405,19 @@ def test_every_job_of_vector_stores_has_identical_results(corpora: Corpora) -> N
         ("agents", "1 agent"),
         ("llama-ingest-openai", ""),
         ("llama-queries", "simple"),
+        ("shuffle", "text"),
     ],
 )
-def test_every_benchmark_with_a_client_runs(name: str, only: str, tmp_path: Path) -> None:
-    """With identical results. A process for each contender: clients keep connections of an event loop that is gone."""
+def test_every_benchmark_in_processes_runs(name: str, only: str, tmp_path: Path) -> None:
+    """With identical results. A process for each contender: clients keep connections of an event loop that is gone.
+
+    Ranks are processes in any case.
+    """
     needed = {
         "llama-ingest-openai": ("llama_index.embeddings.openai",),
         "agents": ("faiss", "langgraph"),
         "llama-queries": ("faiss", "llama_index.embeddings.openai"),
+        "shuffle": ("mpi4py",),
     }
     for package in needed.get(name, ("faiss",)):
         pytest.importorskip(package)
