@@ -10,10 +10,16 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Fetched:
-    """What became of one batch: its rows, or an error; neither if an earlier one had failed already."""
+    """What became of one batch: its rows, or an error; neither if an earlier one had failed already.
+
+    Attributes:
+        texts: The batch.
+        rows: A vector a text, in the form that whoever fetched it takes.
+        error: What fetching it raised.
+    """
 
     texts: list[str]
-    rows: list[list[float]] | None = None
+    rows: list[Any] | None = None
     error: Exception | None = None
 
 
@@ -41,7 +47,7 @@ class Ahead:
             self._waiting.append(fetched)
         return fetched is not None
 
-    def take(self, texts: list[str]) -> list[list[float]] | None:
+    def take(self, texts: list[str]) -> list[Any] | None:
         """The rows of the next batch if these are its texts; None otherwise.
 
         Raises:

@@ -14,6 +14,7 @@ from contextvars import ContextVar
 from typing import Any, Final, TypeVar
 
 import llama_index.embeddings.openai.base as native_module
+import numpy as np
 from llama_index.core.base.embeddings import base as base_module
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.storage.kvstore import SimpleKVStore
@@ -119,18 +120,23 @@ class Sooner(StandsFor):
         """Embed the texts of one request."""
         ahead = _ahead.get()
         rows = ahead.take(texts) if ahead is not None and ahead.embedding is self else None
-        return self._fetch(texts) if rows is None else rows
+        return _lists(self._fetch(texts) if rows is None else rows)
 
     async def _aget_text_embeddings(self: Any, texts: list[str]) -> list[list[float]]:
         """Embed the texts of one request."""
         stand_in = _StandIn(self, _AsyncClient)
         async with _slots.get() or nullcontext():
             native: Any = OpenAIEmbedding._aget_text_embeddings
-            return await native(stand_in, texts)  # type: ignore[no-any-return]
+            return _lists(await native(stand_in, texts))
 
-    def _fetch(self: Any, texts: list[str]) -> list[list[float]]:
+    def _fetch(self: Any, texts: list[str]) -> list[Any]:
         native: Any = OpenAIEmbedding._get_text_embeddings
         return native(_StandIn(self, _Client), texts)  # type: ignore[no-any-return]
+
+
+def _lists(rows: list[Any]) -> list[list[float]]:
+    """Rows as natively: what waits to be asked for is kept as float32, in an eighth of the memory."""
+    return [row.tolist() if isinstance(row, np.ndarray) else row for row in rows]
 
 
 # -- requests made ahead of the native loop ---------------------------------------------------------------
@@ -276,11 +282,11 @@ class _AsyncClient(_Client):
 
 class _Response:
     def __init__(self, vectors: Vectors) -> None:
-        self.data = [_Row(row) for row in vectors.tolist()]
+        self.data = [_Row(vectors.exact.get(number, row)) for number, row in enumerate(vectors.matrix)]
 
 
 class _Row:
     __slots__ = ("embedding",)
 
-    def __init__(self, embedding: list[float]) -> None:
+    def __init__(self, embedding: Any) -> None:
         self.embedding = embedding
