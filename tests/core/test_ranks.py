@@ -30,7 +30,7 @@ def run(ranks: int, *program: str) -> subprocess.CompletedProcess[str]:
 SLOW = pytest.mark.slow
 
 
-@pytest.mark.parametrize("ranks", [pytest.param(1, marks=SLOW), 2, pytest.param(3, marks=SLOW), 4])
+@pytest.mark.parametrize("ranks", [2, *(pytest.param(ranks, marks=SLOW) for ranks in (1, 3, 4))])
 def test_suite(ranks: int) -> None:
     folder = ROOT / "tests" / "ranks"
     done = run(ranks, "-m", "pytest", "-p", "no:cacheprovider", f"--confcutdir={folder}", str(folder))
@@ -64,8 +64,8 @@ def test_an_error_is_raised_on_all_ranks(what: str, own: str, others: str) -> No
 @pytest.mark.parametrize(
     ("what", "said"),
     [
-        ("error outside", "rank 1 raises ValueError: chunk 17 is bad"),
-        ("end", "RankError: rank 1 has ended"),
+        pytest.param("error outside", "rank 1 raises ValueError: chunk 17 is bad", marks=SLOW),
+        pytest.param("end", "RankError: rank 1 has ended", marks=SLOW),
         ("kill", "signal 9"),
     ],
 )

@@ -85,12 +85,20 @@ def assert_same(ranks: Communicator, source: Any, batch_size: int | None = 16, *
 
 
 @pytest.mark.parametrize("splitter", SPLITTERS.values(), ids=SPLITTERS)
-@pytest.mark.parametrize("store", [FAISS, InMemoryVectorStore])
-@pytest.mark.parametrize("batch_size", [None, 16])
-def test_the_store_of_one_process(ranks: Communicator, splitter: Any, store: Any, batch_size: int | None) -> None:
+def test_the_store_of_one_process(ranks: Communicator, splitter: Any) -> None:
     several(ranks)
     given = documents(60, 300)
-    assert_same(ranks, lambda: given, batch_size, splitter=splitter(), embedding=Hashed(), vectorstore=store)
+    assert_same(ranks, lambda: given, splitter=splitter(), embedding=Hashed(), vectorstore=FAISS)
+
+
+@pytest.mark.parametrize("batch_size", [None, 16])
+def test_a_store_of_lists(ranks: Communicator, batch_size: int | None) -> None:
+    several(ranks)
+    given = documents(60, 300)
+    splitter = SPLITTERS["recursive"]()
+    assert_same(
+        ranks, lambda: given, batch_size, splitter=splitter, embedding=Hashed(), vectorstore=InMemoryVectorStore
+    )
 
 
 @pytest.mark.parametrize("shape", [(1, 40_000), (3, 5), (1, 1)], ids=str)

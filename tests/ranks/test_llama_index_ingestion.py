@@ -115,7 +115,7 @@ def assert_same(ranks: Communicator, make: Any, given: list[Document], runs: int
 @pytest.mark.parametrize("steps", STEPS.values(), ids=STEPS)
 def test_the_nodes_of_one_process(ranks: Communicator, steps: Any) -> None:
     several(ranks)
-    assert_same(ranks, lambda: IngestionPipeline(transformations=steps()), documents(60, 300))
+    assert_same(ranks, lambda: IngestionPipeline(transformations=steps()), documents(40, 150))
 
 
 def test_stores_and_cache(ranks: Communicator) -> None:
@@ -130,10 +130,10 @@ def test_stores_and_cache(ranks: Communicator) -> None:
             cache=IngestionCache(),
         )
 
-    assert_same(ranks, make, documents(30, 200), runs=2)
+    assert_same(ranks, make, documents(30, 100), runs=2)
 
 
-@pytest.mark.parametrize("shape", [(1, 30_000), (2, 3), (0, 0)], ids=str)
+@pytest.mark.parametrize("shape", [(1, 10_000), (2, 3), (0, 0)], ids=str)
 def test_few_documents(ranks: Communicator, shape: tuple[int, int]) -> None:
     several(ranks)
     assert_same(ranks, lambda: IngestionPipeline(transformations=[sentences(), Hashed()]), documents(*shape))
