@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+from importlib.metadata import EntryPoint
+
 import pytest
 
 import aaflow_plugins
-from aaflow_plugins import plugins
+from aaflow_plugins import Executor, hookimpl, hookspecs, plugins
+from aaflow_plugins.engines.communicator import Communicator
+from aaflow_plugins.engines.launching import launch_command, launched_ranks
+from aaflow_plugins.engines.local import LocalCommunicator
 
 
 def test_an_object_that_nobody_knows_is_refused_by_its_class() -> None:
@@ -38,3 +44,50 @@ def test_the_adapter_is_found_by_the_objects_bases() -> None:
 def test_an_unknown_attribute_of_the_package_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="nothing"):
         _ = aaflow_plugins.nothing
+
+
+class ToyRanks(LocalCommunicator):
+    """An engine that somebody else brings."""
+
+    name = "toy"
+
+
+@hookimpl
+def aaflow_engine(name: str) -> Communicator | None:
+    return ToyRanks() if name == "toy" else None
+
+
+def test_an_engine_of_a_plug_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = (EntryPoint("toy", __name__, hookspecs.ENGINES), *plugins.engines())
+    monkeypatch.setattr(plugins, "engines", lambda: installed)
+    try:
+        assert isinstance(plugins.ranks_of(Executor(engine="toy")), ToyRanks)
+        assert plugins.ranks_of(Executor()).name == "local"
+    finally:
+        plugins.plugin_manager().unregister(name=__name__)
+
+
+def test_an_engine_that_nobody_has_is_named() -> None:
+    with pytest.raises(ValueError, match="engine 'carrier pigeon' is not known: give 'local', 'mpi', or"):
+        plugins.ranks_of(Executor(engine="carrier pigeon"))
+
+
+def test_an_engine_whose_library_is_missing_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("aaflow_plugins.engines.mpi", "aaflow_plugins.engines.mpi_control"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setitem(sys.modules, "mpi4py", None)
+    with pytest.raises(ImportError, match=r"engine 'mpi' needs mpi4py .*pip install 'aaflow-plugins\[mpi\]'"):
+        plugins.engine("mpi")
+
+
+@pytest.mark.parametrize("variable", ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"])
+def test_a_launcher_says_how_many_ranks_there_are(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert launched_ranks() == 1
+    monkeypatch.setenv(variable, "4")
+    assert launched_ranks() == 4
+
+
+def test_without_a_launcher_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda *_, **__: None)
+    with pytest.raises(FileNotFoundError, match=r"pip install 'aaflow-plugins\[mpi\]'"):
+        launch_command(2, ["script.py"])
