@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.metadata import PackageNotFoundError, version
 
 from aaflow_plugins.engines.communicator import Communicator
-from aaflow_plugins.engines.launching import launcher
+from aaflow_plugins.engines.launching import is_child, launcher
 from aaflow_plugins.engines.local import LocalCommunicator
 from aaflow_plugins.hookspecs import hookimpl
 
@@ -16,6 +16,11 @@ def aaflow_engine(name: str) -> Communicator | None:
     if name == "local":
         return LocalCommunicator()
     if name == "mpi":
+        if is_child():
+            # Importing mpi4py would start MPI in its parent's name, and break the parent's.
+            raise RuntimeError(
+                'engine "mpi": this process was started by a rank, and is none itself: use Executor(engine="local")'
+            )
         try:
             from aaflow_plugins.engines.mpi import connect
         except ImportError as error:

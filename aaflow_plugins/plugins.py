@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pluggy
 
 from aaflow_plugins import hookspecs
+from aaflow_plugins.engines.communicator import within_a_block
 from aaflow_plugins.engines.launching import launched_ranks
 
 if TYPE_CHECKING:
@@ -92,12 +93,16 @@ def engine(name: str) -> Communicator:
 def ranks_of(executor: Executor) -> Communicator:
     """This process as a rank of the engine that an executor names; connects to the others if there are any.
 
+    Within what the ranks do together it is by itself.
+
     Raises:
         ValueError: If there is no such engine.
         ImportError: If what it needs is not installed.
     """
     name = executor.engine
-    if name == "auto":
+    if within_a_block():
+        name = "local"  # the other ranks are at work for the outer call
+    elif name == "auto":
         name = "mpi" if launched_ranks() > 1 else "local"
     return engine(name)
 

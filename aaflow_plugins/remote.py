@@ -19,8 +19,11 @@ class RemoteCall:
         function: Runs in the other process on what `pack` made. For a worker it is pickled; another rank has its own.
         unpack: Makes the result from the item and what came back; None where that cannot carry the native result,
             and the step is to be run in this process.
+        sample: What this process's `function` gives for something; told apart from what other ranks' give before work
+            is shared. None where the plan says it all.
     """
 
     pack: Callable[[Any], pa.RecordBatch]
     function: Callable[[pa.RecordBatch], pa.RecordBatch]
     unpack: Callable[[Any, pa.RecordBatch], Any]
+    sample: Callable[[], bytes] | None = None

@@ -77,7 +77,11 @@ def to_ipc(table: pa.Table, rows: npt.NDArray[np.int64] | None = None, before: b
 def from_ipc(streams: Sequence[pa.Buffer], schema: pa.Schema) -> pa.Table:
     """The rows of some streams of one schema, one stream after the other, as views of them."""
     batches = [batch for stream in streams for batch in pa.ipc.open_stream(stream)]
-    return pa.Table.from_batches(batches, schema).unify_dictionaries()
+    table = pa.Table.from_batches(batches, schema)
+    try:
+        return table.unify_dictionaries()
+    except pa.ArrowInvalid:  # dictionaries with nulls stay as they came
+        return table
 
 
 def _taken(table: pa.Table, rows: npt.NDArray[np.int64]) -> Iterator[pa.Table]:

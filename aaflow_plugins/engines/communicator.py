@@ -6,9 +6,11 @@ an exception on one of them is raised on all.
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +21,14 @@ from aaflow_plugins.dataplane.wire import array_of, rows_of
 
 Scores = npt.NDArray[np.float32]
 RowNumbers = npt.NDArray[np.int64]
+
+
+_within: ContextVar[bool] = ContextVar("_within", default=False)
+
+
+def within_a_block() -> bool:
+    """Whether this is part of what ranks do together, which they do not begin anew within it."""
+    return _within.get()
 
 
 class RankError(RuntimeError):
@@ -50,6 +60,10 @@ class Communicator(ABC):
     rank: int
     size: int
 
+    def __init__(self) -> None:
+        """Set up."""
+        self._turn = threading.Lock()
+
     @contextmanager
     def together(self, fingerprint: str) -> Iterator[None]:
         """What the ranks do together.
@@ -62,10 +76,26 @@ class Communicator(ABC):
 
         Raises:
             RankError: If another rank's fingerprint is not this one's, or if another rank fails or ends.
+            RuntimeError: If this process is within such a block already.
         """
+        if not self._turn.acquire(blocking=False):
+            raise RuntimeError(
+                "the ranks are at work for another call: in one process calls come one after the other, in the same "
+                'order on all ranks; Executor(engine="local") keeps a call in its process'
+            )
+        token = _within.set(True)
+        try:
+            with self._block(fingerprint):
+                yield
+        finally:
+            _within.reset(token)
+            self._turn.release()
+
+    @contextmanager
+    def _block(self, fingerprint: str) -> Iterator[None]:
         self._begin()
         try:
-            self._compare(fingerprint, "runs something else: plan, settings and versions must be the same")
+            self.compare(fingerprint.encode(), "runs something else: plan, settings and versions must be the same")
             yield
             self.barrier()
         except BaseException as error:
@@ -75,6 +105,19 @@ class Communicator(ABC):
     def barrier(self) -> None:
         """Wait for all ranks."""
         self.agree(b"")
+
+    def compare(self, value: bytes, what: str) -> None:
+        """Raise on all ranks if they have not come with the same value.
+
+        Args:
+            value: Some bytes.
+            what: What to say of the first rank whose value is not that of rank 0.
+
+        Raises:
+            RankError: Naming that rank.
+        """
+        for rank in list(self.agree(value).values())[1:]:
+            raise RankError(rank, what)
 
     @abstractmethod
     def agree(self, value: bytes) -> dict[bytes, int]:
@@ -165,11 +208,6 @@ class Communicator(ABC):
     @abstractmethod
     def _fail(self, error: BaseException) -> None:
         """Tell the others, unless it is they who told us."""
-
-    def _compare(self, value: str, what: str) -> None:
-        """Raise on every rank, for the first rank whose value is not that of rank 0."""
-        for rank in list(self.agree(value.encode()).values())[1:]:
-            raise RankError(rank, what)
 
 
 def _rows_as_bytes(rows: RowNumbers) -> pa.Array:

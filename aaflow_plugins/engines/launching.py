@@ -14,13 +14,26 @@ from typing import Final
 _SIZES: Final = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
 
 
+#: The process that a launcher has started: what it starts itself inherits the variables above, but is no rank.
+_RANK: Final = "AAFLOW_RANK_PROCESS"
+
+
 def launched_ranks() -> int:
     """Ranks of the job that a launcher has started this process in; 1 without one. MPI is not asked."""
-    for name in _SIZES:
-        value = os.environ.get(name, "")
-        if value.isdigit():
-            return int(value)
-    return 1
+    return 1 if is_child() else _size()
+
+
+def is_child() -> bool:
+    """Whether this process was started, or forked, by a rank."""
+    return os.environ.get(_RANK, str(os.getpid())) != str(os.getpid())
+
+
+def _size() -> int:
+    return next((int(os.environ[name]) for name in _SIZES if os.environ.get(name, "").isdigit()), 1)
+
+
+if _size() > 1:
+    os.environ.setdefault(_RANK, str(os.getpid()))
 
 
 def launch_command(ranks: int, program: Sequence[str]) -> list[str]:

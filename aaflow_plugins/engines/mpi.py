@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -58,6 +59,7 @@ class MpiCommunicator(Communicator):
             comm: For data alone.
             control: For everything else, on a communicator of its own.
         """
+        super().__init__()
         self._comm, self._control = comm, control
         self.rank, self.size = comm.rank, comm.size
         self.message_bytes = MESSAGE_BYTES
@@ -214,13 +216,21 @@ class MpiCommunicator(Communicator):
         self._control.fail(error)
 
 
-@cache
+_connecting = threading.Lock()
+
+
 def connect() -> MpiCommunicator:
     """This process as a rank of its job; the first call waits for all other ranks to make it.
 
     Raises:
         RuntimeError: If a launcher has started several processes, and MPI knows of one.
     """
+    with _connecting:
+        return _connected()
+
+
+@cache
+def _connected() -> MpiCommunicator:
     launched, world = launched_ranks(), MPI.COMM_WORLD
     if world.size == 1 and launched > 1:
         library = MPI.Get_library_version().splitlines()[0].strip("\0 ")

@@ -18,6 +18,7 @@ import numpy as np
 from mpi4py import MPI
 
 from aaflow_plugins.engines.communicator import RankError
+from aaflow_plugins.engines.launching import is_child
 from aaflow_plugins.engines.waiting import wait_for
 
 #: A notice: whom it is about, whether that rank has left for good, and its latest block. Text follows.
@@ -83,7 +84,7 @@ class Control:
         """Have a rank that ends in peace tell those who may still wait for it that it comes to no further block."""
 
         def leave() -> None:
-            if not MPI.Is_finalized():
+            if not is_child() and not MPI.Is_finalized():
                 for other in [0] if self._comm.rank else range(1, self._comm.size):
                     self._send(_NOTICE.pack(self._comm.rank, True, self._block) + b"has ended", other, _NOTICE_TAG)
 
@@ -142,7 +143,7 @@ def die_together(comm: MPI.Comm) -> None:
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         shown(kind, error, trace)
-        if MPI.Is_finalized():
+        if is_child() or MPI.Is_finalized():
             return
         sys.stderr.flush()
         everybody, until = comm.Ibarrier(), time.monotonic() + _GRACE

@@ -5,6 +5,7 @@ What is done where is decided by who is free; what is in a task, and what become
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import struct
 import threading
@@ -217,7 +218,7 @@ def _read(message: pa.Buffer) -> tuple[int, int, Any]:
 
 
 def lead_or_serve(
-    ranks: Communicator, fingerprint: str, source: bytes, functions: Functions, lead: Callable[[TaskPool], T]
+    ranks: Communicator, fingerprint: str, source: bytes, calls: Mapping[int, RemoteCall], lead: Callable[[TaskPool], T]
 ) -> T | None:
     """Have rank 0 do something with the help of all others.
 
@@ -225,22 +226,25 @@ def lead_or_serve(
         ranks: The ranks, of which there are several.
         fingerprint: What decides the result: the same on all ranks.
         source: What tells this rank's data from other data; empty if it has none. That of rank 0 counts.
-        functions: What rank 0 may have done, by number; alike on all ranks.
+        calls: What rank 0 may have done, by number; alike on all ranks.
         lead: What rank 0 does.
 
     Returns:
         At rank 0 what `lead` returns, None elsewhere, once all are done.
 
     Raises:
-        RankError: If another rank fails, has another fingerprint, or other data.
+        RankError: If another rank fails, has another fingerprint, other data, or gives other samples.
         BaseException: What `lead` raises.
     """
     with ranks.together(fingerprint):
         for other, rank in ranks.agree(source).items():
             if other and rank:
                 raise RankError(rank, "has other data than rank 0: give all ranks the same, or none to all but rank 0")
+        for call in calls.values():
+            if call.sample is not None:
+                ranks.compare(hashlib.blake2b(call.sample()).digest(), "gives a text other vectors than rank 0")
         if ranks.rank:
-            serve(ranks, functions)
+            serve(ranks, {number: call.function for number, call in calls.items()})
             return None
         with TaskPool(ranks) as pool:
             return lead(pool)

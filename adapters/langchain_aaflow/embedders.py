@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +12,9 @@ from langchain_core.embeddings import Embeddings
 from aaflow_plugins.dataplane.wire import array_of
 from aaflow_plugins.embedding import Embedder, Request, Vectors, reject_nan, same_width, vectors_from_rows
 from aaflow_plugins.remote import RemoteCall
+
+#: Embedded by all ranks before they share work.
+_SAMPLE: Final = "The same text for all ranks."
 
 
 class NativeEmbedder(Embedder):
@@ -53,7 +56,14 @@ class NativeEmbedder(Embedder):
     @property
     def remote(self) -> RemoteCall | None:
         """Each rank asks its own embeddings, a batch at a time; all texts in one call are one rank's work."""
-        return RemoteCall(_texts, self._rows, _native_rows)
+        return RemoteCall(_texts, self._rows, _native_rows, self._sample)
+
+    def _sample(self) -> bytes:
+        """What the embeddings give for a text, or raise."""
+        try:
+            return repr(self.embeddings.embed_documents([_SAMPLE])).encode()
+        except Exception as error:
+            return repr(error).encode()
 
     def _rows(self, texts: pa.RecordBatch) -> pa.RecordBatch:
         """What the native call returns for a column of texts, if Arrow carries it: lists of floats of one length."""

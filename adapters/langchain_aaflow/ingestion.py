@@ -211,8 +211,7 @@ class _Job(Generic[S]):
             )
             return self.target.finished()
 
-        functions = {number: remote.function for number, remote in plan.elsewhere.items()}
-        return lead_or_serve(ranks, plan.fingerprint(), self._digest(), functions, lead)  # type: ignore[return-value]
+        return lead_or_serve(ranks, plan.fingerprint(), self._digest(), plan.elsewhere, lead)  # type: ignore[return-value]
 
     def _digest(self) -> bytes:
         """What tells this rank's texts from others; empty without any, or where only reading would tell."""

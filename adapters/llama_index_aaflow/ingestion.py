@@ -90,7 +90,7 @@ class _Run(property):
 
     def __get__(self, pipeline: Any, owner: type | None = None) -> Any:
         alone = self._alone.__get__(pipeline, owner)
-        if pipeline is None or help_of_ranks() is not None:
+        if pipeline is None:
             return alone
         ranks = ranks_of(pipeline._executor or Executor())
         if ranks.size == 1:

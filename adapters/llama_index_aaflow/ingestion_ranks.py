@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import chain
@@ -84,8 +84,8 @@ def run_on(
         finally:
             _help.reset(token)
 
-    functions = {position: share.call.function for position, share in shares.items()}
-    nodes = lead_or_serve(ranks, _fingerprint(pipeline), _digest(documents), functions, lead)
+    calls = {position: share.call for position, share in shares.items()}
+    nodes = lead_or_serve(ranks, _fingerprint(pipeline), _digest(documents), calls, lead)
     return [] if ranks.rank else nodes
 
 
@@ -359,8 +359,8 @@ def _fingerprint(pipeline: Any) -> str:
 
 
 def _digest(documents: Any) -> bytes:
-    """What tells documents from others by their texts; empty without any."""
-    if not documents:
+    """What tells documents from others by their texts; empty without any, or where looking would use them up."""
+    if not documents or not isinstance(documents, Collection):
         return b""
     digest = hashlib.blake2b(digest_size=16)
     for document in documents:

@@ -132,6 +132,12 @@ def test_a_column_with_nulls_on_one_rank_only(ranks: Communicator) -> None:
     assert found["n"].to_pylist() == pa.chunked_array(columns).to_pylist()
 
 
+def test_dictionaries_with_nulls(ranks: Communicator) -> None:
+    indices, dictionary = pa.array([0, 1, 0]), pa.array([None, f"rank {ranks.rank}"])
+    found = ranks.all_gather(pa.table({"d": pa.DictionaryArray.from_arrays(indices, dictionary)}))
+    assert found["d"].to_pylist() == [each for rank in range(ranks.size) for each in (None, f"rank {rank}", None)]
+
+
 def test_no_columns_but_the_key(ranks: Communicator) -> None:
     found = ranks.shuffle(pa.table({"key": np.arange(10)}), "key")
     assert found["key"].to_pylist() == [*range(ranks.rank, 10, ranks.size)] * ranks.size

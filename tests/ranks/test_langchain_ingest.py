@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -152,7 +155,7 @@ def test_all_ranks_take_part(ranks: Communicator) -> None:
     executor = Executor(engine="mpi", batch_size=4)
     ingest(documents(200, 300), splitter=None, embedding=embedding, vectorstore=FAISS, executor=executor)
     done = ranks_calls(ranks, embedding.calls)
-    assert sum(done) == 50
+    assert sum(done) == 50 + ranks.size  # and each a sample
     assert all(done[1:])
 
 
@@ -195,6 +198,78 @@ def test_other_settings_than_rank_0s(ranks: Communicator) -> None:
             vectorstore=FAISS,
             executor=Executor(engine="mpi"),
         )
+
+
+class Seeded(Hashed):
+    """What another object of the class would not give."""
+
+    seed = 0
+
+    def _one(self, text: str, beside: bytes) -> Any:
+        return super()._one(text, beside) + self.seed
+
+
+def test_embeddings_that_differ_from_rank_0s(ranks: Communicator) -> None:
+    several(ranks)
+    embedding = Seeded()
+    embedding.seed = ranks.rank
+    with pytest.raises(RankError, match="rank 1 gives a text other vectors than rank 0"):
+        ingest(documents(5, 30), splitter=None, embedding=embedding, vectorstore=FAISS, executor=Executor(engine="mpi"))
+
+
+def test_a_call_within_a_call_is_rank_0s_alone(ranks: Communicator) -> None:
+    several(ranks)
+
+    def source() -> Iterator[Document]:
+        yield from documents(5, 30)
+        inner = ingest(
+            documents(5, 30),
+            splitter=None,
+            embedding=Hashed(),
+            vectorstore=FAISS,
+            executor=Executor(engine="mpi", batch_size=2),
+        )
+        yield Document(page_content=str(inner.index.ntotal))
+
+    outer = ingest(source(), splitter=None, embedding=Hashed(), vectorstore=FAISS, executor=Executor(engine="mpi"))
+    assert outer is None if ranks.rank else outer.index.ntotal == 6
+
+
+def test_calls_of_one_process_take_turns(ranks: Communicator) -> None:
+    several(ranks)
+    with ranks.together("outer"):
+        refused: list[BaseException] = []
+
+        def other() -> None:
+            try:
+                ingest(
+                    documents(5, 30),
+                    splitter=None,
+                    embedding=Hashed(),
+                    vectorstore=FAISS,
+                    executor=Executor(engine="mpi"),
+                )
+            except BaseException as error:
+                refused.append(error)
+
+        thread = threading.Thread(target=other)  # of no context of ours
+        thread.start()
+        thread.join(30)
+        assert "the ranks are at work for another call" in str(refused)
+
+
+def test_what_a_rank_starts_is_no_rank(ranks: Communicator) -> None:
+    several(ranks)
+    code = (
+        "from aaflow_plugins import Executor; from aaflow_plugins.plugins import ranks_of\n"
+        "assert ranks_of(Executor()).name == 'local'\n"
+        "try: ranks_of(Executor(engine='mpi'))\n"
+        "except RuntimeError as error: assert 'was started by a rank' in str(error)\n"
+        "else: raise AssertionError('it took part')\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0
+    # The ranks are as they were.
+    assert_same(ranks, lambda: documents(9, 9), splitter=None, embedding=Hashed(), vectorstore=FAISS)
 
 
 def several(ranks: Communicator) -> None:

@@ -184,6 +184,13 @@ def test_what_has_to_be_alike(ranks: Communicator) -> None:
     assert bool(nodes) is (ranks.rank == 0)
 
 
+def test_documents_that_are_read_once(ranks: Communicator) -> None:
+    several(ranks)
+    pipeline = accelerate(IngestionPipeline(transformations=[sentences()]), executor=Executor(engine="mpi"))
+    nodes = pipeline.run(documents=iter(documents(3, 9)))
+    assert len(nodes) == (0 if ranks.rank else len(sentences().get_nodes_from_documents(documents(3, 9))))
+
+
 def several(ranks: Communicator) -> None:
     if ranks.size == 1:
         pytest.skip("one rank runs no tasks")
