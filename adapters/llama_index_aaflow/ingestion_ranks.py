@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import chain
@@ -18,7 +19,8 @@ import numpy as np
 import pyarrow as pa
 from llama_index.core.base.embeddings import base as base_module
 from llama_index.core.base.embeddings.base import BaseEmbedding
-from llama_index.core.node_parser import SentenceSplitter, TokenTextSplitter
+from llama_index.core.ingestion.pipeline import remove_unstable_values
+from llama_index.core.node_parser import NodeParser, SentenceSplitter, TokenTextSplitter
 from llama_index.core.schema import MetadataMode
 
 from aaflow_plugins.dataplane.wire import array_of
@@ -46,6 +48,9 @@ from llama_index_aaflow.transformations import sooner
 
 #: Texts of a task: batches are embedded one by one, but go together.
 _TEXTS: Final = 256
+
+#: Embedded by all ranks before they share work.
+_SAMPLE: Final = "The same text for all ranks."
 
 #: Methods of an embedding model that take a list of texts to the batches.
 _METHODS: Final = ("__call__", "get_text_embedding_batch", "_get_text_embeddings_cached")
@@ -149,15 +154,15 @@ class Help:
 
 def _share_of(step: Any) -> _Cutting | _Embedding | None:
     """What other ranks can do of an accelerated transformation; None if it is rank 0's."""
+    if isinstance(step, BaseEmbedding):
+        return _Embedding(step) if _is_plain(step) else None
+    if not isinstance(step, SentenceSplitter | TokenTextSplitter) or not parses_by_document(step):
+        return None
     try:
         transformation_key(step)
     except NoKeyError:
         return None  # nobody can say that the other ranks have the same
-    if isinstance(step, SentenceSplitter | TokenTextSplitter) and parses_by_document(step):
-        return None if step.callback_manager.handlers else _Cutting(step)
-    if isinstance(step, BaseEmbedding) and _is_plain(step):
-        return _Embedding(step)
-    return None
+    return None if step.callback_manager.handlers else _Cutting(step)
 
 
 def _is_plain(embedding: BaseEmbedding) -> bool:
@@ -252,7 +257,14 @@ class _Embedding:
 
     def __init__(self, embedding: Any) -> None:
         self._embedding = embedding
-        self.call = RemoteCall(self._pack, self._embed, self._unpack)
+        self.call = RemoteCall(self._pack, self._embed, self._unpack, self._sample)
+
+    def _sample(self) -> bytes:
+        """What the model gives for a text, or raises."""
+        try:
+            return repr(self._embedding._get_text_embeddings([_SAMPLE])).encode()
+        except Exception as error:
+            return repr(error).encode()
 
     def _pack(self, batches: list[list[str]]) -> pa.RecordBatch:
         texts = pa.array(list(chain.from_iterable(batches)), pa.large_utf8())
@@ -348,13 +360,15 @@ def _together(batches: Iterable[list[str]]) -> Iterator[list[list[str]]]:
 
 
 def _fingerprint(pipeline: Any) -> str:
-    """What tells a pipeline's transformations from others."""
+    """What tells a pipeline's transformations from others, a model by what the native cache knows it by."""
     digest = hashlib.blake2b(digest_size=16)
     for transformation in pipeline.transformations:
-        try:
-            digest.update(transformation_key(transformation))
-        except NoKeyError:
-            digest.update(type(transformation).__qualname__.encode())
+        digest.update(type(transformation).__qualname__.encode())
+        if isinstance(transformation, BaseEmbedding):
+            digest.update(remove_unstable_values(str(transformation.to_dict())).encode())
+        elif isinstance(transformation, NodeParser):
+            with suppress(NoKeyError):
+                digest.update(transformation_key(transformation))
     return digest.hexdigest()
 
 
