@@ -283,7 +283,7 @@ class _Embedding:
 
     def _unpack(self, batches: list[list[str]], record: pa.RecordBatch) -> list[Fetched]:
         column = record.column(0)
-        rows = iter(column.values.to_numpy().reshape(len(column), -1).tolist())
+        rows = iter(column.values.to_numpy().reshape(len(column), -1))
         return [Fetched(batch, [next(rows) for _ in batch]) for batch in batches]
 
 
@@ -324,7 +324,10 @@ class _SharedEmbedding:
 
         def rows_of(texts: list[str]) -> Any:
             rows = ahead.take(texts)
-            return self._embedding._get_text_embeddings(texts) if rows is None else rows
+            if rows is None:
+                return self._embedding._get_text_embeddings(texts)
+            # What waited did so in a quarter of the memory that lists take.
+            return [row.tolist() if type(row) is np.ndarray else row for row in rows]
 
         embedding.__dict__["_get_text_embeddings"] = rows_of
         return embedding(nodes, **kwargs)
