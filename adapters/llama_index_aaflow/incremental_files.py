@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import time
 import uuid
 import warnings
@@ -122,7 +123,7 @@ class Folder:
 
     Args:
         path: Where it is; made when something is written.
-        keep_days: Days after its last use at which an entry may be dropped; it is when files are merged.
+        keep_days: Days that an entry outlasts its last use; it is dropped when files are merged later.
     """
 
     def __init__(self, path: str, keep_days: float) -> None:
@@ -133,28 +134,38 @@ class Folder:
         """What is there at this moment.
 
         Warns:
-            UserWarning: If a file is damaged; it is renamed, and what it held counts as not there.
-
-        Raises:
-            OSError: If the folder can't be read.
+            UserWarning: If a file is damaged; it is renamed, and what it held counts as not there. If a file or the
+                folder can't be read; it is left alone, and counts as not there.
         """
         entries = Entries()
         gone: set[Path] = set()
         again = True
         while again:  # Another process has merged files since they were listed: theirs is in the new one.
             again = False
-            for path in sorted({*self._path.glob("*.arrow")} - entries.tables.keys() - gone):
+            for path in sorted(self._listed() - entries.tables.keys() - gone):
                 try:
                     table = _read(path)
                 except FileNotFoundError:
                     gone.add(path)
                     again = True
+                except OSError as error:
+                    gone.add(path)
+                    _tell_unread(path, error)
                 except _DamagedError as error:
                     _set_aside(path, error)
                 else:
                     if table is not None:
                         entries.add(path, table)
         return entries
+
+    def _listed(self) -> set[Path]:
+        try:
+            return {self._path / name for name in os.listdir(self._path) if name.endswith(".arrow")}
+        except FileNotFoundError:
+            return set()
+        except OSError as error:
+            _tell_unread(self._path, error)
+            return set()
 
     def write(self, entries: Entries, new: Iterable[tuple[bytes, Kept]], used: Iterable[bytes]) -> None:
         """Add what is new and note what was used again.
@@ -176,14 +187,15 @@ class Folder:
             for some in _pieces(new):
                 for width, kept in _by_width(some).items():
                     self._put([_table(width, kept, [], now)])
-            if len(list(self._path.glob("*.arrow"))) > _MANY:
+            if len(self._listed()) > _MANY:
                 self._merge(now)
         except OSError as error:
             warnings.warn(f"documents could not be kept in {self._path}: {error}", UserWarning, stacklevel=2)
 
     def _merge(self, now: int) -> None:
         entries = self.read()
-        merged = {self._put(parts) for parts in entries.survivors(now - self._keep_seconds).values()}
+        since = now - self._keep_seconds - DAY  # Uses are noted within a day: what the run itself used stays.
+        merged = {self._put(parts) for parts in entries.survivors(since).values()}
         for path in entries.tables.keys() - merged:
             path.unlink(missing_ok=True)
         for path in self._path.glob("*.unfinished"):
@@ -221,11 +233,19 @@ class _DamagedError(Exception):
 
 
 def _read(path: Path) -> Table | None:
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError("it is not a file")
     with open(path, "rb") as file:
         if hashlib.file_digest(file, "sha256").hexdigest() != path.stem:
             raise _DamagedError("its bytes are not those that its name tells of")
     table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
     return table if table.schema.metadata == _FORMAT else None
+
+
+def _tell_unread(path: Path, error: OSError) -> None:
+    warnings.warn(
+        f"{path} can't be read ({error}): the documents it holds are computed again", UserWarning, stacklevel=4
+    )
 
 
 def _set_aside(path: Path, error: Exception) -> None:

@@ -26,30 +26,41 @@ class Made:
     nodes: Sequence[Any]
 
 
-def packed(made: Made) -> Kept | None:
-    """What is kept; None if anything can't be written so that it comes back as it was."""
-    packing = _Packing()
+def packed(made: Made, inputs: Sequence[Any]) -> Kept | None:
+    """What is kept; None if anything can't be written so that it comes back as it was.
+
+    Args:
+        made: What was made.
+        inputs: Of these. Lists and dicts in their metadata are theirs in the nodes' too, and are not written.
+    """
+    packing = _Packing(inputs)
     try:
         embeddings = [packing.vector(embedding) for embedding in made.embeddings]
         nodes = [packing.node(node) for node in made.nodes]
         state = {"embeddings": embeddings, "nodes": nodes, "infos": packing.infos, "set": list(packing.sets)}
-        return Kept(json.dumps(state), packing.vectors)
-    except _NotPlainError:
+        payload = json.dumps(state, ensure_ascii=False)
+        payload.encode()
+        return Kept(payload, packing.vectors)
+    except (_NotPlainError, RecursionError):
         return None
-    except ValueError:  # an integer of too many digits
+    except ValueError:  # an integer of too many digits, or a lone surrogate
         return None
 
 
-def unpacked(kept: Kept) -> Made:
-    """What was made, in objects of its own."""
+def unpacked(kept: Kept, inputs: Sequence[Any]) -> Made:
+    """What was made of inputs like these, in objects of its own but for what natively is the inputs'."""
     state = json.loads(kept.payload)
-    infos = [_with_state(RelatedNodeInfo, _info_fields(fields), names) for fields, names in state["infos"]]
+    infos = []
+    for fields, theirs, names in state["infos"]:
+        _put_back(fields["metadata"], theirs, inputs)
+        infos.append(_with_state(RelatedNodeInfo, _info_fields(fields), names))
 
     def related(number: Any) -> Any:
         return [infos[one] for one in number] if type(number) is list else infos[number]
 
     nodes = []
-    for fields, relationships, embedding, names in state["nodes"]:
+    for fields, theirs, relationships, embedding, names in state["nodes"]:
+        _put_back(fields["metadata"], theirs, inputs)
         fields["relationships"] = {NodeRelationship(name): related(number) for name, number in relationships}
         fields["embedding"] = None if embedding is None else kept.vectors[embedding]
         nodes.append(_with_state(TextNode, fields, state["set"][names].split()))
@@ -63,7 +74,13 @@ class _NotPlainError(Exception):
 class _Packing:
     """Writes nodes; what several of them hold in common, as native nodes do their source, is written once."""
 
-    def __init__(self) -> None:
+    def __init__(self, inputs: Sequence[Any]) -> None:
+        self._theirs = {
+            id(value): (number, name)
+            for number, node in enumerate(inputs)
+            for name, value in node.metadata.items()
+            if type(value) not in ATOMS
+        }
         self.vectors: list[list[float]] = []
         self.infos: list[Any] = []
         self.sets: dict[str, int] = {}
@@ -85,12 +102,13 @@ class _Packing:
         fields = node.__dict__.copy()
         relationships = fields["relationships"]
         fields["relationships"] = fields["embedding"] = None
+        theirs = self._taken_out(fields)
         _check_plain(fields)
         if type(relationships) is not dict or not {NodeRelationship}.issuperset(map(type, relationships)):
             raise _NotPlainError
         numbers = [(name.value, self._related(info)) for name, info in relationships.items()]
         names = self.sets.setdefault(" ".join(sorted(node.__pydantic_fields_set__)), len(self.sets))
-        return fields, numbers, self.vector(node.embedding), names
+        return fields, theirs, numbers, self.vector(node.embedding), names
 
     def _related(self, info: Any) -> Any:
         if type(info) is list:
@@ -102,10 +120,31 @@ class _Packing:
             fields = info.__dict__.copy()
             if type(fields["node_type"]) is ObjectType:
                 fields["node_type"] = [fields["node_type"].value]
+            theirs = self._taken_out(fields)
             _check_plain(fields)
             number = self._numbers[id(info)] = len(self.infos)
-            self.infos.append((fields, sorted(info.__pydantic_fields_set__)))
+            self.infos.append((fields, theirs, sorted(info.__pydantic_fields_set__)))
         return number
+
+    def _taken_out(self, fields: dict[str, Any]) -> list[Any]:
+        """Take the inputs' own lists and dicts out of metadata: where in it, of which input, by which name there."""
+        metadata = fields["metadata"]
+        if type(metadata) is not dict:
+            raise _NotPlainError
+        fields["metadata"] = plain = dict(metadata)
+        theirs = []
+        for name, value in metadata.items():
+            if type(value) not in ATOMS:
+                if id(value) not in self._theirs:  # Whose it is, and who else has it, can't be told.
+                    raise _NotPlainError
+                theirs.append((name, *self._theirs[id(value)]))
+                plain[name] = None
+        return theirs
+
+
+def _put_back(metadata: dict[str, Any], theirs: Sequence[Any], inputs: Sequence[Any]) -> None:
+    for name, number, given in theirs:
+        metadata[name] = inputs[number].metadata[given]
 
 
 def _check_plain(value: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,9 +11,9 @@ from typing import Any, TypeVar
 from llama_index.core.ingestion import IngestionPipeline
 
 from aaflow_plugins.executor import Executor
-from llama_index_aaflow.incremental_runs import Keeping, Prefix, prefix_of
+from llama_index_aaflow.incremental_runs import Alone, Keeping, Prefix, prefix_of, with_one_id
 from llama_index_aaflow.ingestion import Sooner, native_reason
-from llama_index_aaflow.native_classes import with_class
+from llama_index_aaflow.native_classes import found, with_class
 from llama_index_aaflow.transformations import sooner
 
 T = TypeVar("T")
@@ -32,19 +33,31 @@ def incremental(
     folder is named, and not `persist`ed with the pipeline: every run leaves it complete, and several processes may
     use it at once.
 
-    - Kept are the results of the first transformations, as far as each treats every document by itself: the node
-      parsers that `accelerate` knows, and embedding models, whose vectors are taken to depend on their text alone.
-      What follows (extractors, transformations of your own) is applied to all nodes, as natively.
-    - A document is the same if all its fields are, and if the transformations have the same settings and code, and
-      LlamaIndex the same version. Its id is one of the fields: give documents ids that last, as readers do that take
-      file names for ids. A model that changes behind its name is not noticed: take another folder.
+    - Kept are the results of the first transformations, as far as each treats every document by itself:
+      `SentenceSplitter`, `TokenTextSplitter`, `SentenceWindowNodeParser`, `MarkdownNodeParser`, and embedding models,
+      whose vectors are taken to depend on their text alone. What follows (other parsers, extractors, transformations of
+      your own) is applied to all nodes, as natively.
+    - A document is the same if all its fields are, and if the transformations are. Its id is one of the fields: give
+      documents ids that last, as readers do that take file names for ids.
+    - A parser is the same if its class and all its settings are, the code of functions included; a model if its class
+      and fields are, as the native cache tells them (by `str`, without the API key and addresses in memory). Classes
+      and functions of installed distributions are told by name and version, what somebody has put in place of
+      their methods by its code. Code of your own is told by all that it reaches: its compiled form, defaults,
+      closures, decorators, bases, attributes of classes, private attributes of a model, and globals, through functions,
+      classes and attributes of modules, by value or by code in turn. If any of that can't be told (an object, a file
+      that is opened, `eval`), a `ValueError` names it; make it a field of the model then, with a `str` that tells it
+      from others, or one with `exclude=True` if vectors do not depend on it. Not told are attributes looked up
+      by a name made at run time on installed modules, their settings, the environment, and what is behind a model's
+      name: if one of them changes, take another folder.
     - Callbacks, events and spans tell of what is computed. What was finished is kept if a later transformation fails.
     - The pipeline's own cache is asked only for what follows, `disable_cache` concerns it alone. Document stores
-      and vector stores see what they see natively. With `num_workers` each batch is a run of its own.
-    - Inputs that are neither `Document` nor `TextNode`, or whose metadata JSON can't hold as it is, are computed
-      each time; so are all where the inputs are not a list, hold a class of somebody's own, or where `run` is given
-      further arguments.
-    - Entries that no run has used for `keep_days` are dropped when files are merged, each 32 files or so.
+      and vector stores see what they see natively. With `num_workers` each batch is a run of its own; nothing is kept,
+      or taken, if several inputs have one id.
+    - Inputs that are neither `Document` nor `TextNode`, that hold themselves, lone surrogates or objects without a
+      value are computed each time; so are all where the inputs are not a list, hold a class of somebody's own, or
+      where `run` is given further arguments.
+    - Entries that no run has used for `keep_days`, and one more, are dropped when files are merged, each 32 or so.
+    - Of processes that compute a new document at the same time, each gives ids of its own; later runs find either's.
 
     Args:
         pipeline: Any `IngestionPipeline`, accelerated or not. It is not changed.
@@ -75,8 +88,25 @@ def incremental(
     if executor is None and accelerated:
         executor = given._executor
     keeping = Keeping(str(Path(folder).absolute()), keep_days)
-    made: T = with_class(given, Sooner.aaflow_class(native, executor, keeping))
+    made: T = with_class(given, _Incremental.aaflow_class(native, executor, keeping))
     return made
+
+
+class _Incremental(Sooner):
+    """What stands for an `IngestionPipeline`, and keeps what it makes."""
+
+    @classmethod
+    def aaflow_methods(cls, native: Any, executor: Executor | None, setting: Keeping | None) -> dict[str, Any]:
+        """Those of an accelerated one, and batches that know of one another."""
+        methods = super().aaflow_methods(native, executor, setting)
+        return {**methods, "_node_batcher": staticmethod(partial(_batches, found(native, "_node_batcher").__func__))}
+
+
+def _batches(batches: Any, num_batches: int, nodes: Any) -> Iterator[Any]:
+    """The native batches of `num_workers`, in which nothing is kept if inputs of one id may be in several."""
+    doubled = with_one_id(nodes)
+    for batch in batches(num_batches, nodes):
+        yield Alone(batch) if doubled else batch
 
 
 def kept_by_document(pipeline: Any) -> Iterator[dict[str, str]]:

@@ -19,8 +19,9 @@ from llama_index.core.schema import BaseNode, Document, MetadataMode, RelatedNod
 
 from aaflow_plugins.collector import paused_collector
 from aaflow_plugins.known_code import is_from
+from llama_index_aaflow.incremental_code import NoKeyError
 from llama_index_aaflow.incremental_files import Folder, Kept
-from llama_index_aaflow.incremental_keys import NoKeyError, digest, document_parts, transformation_key
+from llama_index_aaflow.incremental_keys import digest, document_parts, transformation_key
 from llama_index_aaflow.incremental_nodes import Made, packed, unpacked
 from llama_index_aaflow.ingestion_overlap import SETTINGS, parses_by_document
 from llama_index_aaflow.known_code import plain
@@ -154,6 +155,15 @@ def _units(nodes: Any, parses: bool) -> list[range] | None:
     return units
 
 
+def with_one_id(nodes: Sequence[Any]) -> bool:
+    """Whether any of the inputs have one id."""
+    return len({node.id_ for node in nodes}) < len(nodes)
+
+
+class Alone(list[Any]):
+    """Inputs of which nothing is kept: others of their ids are in another batch, and would get the same nodes."""
+
+
 def _is_of_schema(cls: type) -> bool:
     return cls.__module__ == BaseNode.__module__
 
@@ -256,12 +266,16 @@ class Run:
         known = [key for number, key in enumerate(self._keys) if key is not None and number not in parts]
         self._folder.write(self._entries, self._packed(parts), known)
 
+    def _unit(self, number: int) -> list[Any]:
+        return [self._inputs[index] for index in self._units[number]]
+
     def _packed(self, parts: dict[int, list[Any]]) -> Iterator[tuple[bytes, Kept]]:
         for number, nodes in parts.items():
             key = self._keys[number]
             if key is not None:
-                inputs = [self._inputs[index] for index in self._units[number]] if self._prefix.embeds_first else []
-                kept = packed(Made([node.embedding for node in inputs], nodes))
+                inputs = self._unit(number)
+                embeddings = [node.embedding for node in inputs] if self._prefix.embeds_first else []
+                kept = packed(Made(embeddings, nodes), inputs)
                 if kept is not None:
                     yield key, kept
 
@@ -270,7 +284,7 @@ class Run:
         known: dict[int, Sequence[Any]] = {}
         for number, key in enumerate(self._keys):
             if number not in parts and key is not None:
-                made = unpacked(self._entries.get(key))
+                made = unpacked(self._entries.get(key), self._unit(number))
                 for index, embedding in zip(self._units[number], made.embeddings, strict=False):
                     if embedding is not None:
                         self._inputs[index].embedding = embedding

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
+import math
+import os
 import pickle
 import signal
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
+import types
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +23,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from llama_index.core import MockEmbedding
+from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.ingestion import DocstoreStrategy, IngestionPipeline
 from llama_index.core.node_parser import (
     MarkdownNodeParser,
@@ -26,9 +33,18 @@ from llama_index.core.node_parser import (
     SimpleFileNodeParser,
     TokenTextSplitter,
 )
-from llama_index.core.schema import BaseNode, Document, ImageDocument, NodeRelationship, RelatedNodeInfo, TextNode
+from llama_index.core.schema import (
+    BaseNode,
+    Document,
+    ImageDocument,
+    NodeRelationship,
+    RelatedNodeInfo,
+    TextNode,
+    TransformComponent,
+)
 from llama_index.core.storage.docstore import SimpleDocumentStore
 from llama_index.core.vector_stores import SimpleVectorStore
+from pydantic import Field, PrivateAttr
 
 from aaflow_plugins.executor import Executor
 from benchmarks.openai_server import Connection
@@ -44,10 +60,10 @@ class Counting(Lengths):
     """Vectors that float32 does not hold; every text asked for is noted."""
 
     model_name: str = "counting"  # The native cache takes one model for another of the same name.
-    _asked: list[str] = []  # noqa: RUF012
+    asked: list[str] = Field(default_factory=list, exclude=True)  # no part of what the model is
 
     def _get_text_embedding(self, text: str) -> list[float]:
-        self._asked.append(text)
+        self.asked.append(text)
         return [len(text) / 3, -0.0]
 
 
@@ -155,7 +171,7 @@ def test_real_texts(tmp_path: Path, parser: Any) -> None:
     incremental(make(), tmp_path).run(documents=documents(real))
     real[3] += " One more sentence."
     ours = incremental(make(), tmp_path)
-    asked = ours.transformations[1]._asked
+    asked = ours.transformations[1].asked
     nodes = ours.run(documents=documents(real))
     changed = [node for node in nodes if node.ref_doc_id == "doc 3"]
     assert asked == [node.get_content(metadata_mode="embed") for node in changed]
@@ -255,7 +271,7 @@ def test_progress_arguments_and_workers(tmp_path: Path, capfd: pytest.CaptureFix
     elsewhere = _Elsewhere(None, type(pipeline)._setting)
     worker = pickle.loads(pickle.dumps(elsewhere.run_transformations))
     expected = visible(list(IngestionPipeline(transformations=steps).run(documents=list(given))))
-    asked = steps[1]._asked
+    asked = steps[1].asked
     for count in (len(asked), 0):
         asked.clear()
         assert visible(list(worker(list(given), steps))) == expected
@@ -264,7 +280,7 @@ def test_progress_arguments_and_workers(tmp_path: Path, capfd: pytest.CaptureFix
 
 def embedding_of_nobody() -> Counting:
     model = Counting()
-    model._asked = []
+    model.asked = []
     return model
 
 
@@ -275,7 +291,7 @@ def test_what_is_computed_again(tmp_path: Path) -> None:
         model = embedding_of_nobody()
         pipeline = incremental(IngestionPipeline(transformations=[*(steps or [splitter()]), model]), tmp_path)
         pipeline.run(documents=[Document(**{"text": "One sentence. " * 30, "id_": "a", **fields})])
-        return len(model._asked)
+        return len(model.asked)
 
     assert asked()
     assert not asked()
@@ -302,7 +318,10 @@ def test_what_is_computed_again(tmp_path: Path) -> None:
         assert asked(changed_steps)
         assert not asked(changed_steps)
     assert asked(metadata={"k": (1,)})
-    assert asked(metadata={"k": (1,)})
+    assert not asked(metadata={"k": (1,)})
+    for unknown in (object(), "\ud83d"):
+        assert asked(metadata={"k": unknown})
+        assert asked(metadata={"k": unknown})
 
 
 def _words(text: str) -> list[str]:
@@ -329,6 +348,180 @@ def test_the_code_of_a_model_is_part_of_its_key(tmp_path: Path) -> None:
     for factor in (2, 3):
         pipeline = incremental(IngestionPipeline(transformations=[model(factor)]), tmp_path)
         assert pipeline.run(nodes=[TextNode(text="four")])[0].embedding == [4.0 * factor]
+
+
+def _defined(source: str, **names: Any) -> dict[str, Any]:
+    """What a module of somebody's own defines."""
+    space = {"__name__": "__main__", "BaseEmbedding": BaseEmbedding, "functools": functools, "math": math, **names}
+    exec(textwrap.dedent(source), space)
+    return space
+
+
+REACHED = {
+    "a helper's helper": "def b(): return K\ndef a(): return b()\ndef reach(): return a()",
+    "a dict": "D = {'k': [K]}\ndef reach(): return D['k'][0]",
+    "a closure": "def make(k):\n    def reach(): return k\n    return reach\nreach = make(K)",
+    "a default": "def reach(k=K): return k",
+    "a keyword's default": "def reach(*, k=K): return k",
+    "a wrapper": """
+        def wrap(k):
+            def wrapping(function):
+                @functools.wraps(function)
+                def wrapper(): return k
+                return wrapper
+            return wrapping
+        @wrap(K)
+        def reach(): return 0
+    """,
+    "a class": "class H:\n    k = K\n    def get(self): return self.k\ndef reach(): return H().get()",
+    "a class's base": "class B:\n    k = K\nclass H(B): pass\ndef reach(): return H().k",
+    "an attribute of a function": "def reach(): return reach.k\nreach.k = K",
+    "an attribute of a module": "def reach(): return module.k",
+    "a partial function": "def f(k): return k\ng = functools.partial(f, K)\ndef reach(): return g()",
+    "a nested function": "def reach(): return (lambda: [K for _ in 'a'][0])()",
+    "a recursive function": "def reach(n=1): return reach(0) if n else K",
+    "installed code": "def reach(): return math.floor(K)",
+}
+
+MODEL = """
+class Model(BaseEmbedding):
+    def _get_text_embedding(self, text): return [float(reach())]
+    def _get_query_embedding(self, text): return [1.0]
+    async def _aget_query_embedding(self, text): return [1.0]
+"""
+
+
+@pytest.mark.parametrize("what", sorted(REACHED))
+def test_whatever_code_reaches_is_part_of_its_key(tmp_path: Path, what: str) -> None:
+    """A model and a tokenizer that come to other results by what they reach are others, and else the same."""
+    kept = []
+    for k in (1, 1, 3, 1):
+        module = types.ModuleType("of_somebody")
+        module.k = k
+        space = _defined(textwrap.dedent(REACHED[what]) + MODEL, K=k, module=module)
+        pipeline = incremental(IngestionPipeline(transformations=[space["Model"]()]), tmp_path / "model")
+        assert pipeline.run(documents=[Document(text="a", id_="a")])[0].embedding == [float(k)]
+        space = _defined(textwrap.dedent(REACHED[what]) + "\ndef cut(text): return text[::reach()]", K=k, module=module)
+
+        def make(cut: Any = space["cut"]) -> IngestionPipeline:
+            return IngestionPipeline(
+                transformations=[TokenTextSplitter(tokenizer=cut, chunk_size=90, id_func=numbered)]
+            )
+
+        given = documents(["One two three. " * 40])
+        ours = incremental(make(), tmp_path / "parser").run(documents=given)
+        assert visible(ours) == visible(make().run(documents=given))
+        kept.append((len(list((tmp_path / "model").iterdir())), len(list((tmp_path / "parser").iterdir()))))
+    assert kept == [(1, 1), (1, 1), (2, 2), (2, 2)]
+
+
+def test_what_cannot_be_told_of_code_is_named(tmp_path: Path) -> None:
+    """Objects, files, modules and names that are made up leave no key; a field of the model is one."""
+    module = types.ModuleType("of_somebody")
+    for source, name in (
+        ("T = object()\ndef reach(): return T", "reach: T: object"),
+        ("def reach(): return open('f').read()", "open reaches"),
+        ("def reach(): return eval('1')", "eval reaches"),
+        ("def reach(): return getattr(module, 'k')", "module: the module of_somebody"),
+        ("def reach():\n    import of_somebody", "reach imports of_somebody"),
+        ("def reach():\n    from . import re", "reach imports"),
+        ("def reach(): return module.nothing", "module.nothing is not defined"),
+        ("D = []\nD.append(D)\ndef reach(): return D", "holds others too deep"),
+    ):
+        space = _defined(textwrap.dedent(source) + MODEL, module=module)
+        with pytest.raises(ValueError, match=name):
+            incremental(IngestionPipeline(transformations=[space["Model"]()]), tmp_path)
+
+    class Holding(Lengths):
+        scale: float = 1.0
+        _held: Any = PrivateAttr(None)
+
+    for scale, held, files in ((1.0, None, 1), (2.0, None, 2), (2.0, [1], 3), (2.0, [1], 3)):
+        model = Holding(scale=scale)
+        model._held = held
+        incremental(IngestionPipeline(transformations=[model]), tmp_path / "held").run(documents=documents(["a"]))
+        assert len(list((tmp_path / "held").iterdir())) == files
+    model._held = object()
+    with pytest.raises(ValueError, match="its _held: object can't be told"):
+        incremental(IngestionPipeline(transformations=[model]), tmp_path)
+
+
+def test_a_method_that_was_put_in_place_of_an_installed_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def vector() -> Any:
+        pipeline = incremental(IngestionPipeline(transformations=[MockEmbedding(embed_dim=2)]), tmp_path)
+        return pipeline.run(documents=[Document(text="a", id_="a")])[0].embedding
+
+    assert vector() == vector() == [0.5, 0.5]
+    monkeypatch.setattr(MockEmbedding, "_get_text_embedding", lambda self, text: [7.0])
+    assert vector() == vector() == [7.0]
+
+
+def test_metadata_that_cannot_be_written(tmp_path: Path) -> None:
+    """What holds itself, or is nested deep, is computed each time; texts that differ in surrogates differ."""
+
+    def make() -> IngestionPipeline:
+        return IngestionPipeline(transformations=[splitter()], disable_cache=True)
+
+    itself: dict[str, Any] = {}
+    itself["self"] = itself
+    deep: list[Any] = []
+    for _ in range(600):
+        deep = [deep]
+    for held in (itself, deep):
+        for _ in range(2):
+            hidden = {"excluded_embed_metadata_keys": ["m"], "excluded_llm_metadata_keys": ["m"]}
+            given = [Document(text="x", id_="a", metadata={"m": held}, **hidden)]
+            assert len(incremental(make(), tmp_path).run(documents=given)) == len(make().run(documents=given)) == 1
+    for text in ("\ud83d\ude00", "\U0001f600", "\ud83d\ude00", "\U0001f600"):
+        for given in ([Document(text="x", metadata={"k": text}, id_="a")], [Document(text="x", id_=text)]):
+            assert ascii(_run(incremental(make(), tmp_path), given)) == ascii(_run(make(), given))
+
+
+def test_nested_metadata_is_shared_as_natively(tmp_path: Path) -> None:
+    """A list in a document's metadata is one object in all its nodes, and in what they relate to."""
+
+    class Appending(TransformComponent):
+        def __call__(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
+            for node in nodes:
+                node.metadata["tags"].append(node.get_content()[:3])
+            return nodes
+
+    def make() -> IngestionPipeline:
+        return IngestionPipeline(transformations=[splitter(chunk_size=90), Appending()], disable_cache=True)
+
+    def given() -> list[Document]:
+        return [Document(text="One two. " * 90, id_=name, metadata={"tags": ["a"], "n": 1}) for name in "ab"]
+
+    def told(pipeline: Any) -> Any:
+        inputs = given()
+        nodes = pipeline.run(documents=inputs)
+        infos = [info.metadata.get("tags") for node in nodes for info in node.relationships.values()]
+        lists = [*(one.metadata["tags"] for one in [*inputs, *nodes]), *infos]
+        return visible(nodes), visible(inputs), [[one is other for other in lists] for one in lists]
+
+    expected = told(make())
+    for _ in range(2):
+        assert told(incremental(make(), tmp_path)) == expected
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_one_document_in_two_batches_of_workers(tmp_path: Path, asynchronous: bool) -> None:
+    """Its nodes have ids of their own; documents that are there once are kept."""
+
+    def run(names: str) -> list[str]:
+        pipeline: Any = incremental(
+            IngestionPipeline(transformations=[SentenceSplitter(), MockEmbedding(embed_dim=2)]), tmp_path
+        )
+        given = [Document(text="x", id_=name) for name in names]
+        many = pipeline.arun(documents=given, num_workers=2) if asynchronous else None
+        nodes = asyncio.run(many) if many else pipeline.run(documents=given, num_workers=2)
+        return [node.node_id for node in nodes]
+
+    for _ in range(2):
+        assert len(set(run("aa"))) == 2
+    assert not tmp_path.exists() or not list(tmp_path.iterdir())
+    assert run("ab") == run("ab")
 
 
 def test_ids_are_those_given_first(tmp_path: Path) -> None:
@@ -375,9 +568,9 @@ def test_other_inputs(tmp_path: Path) -> None:
         steps = [splitter(chunk_size=60), embedding_of_nobody()]
         native = visible(list(IngestionPipeline(transformations=steps).run(nodes=given(*more))))
         for _ in range(2):
-            steps[1]._asked.clear()
+            steps[1].asked.clear()
             assert _run(incremental(IngestionPipeline(transformations=steps), tmp_path), given(*more)) == native
-        assert len(steps[1]._asked) == (1 if more else 0) if Mine not in map(type, more) else len(native)
+        assert len(steps[1].asked) == (1 if more else 0) if Mine not in map(type, more) else len(native)
 
 
 def test_pickling_copies_and_the_class(tmp_path: Path) -> None:
@@ -433,10 +626,10 @@ def test_a_failure_later_on_keeps_what_is_finished(tmp_path: Path) -> None:
     model = embedding_of_nobody()
     pipeline = incremental(IngestionPipeline(transformations=[splitter(), model, Failing()]), tmp_path)
     for asked in (True, False):
-        model._asked.clear()
+        model.asked.clear()
         with pytest.raises(LookupError, match="node 3"):
             pipeline.run(documents=documents(["One sentence. " * 300]))
-        assert bool(model._asked) is asked
+        assert bool(model.asked) is asked
 
 
 # -- the folder ------------------------------------------------------------------------------------------
@@ -507,6 +700,54 @@ def test_a_damaged_file_is_told_of_once_and_not_believed(tmp_path: Path, harm: s
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         assert run() == expected
+
+
+@pytest.mark.parametrize("what", ["folder", "loop", "pipe", "unreadable"])
+def test_what_cannot_be_read_is_told_of_and_left_alone(tmp_path: Path, what: str) -> None:
+    def run() -> Any:
+        return _run(incremental(IngestionPipeline(transformations=[splitter()]), tmp_path), documents(["One."]))
+
+    path = tmp_path / "a.arrow"
+    if what == "folder":
+        path.mkdir()
+    elif what == "loop":
+        path.symlink_to(path)
+    elif what == "pipe":
+        os.mkfifo(path)
+    elif os.geteuid() == 0:
+        pytest.skip("root reads all files")
+    else:
+        path.touch(0)
+    for _ in range(2):
+        with pytest.warns(UserWarning, match=r"a\.arrow can't be read"):
+            assert run() == _run(IngestionPipeline(transformations=[splitter()]), documents(["One."]))
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_folder_that_cannot_be_listed(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    pipeline = incremental(IngestionPipeline(transformations=[splitter()]), tmp_path / "loop")
+    with pytest.warns(UserWarning, match=r"loop can't be read"):
+        assert pipeline.run(documents=documents(["One."]))
+
+
+def test_an_entry_outlasts_its_last_use_though_uses_are_noted_daily(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.time()
+    folder = Folder(str(tmp_path), 2)
+    folder.write(folder.read(), [(_key("used"), Kept("1", []))], ())
+    monkeypatch.setattr(time, "time", lambda: now + 0.9 * DAY)
+    folder.write(folder.read(), [], [_key("used")])
+    monkeypatch.setattr(time, "time", lambda: now + 2.5 * DAY)
+    for number in range(40):
+        folder.write(folder.read(), [(_key(number), Kept("1", []))], ())
+    assert len(list(tmp_path.iterdir())) < 40
+    assert _key("used") in _held(folder)
+    monkeypatch.setattr(time, "time", lambda: now + 3.5 * DAY)
+    for number in range(40, 80):
+        folder.write(folder.read(), [(_key(number), Kept("1", []))], ())
+    assert _key("used") not in _held(folder)
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
