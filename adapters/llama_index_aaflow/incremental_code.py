@@ -159,7 +159,7 @@ class Telling:
         if kind is set or kind is frozenset:
             return {kind.__name__: sorted(json.dumps(self.written(item)) for item in value)}
         if isinstance(value, Enum):
-            return {"enum": [self.written(kind), value.name]}
+            return {"enum": [self.written(kind), value.name, self.written(value.value)]}
         if isinstance(value, BaseModel):
             if value.__pydantic_extra__ or value.__pydantic_private__:
                 raise NoKeyError(f"{kind.__name__} with attributes of its own")
