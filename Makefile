@@ -17,7 +17,7 @@ export PIP_NO_INPUT := 1
 unexport PYTHONPATH
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-wheel test-oldest test-pythons test-upstream test-chains test-mpi test-all lint format bench clean
+.PHONY: help demo test test-fast test-wheel test-oldest test-pythons test-upstream test-chains test-mpi test-benchmarks test-all lint format bench clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z][a-z-]*\):[^#]*## \(.*\)/make \1|\2/p' Makefile | while IFS='|' read -r target text; do \
@@ -26,8 +26,11 @@ help:  ## show this list
 demo: $(INSTALLED)  ## real text through LangChain and LlamaIndex, natively and accelerated: same results, and the times
 	@$(BIN)/aaflow demo $(ARGS)
 
-test: $(INSTALLED)  ## all tests but the upstream suites
-	@$(BIN)/python -m pytest $(ARGS)
+test: $(INSTALLED)  ## all tests but the upstream suites and some benchmarks' quick runs
+	@$(BIN)/python -m pytest -m "not benchmarks" $(ARGS)
+
+test-benchmarks: $(INSTALLED)  ## quick runs of the benchmarks that `make test` leaves out
+	@$(BIN)/python -m pytest -m benchmarks $(ARGS)
 
 test-fast: $(INSTALLED)  ## the tests that are not marked slow
 	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
@@ -60,7 +63,7 @@ test-chains: $(INSTALLED)  ## accelerated chains against native ones: 2,000 gene
 test-mpi: $(INSTALLED)  ## the engine between ranks, run at 1 to 4 of them, and what happens when one fails (part of make test)
 	@$(BIN)/python -m pytest tests/core/test_ranks.py $(ARGS)
 
-test-all: test lint test-wheel test-oldest test-pythons test-upstream test-chains  ## all of the above
+test-all: test lint test-wheel test-oldest test-pythons test-upstream test-chains test-benchmarks  ## all of the above
 
 bench: $(INSTALLED)  ## the benchmarks (two hours or more; ARGS="--quick" for a look)
 	@$(BIN)/python -m benchmarks all $(ARGS)

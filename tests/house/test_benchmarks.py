@@ -394,17 +394,21 @@ def test_every_job_of_vector_stores_has_identical_results(corpora: Corpora) -> N
     _agree(benchmark, [dataclasses.replace(case, parameters={**case.parameters, "rows": 200}) for case in cases])
 
 
+#: Beyond what CI has time for: `make test-benchmarks`.
+LONG = pytest.mark.benchmarks
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "only"),
     [
-        ("ingest-openai", ""),
-        ("single-calls", ""),
+        pytest.param("ingest-openai", "", marks=LONG),
+        pytest.param("single-calls", "", marks=LONG),
         ("rag", "64 at once, 500"),
-        ("two-llm-steps", ""),
-        ("agents", "1 agent"),
-        ("llama-ingest-openai", ""),
-        ("llama-queries", "simple"),
+        pytest.param("two-llm-steps", "", marks=LONG),
+        pytest.param("agents", "1 agent", marks=LONG),
+        pytest.param("llama-ingest-openai", "", marks=LONG),
+        pytest.param("llama-queries", "simple", marks=LONG),
         ("shuffle", "text"),
     ],
 )
