@@ -27,3 +27,15 @@ class RemoteCall:
     function: Callable[[pa.RecordBatch], pa.RecordBatch]
     unpack: Callable[[Any, pa.RecordBatch], Any]
     sample: Callable[[], bytes] | None = None
+
+
+def sample_of(embed: Callable[[list[str]], Any]) -> bytes:
+    """What tells a model from others: what it gives for a text, or raises.
+
+    Args:
+        embed: Embeds a list of texts.
+    """
+    try:
+        return repr(embed(["The same text for all ranks."])).encode()
+    except Exception as error:
+        return repr(error).encode()

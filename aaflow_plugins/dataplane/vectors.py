@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -18,7 +22,31 @@ def to_arrow(matrix: npt.NDArray[np.float32]) -> pa.FixedSizeListArray:
         raise ValueError(
             f"matrix must be a C-contiguous (n, d) float32 array with d > 0, not {matrix.dtype} {matrix.shape}"
         )
+    return fixed_lists(matrix)
+
+
+def fixed_lists(matrix: npt.NDArray[Any]) -> pa.FixedSizeListArray:
+    """View an `(n, d)` C-contiguous matrix of numbers, d > 0, as lists of d, without a copy."""
     return pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), matrix.shape[1])
+
+
+def exact_lists(rows: Sequence[Any]) -> pa.FixedSizeListArray:
+    """Lists of Python floats as `fixed_size_list<float64>`, which carries them bit for bit; `exact_matrix` reads it.
+
+    Raises:
+        TypeError: If a row is something else than a list of floats: it would not be the same when it comes back.
+        ValueError: If the rows are not of one length.
+    """
+    if set(map(type, rows)) != {list} or set(map(type, chain.from_iterable(rows))) != {float}:
+        raise TypeError("the rows are no lists of floats")
+    (_,) = set(map(len, rows))
+    return fixed_lists(np.array(rows))
+
+
+def exact_matrix(vectors: pa.FixedSizeListArray) -> npt.NDArray[np.float64]:
+    """The `(n, d)` float64 matrix of a whole column that `exact_lists` has made, without a copy."""
+    matrix: npt.NDArray[np.float64] = vectors.values.to_numpy().reshape(len(vectors), -1)
+    return matrix
 
 
 def to_numpy(vectors: pa.FixedSizeListArray) -> npt.NDArray[np.float32]:

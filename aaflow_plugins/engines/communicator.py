@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from aaflow_plugins.dataplane.vectors import to_arrow, to_numpy
-from aaflow_plugins.dataplane.wire import array_of, rows_of
+from aaflow_plugins.dataplane.vectors import fixed_lists, to_arrow, to_numpy
+from aaflow_plugins.dataplane.wire import rows_of
 
 Scores = npt.NDArray[np.float32]
 RowNumbers = npt.NDArray[np.int64]
@@ -188,7 +188,7 @@ class Communicator(ABC):
             less than k the rows are -1, and the scores infinitely bad.
         """
         queries, k = scores.shape
-        mine = {"score": to_arrow(scores.astype(np.float32)), "row": _rows_as_bytes(rows.astype(np.int64))}
+        mine = {"score": to_arrow(scores.astype(np.float32)), "row": fixed_lists(rows.astype(np.int64))}
         found = self.all_gather(pa.table(mine))
         all_scores = to_numpy(found["score"].combine_chunks()).reshape(self.size, queries, k)
         all_rows = rows_of(found["row"]).view(np.int64).reshape(self.size, queries, k)
@@ -208,11 +208,6 @@ class Communicator(ABC):
     @abstractmethod
     def _fail(self, error: BaseException) -> None:
         """Tell the others, unless it is they who told us."""
-
-
-def _rows_as_bytes(rows: RowNumbers) -> pa.Array:
-    held = np.ascontiguousarray(rows)
-    return array_of(held.view(np.uint8), pa.list_(pa.int64(), rows.shape[1]))
 
 
 def checked_keys(table: pa.Table, key: str) -> npt.NDArray[np.int64]:

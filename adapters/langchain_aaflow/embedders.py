@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Final
+from typing import Any
 
-import numpy as np
 import pyarrow as pa
 from langchain_core.embeddings import Embeddings
 
-from aaflow_plugins.dataplane.wire import array_of
+from aaflow_plugins.dataplane.vectors import exact_lists, exact_matrix
 from aaflow_plugins.embedding import Embedder, Request, Vectors, reject_nan, same_width, vectors_from_rows
-from aaflow_plugins.remote import RemoteCall
-
-#: Embedded by all ranks before they share work.
-_SAMPLE: Final = "The same text for all ranks."
+from aaflow_plugins.remote import RemoteCall, sample_of
 
 
 class NativeEmbedder(Embedder):
@@ -56,22 +52,11 @@ class NativeEmbedder(Embedder):
     @property
     def remote(self) -> RemoteCall | None:
         """Each rank asks its own embeddings, a batch at a time; all texts in one call are one rank's work."""
-        return RemoteCall(_texts, self._rows, _native_rows, self._sample)
-
-    def _sample(self) -> bytes:
-        """What the embeddings give for a text, or raise."""
-        try:
-            return repr(self.embeddings.embed_documents([_SAMPLE])).encode()
-        except Exception as error:
-            return repr(error).encode()
+        return RemoteCall(_texts, self._rows, _native_rows, lambda: sample_of(self.embeddings.embed_documents))
 
     def _rows(self, texts: pa.RecordBatch) -> pa.RecordBatch:
-        """What the native call returns for a column of texts, if Arrow carries it: lists of floats of one length."""
-        rows = self.embeddings.embed_documents(texts.column(0).to_pylist())
-        if set(map(type, rows)) != {list} or {type(value) for row in rows for value in row} != {float}:
-            raise TypeError(f"{self._name} returned something else than lists of floats")
-        (width,) = set(map(len, rows))
-        return pa.record_batch([array_of(np.array(rows).view(np.uint8), pa.list_(pa.float64(), width))], ["vector"])
+        """What the native call returns for a column of texts, if Arrow carries it."""
+        return pa.record_batch([exact_lists(self.embeddings.embed_documents(texts.column(0).to_pylist()))], ["vector"])
 
     def compose(self, batches: Iterable[Sequence[str]]) -> Iterator[Request]:
         """Group texts by `batch_size`; without one, wait for them all."""
@@ -178,8 +163,7 @@ def _texts(request: Request) -> pa.RecordBatch:
 
 
 def _native_rows(_: Request, vectors: pa.RecordBatch) -> Any:
-    column = vectors.column(0)
-    return column.values.to_numpy().reshape(len(column), -1).tolist()
+    return exact_matrix(vectors.column(0)).tolist()
 
 
 def _request(texts: list[str]) -> Request:

@@ -7,7 +7,6 @@ row by row, vector by vector. Ids of the store's own making are random, as they 
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sequence
@@ -23,7 +22,7 @@ from langchain_core.vectorstores import VectorStore
 from aaflow_plugins.dataplane.batch import Batch
 from aaflow_plugins.embedding import Embedder, Request
 from aaflow_plugins.engines.communicator import Communicator
-from aaflow_plugins.engines.tasks import TaskPool, lead_or_serve
+from aaflow_plugins.engines.tasks import TaskPool, digest_of, lead_or_serve
 from aaflow_plugins.executor import Executor
 from aaflow_plugins.operators import Operator
 from aaflow_plugins.plan import Plan
@@ -215,13 +214,7 @@ class _Job(Generic[S]):
 
     def _digest(self) -> bytes:
         """What tells this rank's texts from others; empty without any, or where only reading would tell."""
-        if not self._listed:
-            return b""
-        digest = hashlib.blake2b(digest_size=16)
-        for document in self._listed:
-            digest.update(b"%d " % len(document.page_content))
-            digest.update(document.page_content.encode("utf-8", "surrogatepass"))
-        return digest.digest()
+        return digest_of(document.page_content for document in self._listed or ())
 
     def run_at_once(self) -> S:
         """Without a plan: one step after the other."""

@@ -23,14 +23,14 @@ from llama_index.core.ingestion.pipeline import remove_unstable_values
 from llama_index.core.node_parser import NodeParser, SentenceSplitter, TokenTextSplitter
 from llama_index.core.schema import MetadataMode
 
-from aaflow_plugins.dataplane.wire import array_of
+from aaflow_plugins.dataplane.vectors import exact_lists, exact_matrix
 from aaflow_plugins.engines.communicator import Communicator
-from aaflow_plugins.engines.tasks import TaskPool, lead_or_serve
+from aaflow_plugins.engines.tasks import TaskPool, digest_of, lead_or_serve
 from aaflow_plugins.executor import Executor
 from aaflow_plugins.known_code import is_from
-from aaflow_plugins.remote import RemoteCall
+from aaflow_plugins.remote import RemoteCall, sample_of
 from llama_index_aaflow.embeddings import is_openai
-from llama_index_aaflow.fetched import Ahead, Fetched
+from llama_index_aaflow.fetched import Ahead, Fetched, lists
 from llama_index_aaflow.incremental_keys import NoKeyError, transformation_key
 from llama_index_aaflow.ingestion_overlap import (
     SETTINGS,
@@ -48,9 +48,6 @@ from llama_index_aaflow.transformations import sooner
 
 #: Texts of a task: batches are embedded one by one, but go together.
 _TEXTS: Final = 256
-
-#: Embedded by all ranks before they share work.
-_SAMPLE: Final = "The same text for all ranks."
 
 #: Methods of an embedding model that take a list of texts to the batches.
 _METHODS: Final = ("__call__", "get_text_embedding_batch", "_get_text_embeddings_cached")
@@ -139,7 +136,7 @@ class Help:
             settings.get("cache"), settings.get("cache_collection")
         ):
             parsing = Parsing(steps[0], steps[1], first.parse)
-            parsing.ahead = embedding.ahead = Ahead(steps[1], embedding.fetched(lambda: parsing.batches()))
+            parsing.ahead = embedding.ahead = Ahead(steps[1], embedding.fetched(parsing.batches()))
             shared[0] = parsing
         return native(shared)
 
@@ -257,14 +254,7 @@ class _Embedding:
 
     def __init__(self, embedding: Any) -> None:
         self._embedding = embedding
-        self.call = RemoteCall(self._pack, self._embed, self._unpack, self._sample)
-
-    def _sample(self) -> bytes:
-        """What the model gives for a text, or raises."""
-        try:
-            return repr(self._embedding._get_text_embeddings([_SAMPLE])).encode()
-        except Exception as error:
-            return repr(error).encode()
+        self.call = RemoteCall(self._pack, self._embed, self._unpack, lambda: sample_of(embedding._get_text_embeddings))
 
     def _pack(self, batches: list[list[str]]) -> pa.RecordBatch:
         texts = pa.array(list(chain.from_iterable(batches)), pa.large_utf8())
@@ -279,24 +269,11 @@ class _Embedding:
             rows += self._embedding._get_text_embeddings(texts[start:stop])
         if len(rows) != len(texts):
             raise ValueError(f"{len(rows)} vectors for {len(texts)} texts")
-        return pa.record_batch([_column(rows)], ["vector"])
+        return pa.record_batch([exact_lists(rows)], ["vector"])
 
     def _unpack(self, batches: list[list[str]], record: pa.RecordBatch) -> list[Fetched]:
-        column = record.column(0)
-        rows = iter(column.values.to_numpy().reshape(len(column), -1))
+        rows = iter(exact_matrix(record.column(0)))
         return [Fetched(batch, [next(rows) for _ in batch]) for batch in batches]
-
-
-def _column(rows: list[Any]) -> pa.Array:
-    """Lists of floats as a column.
-
-    Raises:
-        TypeError: If a row is something else, which it would not be when it has been sent.
-    """
-    if set(map(type, rows)) != {list} or set(map(type, chain.from_iterable(rows))) != {float}:
-        raise TypeError("the rows are no lists of floats")
-    (width,) = set(map(len, rows))
-    return array_of(np.array(rows).view(np.uint8), pa.list_(pa.float64(), width))
 
 
 class _SharedEmbedding:
@@ -319,22 +296,19 @@ class _SharedEmbedding:
         """Give nodes their vectors."""
         ahead = self.ahead
         if ahead is None or not ahead.complete:
-            ahead = Ahead(self._embedding, self.fetched(lambda: self._batches(nodes)))
+            ahead = Ahead(self._embedding, self.fetched(self._batches(nodes)))
         embedding = with_class(self._embedding, type(self._embedding))
 
         def rows_of(texts: list[str]) -> Any:
             rows = ahead.take(texts)
-            if rows is None:
-                return self._embedding._get_text_embeddings(texts)
-            # What waited did so in a quarter of the memory that lists take.
-            return [row.tolist() if type(row) is np.ndarray else row for row in rows]
+            return self._embedding._get_text_embeddings(texts) if rows is None else lists(rows)
 
         embedding.__dict__["_get_text_embeddings"] = rows_of
         return embedding(nodes, **kwargs)
 
-    def fetched(self, batches: Callable[[], Iterable[list[str]]]) -> Iterator[Fetched]:
+    def fetched(self, batches: Iterable[list[str]]) -> Iterator[Fetched]:
         """The replies for batches, in order."""
-        tasks = _together(batches())
+        tasks = _together(batches)
         return chain.from_iterable(self._pool.each(self._position, self._call, self._here, tasks))
 
     def _here(self, batches: list[list[str]]) -> list[Fetched]:
@@ -377,11 +351,5 @@ def _fingerprint(pipeline: Any) -> str:
 
 def _digest(documents: Any) -> bytes:
     """What tells documents from others by their texts; empty without any, or where looking would use them up."""
-    if not documents or not isinstance(documents, Collection):
-        return b""
-    digest = hashlib.blake2b(digest_size=16)
-    for document in documents:
-        text = document.get_content(metadata_mode=MetadataMode.NONE)
-        digest.update(b"%d " % len(text))
-        digest.update(text.encode("utf-8", "surrogatepass"))
-    return digest.digest()
+    once = documents is None or not isinstance(documents, Collection)
+    return digest_of(document.get_content(metadata_mode=MetadataMode.NONE) for document in (() if once else documents))

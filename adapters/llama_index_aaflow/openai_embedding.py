@@ -14,7 +14,6 @@ from contextvars import ContextVar
 from typing import Any, Final, TypeVar
 
 import llama_index.embeddings.openai.base as native_module
-import numpy as np
 from llama_index.core.base.embeddings import base as base_module
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.storage.kvstore import SimpleKVStore
@@ -27,7 +26,7 @@ from aaflow_plugins.concurrent_requests import send_each
 from aaflow_plugins.embedding import Embedder, Request, Vectors
 from aaflow_plugins.executor import Executor
 from aaflow_plugins.known_code import is_from
-from llama_index_aaflow.fetched import Ahead, Fetched
+from llama_index_aaflow.fetched import Ahead, Fetched, lists
 from llama_index_aaflow.known_code import plain
 from llama_index_aaflow.native_classes import StandsFor, found, overridden, sharing, with_class
 from openai_aaflow.replies import decode
@@ -120,23 +119,18 @@ class Sooner(StandsFor):
         """Embed the texts of one request."""
         ahead = _ahead.get()
         rows = ahead.take(texts) if ahead is not None and ahead.embedding is self else None
-        return _lists(self._fetch(texts) if rows is None else rows)
+        return lists(self._fetch(texts) if rows is None else rows)
 
     async def _aget_text_embeddings(self: Any, texts: list[str]) -> list[list[float]]:
         """Embed the texts of one request."""
         stand_in = _StandIn(self, _AsyncClient)
         async with _slots.get() or nullcontext():
             native: Any = OpenAIEmbedding._aget_text_embeddings
-            return _lists(await native(stand_in, texts))
+            return lists(await native(stand_in, texts))
 
     def _fetch(self: Any, texts: list[str]) -> list[Any]:
         native: Any = OpenAIEmbedding._get_text_embeddings
         return native(_StandIn(self, _Client), texts)  # type: ignore[no-any-return]
-
-
-def _lists(rows: list[Any]) -> list[list[float]]:
-    """Rows as natively: what waits to be asked for is kept as float32, in an eighth of the memory."""
-    return [row.tolist() if isinstance(row, np.ndarray) else row for row in rows]
 
 
 # -- requests made ahead of the native loop ---------------------------------------------------------------

@@ -118,7 +118,7 @@ def test_latencies_have_the_stated_distribution() -> None:
 
 def test_requests_wait_side_by_side_each_its_latency(openai_server: Connection) -> None:
     """And the server says what their latencies come to."""
-    latency = Latency("uniform", 100, 300)
+    latency = Latency("uniform", 400, 900)
     openai_server.configure(chat_latency=latency, record=True)
 
     async def at_once() -> float:

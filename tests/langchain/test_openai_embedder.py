@@ -195,12 +195,12 @@ def test_real_text_in_order(make: Make, openai_server: Connection, real_texts: l
 
 def test_concurrency_is_bounded_and_composition_is_lazy(make: Make, openai_server: Connection) -> None:
     """At most 16 requests at once unless said otherwise; a request is composed as soon as its texts are there."""
-    openai_server.configure(base_ms=90, item_ms=0)
+    openai_server.configure(base_ms=300, item_ms=0)
     fast = accelerate_embeddings(make(chunk_size=1))
     texts = [f"text {number}" for number in range(60)]
     fast.embed_documents(texts)
     assert openai_server.stats()["max_in_flight"] == 16
-    openai_server.configure(base_ms=90, item_ms=0)
+    openai_server.configure(base_ms=300, item_ms=0)
     asyncio.run(fast.aembed_documents(texts))
     assert openai_server.stats()["max_in_flight"] == 16
 
@@ -412,7 +412,7 @@ def test_ingestion_keeps_to_the_requests_that_an_accelerated_object_allows(
         assert embedder_for(unbounded).max_concurrency == 16
     documents = [Document(f"text {number} " * 100) for number in range(40)]
     for executor, in_flight in ((None, 2), (Executor(), 2), (Executor(max_concurrency=4), 4)):
-        openai_server.configure(base_ms=50, item_ms=0)
+        openai_server.configure(base_ms=100, item_ms=0)
         ingest(documents, splitter=None, embedding=fast, vectorstore=InMemoryVectorStore, executor=executor)
         assert openai_server.stats()["requests"] == 40
         assert openai_server.stats()["max_in_flight"] == in_flight

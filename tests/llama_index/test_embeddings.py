@@ -124,7 +124,7 @@ def test_requests_are_bounded(make: Make, openai_server: Connection) -> None:
     """16 at once in the blocking call, or as many as the executor says; asynchronous calls as natively."""
     texts = [str(i) for i in range(60)]
     for executor, expected, count in ((None, 16, 60), (Executor(max_concurrency=3), 3, 15)):
-        openai_server.configure(base_ms=60)
+        openai_server.configure(base_ms=300)
         accelerate(make(embed_batch_size=1), executor=executor).get_text_embedding_batch(texts[:count])
         assert openai_server.stats()["max_in_flight"] == expected
     for workers, executor, most, count in (
@@ -132,7 +132,7 @@ def test_requests_are_bounded(make: Make, openai_server: Connection) -> None:
         (5, None, 5, 15),
         (None, Executor(max_concurrency=3), 3, 15),
     ):
-        openai_server.configure(base_ms=100)
+        openai_server.configure(base_ms=600)
         fast = accelerate(make(embed_batch_size=1, num_workers=workers), executor=executor)
         asyncio.run(fast.aget_text_embedding_batch(texts[:count]))
         in_flight = openai_server.stats()["max_in_flight"]

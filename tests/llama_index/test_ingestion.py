@@ -435,7 +435,7 @@ def test_it_is_the_native_object_to_everybody(openai_server: Connection) -> None
     assert fast.transformations == native.transformations
     assert fast.docstore is native.docstore
     assert fast.model_dump(exclude={"cache", "docstore"}) == native.model_dump(exclude={"cache", "docstore"})
-    openai_server.configure(base_ms=30)
+    openai_server.configure(base_ms=200)
     fast.run(documents=documents(["One sentence. " * 300]))
     assert openai_server.stats()["max_in_flight"] == 3
     assert model._client is not None  # the user's own object has the connections, as natively

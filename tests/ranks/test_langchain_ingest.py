@@ -89,14 +89,12 @@ def assert_same(ranks: Communicator, source: Any, batch_size: int | None = 16, *
 
 @pytest.mark.parametrize("splitter", SPLITTERS.values(), ids=SPLITTERS)
 def test_the_store_of_one_process(ranks: Communicator, splitter: Any) -> None:
-    several(ranks)
     given = documents(60, 300)
     assert_same(ranks, lambda: given, splitter=splitter(), embedding=Hashed(), vectorstore=FAISS)
 
 
 @pytest.mark.parametrize("batch_size", [None, 16])
 def test_a_store_of_lists(ranks: Communicator, batch_size: int | None) -> None:
-    several(ranks)
     given = documents(60, 300)
     splitter = SPLITTERS["recursive"]()
     assert_same(
@@ -106,21 +104,18 @@ def test_a_store_of_lists(ranks: Communicator, batch_size: int | None) -> None:
 
 @pytest.mark.parametrize("shape", [(1, 40_000), (3, 5), (1, 1)], ids=str)
 def test_few_documents(ranks: Communicator, shape: tuple[int, int]) -> None:
-    several(ranks)
     given = documents(*shape)
     assert_same(ranks, lambda: given, splitter=SPLITTERS["recursive"](), embedding=Hashed(), vectorstore=FAISS)
 
 
 def test_text_that_does_not_travel(ranks: Communicator) -> None:
     """Lone surrogates have no UTF-8, and other numbers than floats no place in a column of floats."""
-    several(ranks)
     given = [*documents(20, 300), Document(page_content="a lone \ud800 surrogate")]
     assert_same(ranks, lambda: given, splitter=None, embedding=Hashed(), vectorstore=InMemoryVectorStore)
     assert_same(ranks, lambda: given, splitter=None, embedding=Hashed(int), vectorstore=InMemoryVectorStore)
 
 
 def test_documents_at_rank_0_alone(ranks: Communicator) -> None:
-    several(ranks)
     given = documents(60, 300)
     splitter = SPLITTERS["recursive"]()
     settings = {"splitter": splitter, "embedding": Hashed(), "vectorstore": FAISS}
@@ -131,7 +126,6 @@ def test_documents_at_rank_0_alone(ranks: Communicator) -> None:
 
 
 def test_an_iterator_is_read_at_rank_0(ranks: Communicator) -> None:
-    several(ranks)
     read: list[int] = []
 
     def source() -> Iterator[Document]:
@@ -150,7 +144,6 @@ def test_an_iterator_is_read_at_rank_0(ranks: Communicator) -> None:
 
 
 def test_all_ranks_take_part(ranks: Communicator) -> None:
-    several(ranks)
     embedding = Hashed()
     executor = Executor(engine="mpi", batch_size=4)
     ingest(documents(200, 300), splitter=None, embedding=embedding, vectorstore=FAISS, executor=executor)
@@ -160,7 +153,6 @@ def test_all_ranks_take_part(ranks: Communicator) -> None:
 
 
 def test_a_native_error_is_rank_0s(ranks: Communicator) -> None:
-    several(ranks)
     given = documents(60, 300)
     given[40].page_content += " poison"
     store = InMemoryVectorStore(Hashed(bad="poison"))
@@ -176,7 +168,6 @@ def test_a_native_error_is_rank_0s(ranks: Communicator) -> None:
 
 
 def test_other_documents_than_rank_0s(ranks: Communicator) -> None:
-    several(ranks)
     with pytest.raises(RankError, match="rank 1 has other data than rank 0"):
         ingest(
             documents(5 + ranks.rank, 30),
@@ -188,7 +179,6 @@ def test_other_documents_than_rank_0s(ranks: Communicator) -> None:
 
 
 def test_other_settings_than_rank_0s(ranks: Communicator) -> None:
-    several(ranks)
     splitter = RecursiveCharacterTextSplitter(chunk_size=200 + ranks.rank, chunk_overlap=20)
     with pytest.raises(RankError, match="rank 1 runs something else"):
         ingest(
@@ -210,7 +200,6 @@ class Seeded(Hashed):
 
 
 def test_embeddings_that_differ_from_rank_0s(ranks: Communicator) -> None:
-    several(ranks)
     embedding = Seeded()
     embedding.seed = ranks.rank
     with pytest.raises(RankError, match="rank 1 gives a text other vectors than rank 0"):
@@ -218,7 +207,6 @@ def test_embeddings_that_differ_from_rank_0s(ranks: Communicator) -> None:
 
 
 def test_a_call_within_a_call_is_rank_0s_alone(ranks: Communicator) -> None:
-    several(ranks)
 
     def source() -> Iterator[Document]:
         yield from documents(5, 30)
@@ -236,7 +224,6 @@ def test_a_call_within_a_call_is_rank_0s_alone(ranks: Communicator) -> None:
 
 
 def test_calls_of_one_process_take_turns(ranks: Communicator) -> None:
-    several(ranks)
     with ranks.together("outer"):
         refused: list[BaseException] = []
 
@@ -259,7 +246,6 @@ def test_calls_of_one_process_take_turns(ranks: Communicator) -> None:
 
 
 def test_what_a_rank_starts_is_no_rank(ranks: Communicator) -> None:
-    several(ranks)
     code = (
         "from aaflow_plugins import Executor; from aaflow_plugins.plugins import ranks_of\n"
         "assert ranks_of(Executor()).name == 'local'\n"
@@ -270,11 +256,6 @@ def test_what_a_rank_starts_is_no_rank(ranks: Communicator) -> None:
     assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0
     # The ranks are as they were.
     assert_same(ranks, lambda: documents(9, 9), splitter=None, embedding=Hashed(), vectorstore=FAISS)
-
-
-def several(ranks: Communicator) -> None:
-    if ranks.size == 1:
-        pytest.skip("one rank runs no tasks")
 
 
 def ranks_calls(ranks: Communicator, calls: int) -> list[int]:

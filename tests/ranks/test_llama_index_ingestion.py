@@ -114,12 +114,10 @@ def assert_same(ranks: Communicator, make: Any, given: list[Document], runs: int
 
 @pytest.mark.parametrize("steps", STEPS.values(), ids=STEPS)
 def test_the_nodes_of_one_process(ranks: Communicator, steps: Any) -> None:
-    several(ranks)
     assert_same(ranks, lambda: IngestionPipeline(transformations=steps()), documents(40, 150))
 
 
 def test_stores_and_cache(ranks: Communicator) -> None:
-    several(ranks)
 
     def make() -> IngestionPipeline:
         return IngestionPipeline(
@@ -135,19 +133,16 @@ def test_stores_and_cache(ranks: Communicator) -> None:
 
 @pytest.mark.parametrize("shape", [(1, 10_000), (2, 3), (0, 0)], ids=str)
 def test_few_documents(ranks: Communicator, shape: tuple[int, int]) -> None:
-    several(ranks)
     assert_same(ranks, lambda: IngestionPipeline(transformations=[sentences(), Hashed()]), documents(*shape))
 
 
 def test_text_that_does_not_travel(ranks: Communicator) -> None:
-    several(ranks)
     given = [*documents(9, 300), Document(text="A lone \ud800 surrogate. " * 50, id_="s")]
     make = lambda: IngestionPipeline(transformations=[Hashed()], disable_cache=True)  # noqa: E731
     assert_same(ranks, make, given)
 
 
 def test_all_ranks_take_part(ranks: Communicator) -> None:
-    several(ranks)
     embedding = Hashed()
     pipeline = accelerate(IngestionPipeline(transformations=[embedding]), executor=Executor(engine="mpi"))
     pipeline.run(documents=documents(600, 20))
@@ -158,7 +153,6 @@ def test_all_ranks_take_part(ranks: Communicator) -> None:
 
 
 def test_a_native_error_is_rank_0s(ranks: Communicator) -> None:
-    several(ranks)
     given = documents(60, 300)
     given[40].text_resource.text += " poison"  # type: ignore[union-attr, operator]
     pipeline = accelerate(
@@ -171,7 +165,6 @@ def test_a_native_error_is_rank_0s(ranks: Communicator) -> None:
 
 
 def test_what_has_to_be_alike(ranks: Communicator) -> None:
-    several(ranks)
     splitter = SentenceSplitter(chunk_size=60 + ranks.rank, chunk_overlap=10)
     other = accelerate(IngestionPipeline(transformations=[splitter]), executor=Executor(engine="mpi"))
     with pytest.raises(RankError, match="rank 1 runs something else"):
@@ -185,12 +178,6 @@ def test_what_has_to_be_alike(ranks: Communicator) -> None:
 
 
 def test_documents_that_are_read_once(ranks: Communicator) -> None:
-    several(ranks)
     pipeline = accelerate(IngestionPipeline(transformations=[sentences()]), executor=Executor(engine="mpi"))
     nodes = pipeline.run(documents=iter(documents(3, 9)))
     assert len(nodes) == (0 if ranks.rank else len(sentences().get_nodes_from_documents(documents(3, 9))))
-
-
-def several(ranks: Communicator) -> None:
-    if ranks.size == 1:
-        pytest.skip("one rank runs no tasks")
