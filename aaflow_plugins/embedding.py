@@ -89,6 +89,14 @@ class Embedder(ABC):
         return False
 
     @property
+    def texts_a_request(self) -> int | None:
+        """Texts of each request but the last, where their number alone decides the requests.
+
+        Several ranks can then compose the requests of one process; None where each can compose its own only.
+        """
+        return None
+
+    @property
     def remote(self) -> RemoteCall | None:
         """How another rank, which has embeddings of its own, sends a request; None where all are sent from here."""
         return None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import copy
 import itertools
 import threading
 import time
@@ -19,20 +20,23 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from aaflow_plugins.background import background_loop
+from aaflow_plugins.engines.communicator import Communicator
 from aaflow_plugins.engines.tasks import TaskPool
 from aaflow_plugins.operators import Embed, Load, MapStage, Operator, Resource, Split, Stage, StoppedError, StreamStage
 from aaflow_plugins.plan import Plan
 from aaflow_plugins.progress import Progress, ProgressCallback
 from aaflow_plugins.report import OperatorReport, Report, Span, covered_seconds
 from aaflow_plugins.scheduler import Resources, Schedule, Sizes, Step, batches, check_count, schedule
+from aaflow_plugins.shards import share_of
 from aaflow_plugins.threads import await_threads
 from aaflow_plugins.worker import RemoteStage, unpicklable
 
 T = TypeVar("T")
 _END: Any = object()
+_GATHER: Final = ("root", "all", "shards")
 _runs = itertools.count(1)
 
 
@@ -44,6 +48,8 @@ class Executor:
         batch_size: Texts a model call, for embedders without a grouping of their own; None keeps the native one.
         progress: Called in the driving thread whenever an operator has handed a batch on.
         engine: Whose ranks take part.
+        gather: Where the results of several ranks are.
+        partitioned: Whether each rank brings documents of its own.
         report: The report of the run that ended last, or None.
     """
 
@@ -56,6 +62,8 @@ class Executor:
         memory_limit: int = Resources.memory_limit,
         progress: ProgressCallback | None = None,
         engine: str = "auto",
+        gather: str = "root",
+        partitioned: bool = False,
     ) -> None:
         """Set up; nothing is started.
 
@@ -70,10 +78,14 @@ class Executor:
             engine: "local": this process by itself. "mpi": all ranks of the job that `mpirun`, `srun` or
                 `aaflow launch` has started; each makes the same calls. "auto": "mpi" in a job of several ranks, else
                 "local". Or the name of an engine that a plug-in brings.
+            gather: Where the results of an ingestion on several ranks are. "root": at rank 0, which leads. "all": each
+                rank has them all. "shards": each rank keeps those of its own block of the documents.
+            partitioned: Whether the documents are spread already, each rank being given its own; else all ranks are
+                given the same. Not for "root".
 
         Raises:
-            TypeError: If a number is not an int; the message names the argument.
-            ValueError: If a number is out of range; the message names the argument.
+            TypeError: If a number is not an int, or `partitioned` no bool; the message names the argument.
+            ValueError: If a number is out of range, or `gather` not known; the message names the argument.
         """
         if batch_size is not None:
             check_count("batch_size", batch_size, 1)
@@ -81,6 +93,14 @@ class Executor:
         self.batch_size = batch_size
         self.progress = progress
         self.engine = engine
+        if gather not in _GATHER:
+            raise ValueError(f"gather must be one of {', '.join(map(repr, _GATHER))}, not {gather!r}")
+        if not isinstance(partitioned, bool):
+            raise TypeError(f"partitioned must be True or False, not {partitioned!r}")
+        if partitioned and gather == "root":
+            raise ValueError("partitioned: rank 0, which leads, has all documents; give gather='shards' or 'all'")
+        self.gather = gather
+        self.partitioned = partitioned
         self.report: Report | None = None
 
     def __repr__(self) -> str:
@@ -89,6 +109,17 @@ class Executor:
     def __getstate__(self) -> dict[str, Any]:
         # A callback or a report of a past run need not be picklable, and has no meaning elsewhere.
         return {**self.__dict__, "progress": None, "report": None}
+
+    def of_rank(self, ranks: Communicator) -> Executor:
+        """What this executor's settings mean for one rank: its share of the model calls in flight, and no other rank.
+
+        Its report is not this one's.
+        """
+        own = copy.copy(self)
+        bound = self.resources.max_concurrency
+        own.resources = replace(self.resources, max_concurrency=bound and share_of(bound, ranks))
+        own.engine, own.gather, own.partitioned = "local", "root", False
+        return own
 
     def schedule(self, plan: Plan, sizes: Sizes | None = None) -> Schedule:
         """The schedule that `run` would follow."""

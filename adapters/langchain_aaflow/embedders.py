@@ -43,6 +43,11 @@ class NativeEmbedder(Embedder):
         """Without a batch size, all texts are one call."""
         return self.batch_size is None
 
+    @property
+    def texts_a_request(self) -> int | None:
+        """As `batch_size` says."""
+        return self.batch_size
+
     def describe(self) -> str:
         """One line for `explain()`."""
         size = "all texts" if self.batch_size is None else f"{self.batch_size} texts"

@@ -42,6 +42,11 @@ class WordLlamaEmbedder(Embedder):
         """One line for `explain()`."""
         return f"WordLlama, {self._TEXTS} texts a call, float32 matrix as it is"
 
+    @property
+    def texts_a_request(self) -> int | None:
+        """512."""
+        return self._TEXTS
+
     def compose(self, batches: Iterable[Sequence[str]]) -> Iterator[Request]:
         """Group texts by 512."""
         held: list[str] = []
