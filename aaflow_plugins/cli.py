@@ -1,4 +1,4 @@
-"""The command `aaflow`: demo, compare, explain, doctor, launch."""
+"""The command `aaflow`: demo, compare, explain, plan, doctor, launch."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ from aaflow_plugins import corpus, plugins
 from aaflow_plugins.comparison import Comparison, Outcome, compare, summary
 from aaflow_plugins.demonstration import Demo
 from aaflow_plugins.engines.launching import launch_command
+from aaflow_plugins.prediction import Cluster, Network, costs_of, predict
+from aaflow_plugins.prediction_tables import assumptions, costs_table, predictions_table
+from aaflow_plugins.report import Report
 
 app = typer.Typer(
     help="Runs LangChain and LlamaIndex pipelines faster with identical results.",
@@ -122,6 +125,43 @@ def explain(target: ObjectArgument, debug: DebugOption = False) -> None:
         console.print(plan.explain(schedule), highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
+@app.command(name="plan")
+def plan_command(
+    reports: Annotated[
+        list[Path], typer.Argument(help="What `executor.report.to_json()` said of runs in one process.")
+    ],
+    ranks: Annotated[str, typer.Option(help="How many ranks; 2,4,...,2048 goes on as it begins.")] = "1,2,4,8",
+    items: Annotated[int | None, typer.Option(help="Documents. Default: as many as were measured.")] = None,
+    weak: Annotated[bool, typer.Option("--weak", help="So many documents on each rank, not in all.")] = False,
+    gather: Annotated[str, typer.Option(help="root: rank 0 leads. shards: each rank works and stores by itself.")] = (
+        "shards"
+    ),
+    batch: Annotated[int | None, typer.Option(min=1, help="Items a request. Default: as measured.")] = None,
+    cores: Annotated[float, typer.Option(help="Cores of a node.")] = float(os.cpu_count() or 1),
+    ranks_a_node: Annotated[int | None, typer.Option(help="Ranks of a node. Default: one a core.")] = None,
+    max_concurrency: Annotated[
+        int | None, typer.Option(help="Model calls answered at once, for all. Default: as measured, on each rank.")
+    ] = None,
+    latency: Annotated[float, typer.Option(help="Microseconds of a message on its way.")] = Network.latency * 1e6,
+    bandwidth: Annotated[float, typer.Option(help="Gbit/s between nodes.")] = Network.bandwidth * 8e-9,
+    overhead: Annotated[float, typer.Option(help="Microseconds a message costs each side.")] = Network.overhead * 1e6,
+    debug: DebugOption = False,
+) -> None:
+    """Predict, from runs measured in one process, times, memory and efficiency on many ranks before anything runs."""
+    with _errors(debug):
+        measured = [Report.from_json(path.read_text(encoding="utf-8")) for path in reports]
+        network = Network(latency * 1e-6, bandwidth * 1.25e8, overhead * 1e-6)
+        cluster = Cluster(cores, ranks_a_node or max(1, int(cores)), max_concurrency, network)
+        costs = costs_of(measured, batch)
+        predictions = [
+            predict(costs, each, cluster, items=(items or costs.items) * (each if weak else 1), gather=gather)
+            for each in _counts(ranks)
+        ]
+        console.print(costs_table(costs))
+        console.print(predictions_table(costs, predictions, gather))
+        _plain(assumptions(costs, cluster))
+
+
 @app.command()
 def doctor(debug: DebugOption = False) -> None:
     """Show versions found, plug-ins and fast paths, what is missing, and the command that installs it."""
@@ -202,6 +242,29 @@ class _errors:
         line = f"error: {name}{text[0] if text else ''} (--debug shows more)"
         progress_console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1) from error
+
+
+def _counts(text: str) -> list[int]:
+    """Numbers of ranks from `2,4,...,2048`."""
+    try:
+        counts: list[int] = []
+        words = text.split(",")
+        for position, word in enumerate(words):
+            if word.strip() != "...":
+                counts.append(int(word))
+                continue
+            before, last, end = counts[-2], counts[-1], int(words[position + 1])
+            if last <= before or before < 1:
+                raise ValueError
+            grows = last % before == 0
+            while (following := last * last // before if grows else 2 * last - before) < end:
+                before, last = last, following
+                counts.append(last)
+        if min(counts) < 1:
+            raise ValueError
+    except (ValueError, IndexError):
+        raise UserError(f"--ranks {text}: numbers like 1,2,4 or 2,4,...,2048") from None
+    return counts
 
 
 def _plain(text: str) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -23,6 +25,33 @@ class Span:
 
 
 @dataclass
+class Calls:
+    """Sums over model calls: enough to tell what a call costs from what each of its items costs.
+
+    Attributes:
+        count: Calls.
+        items: Items of all calls.
+        seconds: Time of all calls.
+        items_squared: Sum of the squares of the calls' items.
+        items_seconds: Sum of each call's items times its seconds.
+    """
+
+    count: int = 0
+    items: int = 0
+    seconds: float = 0.0
+    items_squared: int = 0
+    items_seconds: float = 0.0
+
+    def add(self, items: int, seconds: float) -> None:
+        """Note a call."""
+        self.count += 1
+        self.items += items
+        self.seconds += seconds
+        self.items_squared += items * items
+        self.items_seconds += items * seconds
+
+
+@dataclass
 class OperatorReport:
     """What one operator did.
 
@@ -36,6 +65,7 @@ class OperatorReport:
         waiting_seconds: Time the driver waited for it.
         bytes_copied: Bytes copied to make its batches.
         peak_in_flight: Most items begun and not yet handed on.
+        calls: Its model calls.
     """
 
     kind: str
@@ -47,6 +77,7 @@ class OperatorReport:
     waiting_seconds: float = 0.0
     bytes_copied: int = 0
     peak_in_flight: int = 0
+    calls: Calls = field(default_factory=Calls)
 
 
 @dataclass
@@ -60,6 +91,7 @@ class Report:
         cpu_seconds: CPU time of this process meanwhile, all threads.
         model_seconds: Time in which at least one model call was under way; 0 where that is not timed.
         in_flight_bytes: The schedule's memory bound.
+        grown_bytes: What the process's resident memory had grown by at the end; 0 where that is not known.
         notes: What did not go as planned (a fall-back taken, for example).
         spans: Work by lane, for the timeline.
     """
@@ -70,6 +102,7 @@ class Report:
     cpu_seconds: float = 0.0
     model_seconds: float = 0.0
     in_flight_bytes: int = 0
+    grown_bytes: int = 0
     notes: list[str] = field(default_factory=list)
     spans: list[Span] = field(default_factory=list)
 
@@ -90,6 +123,24 @@ class Report:
         content["framework_share"] = self.framework_share
         content["bytes_copied"] = self.bytes_copied
         return json.dumps(content, indent=2)
+
+    @classmethod
+    def from_json(cls, text: str) -> Report:
+        """The report that `to_json` wrote, without the spans.
+
+        Raises:
+            ValueError: If it is none.
+        """
+        try:
+            content: dict[str, Any] = json.loads(text)
+            operators = [
+                OperatorReport(**{**each, "calls": Calls(**each.get("calls", {}))}) for each in content.pop("operators")
+            ]
+            for derived in ("framework_share", "bytes_copied"):
+                content.pop(derived, None)
+            return cls(operators, **content)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"this is no report as `Report.to_json` writes it: {error!r}") from error
 
     def table(self) -> Table:
         """The report as a table for `rich`."""
@@ -148,6 +199,15 @@ class Report:
             for span in self.spans
         ]
         Path(path).write_text(json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}), encoding="utf-8")
+
+
+def resident_bytes() -> int:
+    """Resident memory of this process; 0 where the system doesn't say."""
+    try:
+        pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 def covered_seconds(intervals: Iterable[tuple[float, float]]) -> float:

@@ -1,0 +1,365 @@
+"""What a plan that was measured in one process would take on many ranks. Everything here is predicted.
+
+A stage takes T = N·alpha/(b·P) + N·beta/P + Ω, with N items, b of them a request, P at work side by side, alpha what a
+request costs, beta what an item costs and Ω what the framework costs (AAFLOW, arXiv 2605.02162). All of them come from
+reports of runs on this machine. Here P is what can really be at work: cores for what computes, calls that are answered
+at once for what waits; and shares are whole requests. Messages cost what LogGP says (Alexandrov, Ionescu, Schauser and
+Scheiman, SPAA 1995).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import ceil
+from typing import Final
+
+from aaflow_plugins.report import Calls, Report
+
+#: What rank 0 does by itself where it leads.
+_LED: Final = frozenset({"load", "upsert"})
+
+#: Agreements of all ranks in a run over shards: begin, plan, documents, end, and two for each of three exchanges.
+_AGREEMENTS: Final = 10
+#: Exchanges of all with all: how many texts, texts across blocks, their vectors.
+_EXCHANGES: Final = 3
+#: Bytes that an exchange sends to a rank for which it has nothing.
+_NOTHING: Final = 512
+
+
+@dataclass(frozen=True)
+class Network:
+    """LogGP's parameters; its gap between messages is taken to be no longer than the overhead.
+
+    The defaults are assumptions: a 10 Gbit/s network, and messages that Python code sends.
+
+    Attributes:
+        latency: L, seconds on the way.
+        bandwidth: 1/G, bytes a second.
+        overhead: o, seconds that a message costs its sender, and again its receiver.
+    """
+
+    latency: float = 20e-6
+    bandwidth: float = 1.25e9
+    overhead: float = 20e-6
+
+    def message(self, size: float) -> float:
+        """Seconds until a message has arrived: o + size·G + L + o."""
+        return 2 * self.overhead + self.latency + size / self.bandwidth
+
+    def agreement(self, ranks: int) -> float:
+        """Seconds until all ranks know that all agree: a few bytes up a binary tree and down again."""
+        return 2 * (ranks - 1).bit_length() * self.message(64)
+
+    def exchange(self, ranks: int, size: float) -> float:
+        """Seconds in which a rank sends `size` bytes to one other, and next to nothing to each of the rest."""
+        if ranks == 1:
+            return 0.0
+        each = 2 * self.overhead + _NOTHING / self.bandwidth
+        return (ranks - 1) * each + self.latency + size / self.bandwidth
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Where the ranks run.
+
+    Attributes:
+        cores: Cores of a node; a fraction where cores side by side are slower than one alone.
+        ranks_a_node: Ranks of a node.
+        max_concurrency: Model calls that are answered at once, for the whole job. None: on each rank as many as were
+            under way in the measured process.
+        network: Between the ranks.
+    """
+
+    cores: float = 1.0
+    ranks_a_node: int = 1
+    max_concurrency: int | None = None
+    network: Network = Network()
+
+    def computing(self, ranks: int) -> float:
+        """Cores at work, one a rank at most."""
+        full, rest = divmod(ranks, self.ranks_a_node)
+        return full * min(self.ranks_a_node, self.cores) + min(rest, self.cores)
+
+    def all_cores(self, ranks: int) -> float:
+        """Cores of the nodes that the ranks are on."""
+        return ceil(ranks / self.ranks_a_node) * self.cores
+
+    def waiting(self, ranks: int, measured: float) -> float:
+        """Model calls at once."""
+        return ranks * measured if self.max_concurrency is None else float(self.max_concurrency)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What an operator costs.
+
+    Attributes:
+        name: Kind and name.
+        kind: Kind of operator.
+        rows: Rows that it hands on for each item of the source.
+        request: Alpha, seconds a request; 0 where all measured requests were of one size, so that it is in `item`.
+        item: Beta, seconds an item of a request (for an operator without requests, a row that it hands on).
+        framework: Ω for each row: what it took beside its requests.
+        batch: b, items a request; 0 without requests.
+        waits: Share of both that is spent waiting, and not by a core.
+        at_once: Requests that were under way together, on average.
+    """
+
+    name: str
+    kind: str
+    rows: float
+    request: float
+    item: float
+    framework: float = 0.0
+    batch: float = 0.0
+    waits: float = 0.0
+    at_once: float = 1.0
+
+    def seconds(self, items: int, ranks: int, cluster: Cluster) -> float:
+        """Seconds of the busiest rank for its share of the source's items."""
+        computed = self.computed(items) / cluster.computing(ranks)
+        if not self.batch:
+            return computed
+        requests = self._requests(items)
+        each = self._each(items)
+        least = ceil(requests / ranks) * each * (1 - self.waits)
+        calls = min(requests, cluster.waiting(ranks, self.at_once))
+        return max(computed, least) + ceil(requests / calls) * each * self.waits
+
+    def computed(self, items: int) -> float:
+        """Seconds of cores for the source's items."""
+        rows = items * self.rows
+        if not self.batch:
+            return rows * (self.framework + self.item)
+        return rows * self.framework + self._requests(items) * self._each(items) * (1 - self.waits)
+
+    def _requests(self, items: int) -> int:
+        return max(1, ceil(items * self.rows / self.batch))
+
+    def _each(self, items: int) -> float:
+        # A single request may be smaller than the others were.
+        return self.request + min(self.batch, items * self.rows) * self.item
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a run costs, from reports.
+
+    Attributes:
+        stages: In the plan's order.
+        items: Items of the source in the (largest) measured run.
+        overlap: How much of what could overlap did: 0 if one stage came after another, 1 if the longest hid all others.
+        framework: Ω of the run: seconds that no operator accounts for.
+        memory: Bytes kept for each item of the source; 0 where that is not known.
+        in_flight: Bytes in flight at most, by the schedule.
+        row: Bytes of a row between ranks: text and vector. An assumption.
+        handing: Seconds in which rank 0, where it leads, packs and unpacks a row. An assumption.
+    """
+
+    stages: tuple[Stage, ...]
+    items: int
+    overlap: float = 0.0
+    framework: float = 0.0
+    memory: float = 0.0
+    in_flight: int = 0
+    row: float = 4096.0
+    handing: float = 13e-6
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What is predicted for a number of ranks.
+
+    Attributes:
+        ranks: How many.
+        items: Items of the source, on all ranks together.
+        stages: Seconds of each stage on the busiest rank.
+        exchange: Seconds of what ranks tell one another.
+        total: Seconds from start to end.
+        memory: Bytes kept by the rank that keeps most.
+        efficiency: One rank's time for the items of one rank, over this; 1 is perfect.
+    """
+
+    ranks: int
+    items: int
+    stages: tuple[float, ...]
+    exchange: float
+    total: float
+    memory: float
+    efficiency: float
+
+
+def costs_of(reports: Sequence[Report], batch: int | None = None) -> Costs:
+    """What the operators of a plan cost.
+
+    Args:
+        reports: Of one plan, each run in one process. Requests of several sizes, in one report or in several, tell the
+            cost of a request from that of an item; runs of several sizes tell memory that grows from memory that any
+            run takes.
+        batch: Items a request. None: as in the largest run.
+
+    Raises:
+        ValueError: If there is no report, one has no rows, they are of different plans, or do not tell what requests of
+            another size would cost.
+    """
+    if not reports:
+        raise ValueError("no report")
+    plans = {tuple((each.kind, each.name) for each in report.operators) for report in reports}
+    if len(plans) > 1:
+        raise ValueError("the reports are of different plans")
+    if not all(report.operators and report.operators[0].rows for report in reports):
+        raise ValueError("a report has no rows: nothing ran")
+    largest = max(reports, key=lambda report: report.operators[0].rows)
+    stages = tuple(_stage(reports, at, largest) for at in range(len(largest.operators)))
+    items = largest.operators[0].rows
+    if any(stage.batch and not stage.request for stage in stages) and batch is not None:
+        raise ValueError(
+            "all measured requests cost the same: what others would cost takes a report of another batch size"
+        )
+    alone = [stage.seconds(items, 1, Cluster()) for stage in stages]
+    longest, added = max(alone), sum(alone)
+    hideable = added - longest
+    overlap = min(1.0, max(0.0, (added - largest.wall_seconds) / hideable)) if hideable > 0 else 0.0
+    return Costs(
+        tuple(replace(stage, batch=batch) if batch and stage.batch else stage for stage in stages),
+        items,
+        overlap,
+        max(0.0, largest.wall_seconds - added),
+        _grown(largest, min(reports, key=lambda report: report.operators[0].rows)),
+        largest.in_flight_bytes,
+    )
+
+
+def predict(
+    costs: Costs, ranks: int, cluster: Cluster, *, items: int | None = None, gather: str = "root"
+) -> Prediction:
+    """What a run takes on some ranks.
+
+    Args:
+        costs: What was measured.
+        ranks: How many.
+        cluster: Where they run.
+        items: Items of the source; None for as many as were measured.
+        gather: "root": rank 0 loads, stores, and hands out what lies between. "shards": each rank does all of it for
+            its block.
+
+    Raises:
+        ValueError: If a number is less than 1, a node has no core, or `gather` is not known.
+    """
+    if gather not in ("root", "shards"):
+        raise ValueError(f"gather must be 'root' or 'shards', not {gather!r}")
+    count = costs.items if items is None else items
+    if min(count, ranks, cluster.ranks_a_node) < 1 or cluster.cores <= 0 or cluster.network.bandwidth <= 0:
+        raise ValueError("items, ranks, ranks a node, cores and bandwidth must be positive")
+    if cluster.max_concurrency is not None and cluster.max_concurrency < 1:
+        raise ValueError("max_concurrency must be at least 1")
+    stages, exchange, total = _times(costs, count, ranks, cluster, gather)
+    _, _, alone = _times(costs, count, 1, cluster, gather)
+    kept = costs.memory * (ceil(count / ranks) if gather == "shards" else count)
+    return Prediction(ranks, count, stages, exchange, total, kept, alone / (ranks * total) if total else 1.0)
+
+
+def _times(
+    costs: Costs, items: int, ranks: int, cluster: Cluster, gather: str
+) -> tuple[tuple[float, ...], float, float]:
+    leads = gather == "root" and ranks > 1
+    led = [leads and stage.kind in _LED for stage in costs.stages]
+    # What rank 0 does by itself has a core of its own, and one caller.
+    times = tuple(
+        stage.seconds(items, 1 if alone else ranks, cluster) for stage, alone in zip(costs.stages, led, strict=True)
+    )
+    exchange = _led_exchange(costs, items, ranks, cluster) if leads else _exchange(costs, ranks, cluster.network)
+    longest = max(times)
+    apart = longest + (1 - costs.overlap) * (sum(times) - longest)
+    # What overlaps in one rank has to find a core, too.
+    computed = sum(stage.computed(items) for stage in costs.stages) / cluster.all_cores(ranks)
+    if not leads:
+        return times, exchange, max(apart, computed) + exchange + costs.framework
+    # Rank 0 does less of what it hands out, the more it has to do by itself.
+    serial = sum(each for each, alone in zip(times, led, strict=True) if alone) + exchange
+    shared = sum(each for each, alone in zip(times, led, strict=True) if not alone)
+    return times, exchange, max(serial, serial / ranks + shared, computed) + costs.framework
+
+
+def _exchange(costs: Costs, ranks: int, network: Network) -> float:
+    """Over shards: agreements, and batches of texts that lie across two blocks."""
+    if ranks == 1:
+        return 0.0
+    batch = max(stage.batch for stage in costs.stages)
+    return _AGREEMENTS * network.agreement(ranks) + _EXCHANGES * network.exchange(ranks, batch * costs.row)
+
+
+def _led_exchange(costs: Costs, items: int, ranks: int, cluster: Cluster) -> float:
+    """What rank 0 does to hand out what others do: a message for each request, one back, and the rows in them."""
+    network = cluster.network
+    away = 1 - 1 / ranks
+    seconds = 4 * network.agreement(ranks)
+    for stage in costs.stages:
+        if stage.kind not in _LED:
+            rows = items * stage.rows * away
+            messages = ceil(rows / (stage.batch or 512))
+            seconds += messages * 2 * network.overhead + rows * (costs.handing + costs.row / network.bandwidth)
+    return seconds
+
+
+def _grown(large: Report, small: Report) -> float:
+    """Bytes that an item leaves behind; what any run does, imports for example, shows in two runs alike."""
+    more = large.operators[0].rows - small.operators[0].rows
+    if more and large.grown_bytes > small.grown_bytes > 0:
+        return (large.grown_bytes - small.grown_bytes) / more
+    return large.grown_bytes / large.operators[0].rows
+
+
+# -- from reports to costs -------------------------------------------------------------------------------
+
+
+def _stage(reports: Sequence[Report], at: int, largest: Report) -> Stage:
+    operators = [report.operators[at] for report in reports]
+    first = operators[0]
+    sources = sum(report.operators[0].rows for report in reports)
+    rows = sum(each.rows for each in operators)
+    busy = sum(each.busy_seconds for each in operators)
+    calls = _added([each.calls for each in operators])
+    name = f"{first.kind} {first.name}"
+    if not calls.items:
+        return Stage(name, first.kind, rows / sources, 0.0, busy / rows if rows else 0.0)
+    request, item = _line(calls)
+    # The model's time that no core of this process accounts for.
+    total = sum(operator.busy_seconds for report in reports for operator in report.operators)
+    idle = max(0.0, total - sum(report.cpu_seconds for report in reports))
+    modelled = sum(report.model_seconds for report in reports)
+    return Stage(
+        name,
+        first.kind,
+        rows / sources,
+        request,
+        item,
+        max(0.0, busy - calls.seconds) / rows if rows else 0.0,
+        largest.operators[at].calls.items / max(1, largest.operators[at].calls.count),
+        min(1.0, idle / calls.seconds) if calls.seconds else 0.0,
+        max(1.0, calls.seconds / modelled) if modelled else 1.0,
+    )
+
+
+def _added(all_calls: Sequence[Calls]) -> Calls:
+    return Calls(
+        sum(each.count for each in all_calls),
+        sum(each.items for each in all_calls),
+        sum(each.seconds for each in all_calls),
+        sum(each.items_squared for each in all_calls),
+        sum(each.items_seconds for each in all_calls),
+    )
+
+
+def _line(calls: Calls) -> tuple[float, float]:
+    """Alpha and beta, neither negative, by least squares: seconds = alpha + beta·items."""
+    spread = calls.count * calls.items_squared - calls.items**2
+    each = calls.seconds / calls.items
+    if not spread:
+        return 0.0, each
+    item = (calls.count * calls.items_seconds - calls.items * calls.seconds) / spread
+    if item < 0:
+        return calls.seconds / calls.count, 0.0
+    request = (calls.seconds - item * calls.items) / calls.count
+    return (request, item) if request >= 0 else (0.0, each)

@@ -1,0 +1,244 @@
+"""Predictions from measured costs: the formula, its limits, and what a run's report says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from aaflow_plugins.cli import app
+from aaflow_plugins.prediction import Cluster, Costs, Network, Stage, costs_of, predict
+from aaflow_plugins.report import Calls, OperatorReport, Report
+
+ALPHA, BETA, BATCH = 0.02, 0.0015, 64
+#: No network at all, a core for each rank.
+IDEAL = Cluster(network=Network(0.0, 1e30, 0.0))
+
+
+def report(documents: int = 512, *, batch: int = BATCH, overlap: float = 0.0, idle: float = 1.0) -> Report:
+    """Of a run of 4 chunks a document, in requests that cost what is known; a last request may be smaller."""
+    rows = 4 * documents
+    sizes = [batch] * (rows // batch) + ([rows % batch] if rows % batch else [])
+    calls = Calls()
+    for size in sizes:
+        calls.add(size, ALPHA + BETA * size)
+    split, upsert, beside = 100e-6 * rows, 50e-6 * rows, 10e-6 * rows
+    busy = calls.seconds + beside
+    wall = busy + (1 - overlap) * (split + upsert)
+    return Report(
+        [
+            OperatorReport("load", "documents", rows=documents, batches=1),
+            OperatorReport("split", "S", rows=rows, batches=1, busy_seconds=split),
+            OperatorReport("embed", "E", rows=rows, batches=len(sizes), busy_seconds=busy, calls=calls),
+            OperatorReport("upsert", "F", rows=rows, batches=len(sizes), busy_seconds=upsert),
+        ],
+        wall_seconds=wall + 0.5,
+        cpu_seconds=split + upsert + beside + (1 - idle) * calls.seconds,
+        model_seconds=calls.seconds,
+        grown_bytes=10_000_000 + 2000 * documents,
+        in_flight_bytes=1000,
+    )
+
+
+def stage(costs: Costs, kind: str) -> Stage:
+    return next(each for each in costs.stages if each.kind == kind)
+
+
+def test_a_report_comes_back_from_json() -> None:
+    first = report()
+    assert Report.from_json(first.to_json()) == first
+    content = json.loads(first.to_json())
+    assert content["operators"][2]["calls"]["count"] == 32
+    del content["operators"][2]["calls"], content["grown_bytes"]  # as releases before wrote it
+    assert Report.from_json(json.dumps(content)).operators[2].calls == Calls()
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"operators": [{"a": 1}]}', '{"operators": [], "b": 1}', '"x"'])
+def test_what_is_no_report_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="this is no report"):
+        Report.from_json(text)
+
+
+def test_requests_of_two_sizes_tell_alpha_from_beta() -> None:
+    embed = stage(costs_of([report(), report(batch=16)]), "embed")
+    assert embed.request == pytest.approx(ALPHA)
+    assert embed.item == pytest.approx(BETA)
+    assert embed.framework == pytest.approx(10e-6)
+    assert embed.batch == BATCH
+    other = costs_of([report(), report(batch=16)], batch=256)
+    larger, smaller = (predict(each, 1, IDEAL, items=4096).stages[2] for each in (other, costs_of([report(batch=64)])))
+    assert smaller - larger == pytest.approx(4 * 4096 * ALPHA * (1 / 64 - 1 / 256), rel=0.02)
+    with pytest.raises(ValueError, match="report of another batch size"):
+        costs_of([report()], batch=256)
+    alone = stage(costs_of([report()]), "embed")
+    assert alone.request == 0.0
+    assert alone.item == pytest.approx(BETA + ALPHA / BATCH)
+    assert (alone.batch, alone.rows) == (BATCH, 4.0)
+
+
+@given(st.lists(st.tuples(st.integers(1, 500), st.floats(1e-6, 10.0)), min_size=1, max_size=20))
+def test_no_cost_is_negative_and_all_time_is_accounted_for(sizes: list[tuple[int, float]]) -> None:
+    calls = Calls()
+    for items, seconds in sizes:
+        calls.add(items, seconds)
+    operators = [OperatorReport("embed", "E", rows=calls.items, busy_seconds=calls.seconds, calls=calls)]
+    (embed,) = costs_of([Report(operators, wall_seconds=calls.seconds, model_seconds=calls.seconds)]).stages
+    assert embed.request >= 0
+    assert embed.item >= 0
+    assert calls.count * embed.request + calls.items * embed.item == pytest.approx(calls.seconds)
+
+
+def test_one_rank_takes_what_was_measured() -> None:
+    for overlap in (0.0, 0.5, 1.0):
+        for idle in (0.0, 1.0):
+            measured = report(overlap=overlap, idle=idle)
+            costs = costs_of([measured])
+            # Half a second that no operator accounts for: what is hidden can't be told from it.
+            predicted = predict(costs, 1, Cluster(cores=2, ranks_a_node=2))
+            assert predicted.total == pytest.approx(measured.wall_seconds, rel=1e-6)
+            assert predicted.efficiency == 1.0
+            for seconds, operator in zip(predicted.stages, measured.operators, strict=True):
+                assert seconds == pytest.approx(operator.busy_seconds, rel=1e-6)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4, 8, 32])
+def test_without_a_network_stages_follow_the_formula(ranks: int) -> None:
+    costs = costs_of([report(), report(batch=16)])
+    predicted = predict(costs, ranks, IDEAL, gather="shards", items=4096)
+    rows = 4 * 4096
+    formula = rows * ALPHA / (BATCH * ranks) + rows * BETA / ranks + 10e-6 * rows / ranks
+    whole_requests = (ALPHA + BETA * BATCH) * 1.01
+    load, split, embed, upsert = predicted.stages
+    assert load == 0
+    assert split == pytest.approx(100e-6 * rows / ranks)
+    assert formula * 0.999 <= embed <= formula + whole_requests
+    assert upsert == pytest.approx(50e-6 * rows / ranks)
+    assert predicted.exchange == pytest.approx(0, abs=1e-9)
+
+
+def test_a_rank_has_at_least_one_request() -> None:
+    costs = costs_of([report()])
+    one = ALPHA + BETA * BATCH
+    assert predict(costs, 2048, IDEAL, gather="shards").stages[2] == pytest.approx(one, rel=0.01)
+    assert predict(costs, 33, IDEAL, gather="shards", items=512).stages[2] == pytest.approx(one, rel=0.01)
+    assert predict(costs, 31, IDEAL, gather="shards", items=512).stages[2] == pytest.approx(2 * one, rel=0.01)
+
+
+def test_what_computes_is_bounded_by_cores_and_what_waits_by_calls_at_once() -> None:
+    costs = costs_of([report(8192)])
+    narrow = Cluster(cores=2, ranks_a_node=4, network=IDEAL.network)
+    two, four = (predict(costs, ranks, narrow, gather="shards") for ranks in (2, 4))
+    assert two.stages[1] == four.stages[1]
+    assert four.stages[2] == pytest.approx(two.stages[2] / 2, rel=0.05)
+    assert predict(costs, 8, narrow, gather="shards").stages[1] == pytest.approx(two.stages[1] / 2)
+    bound = Cluster(max_concurrency=2, network=IDEAL.network)
+    assert predict(costs, 8, bound, gather="shards").stages[2] == pytest.approx(two.stages[2], rel=0.05)
+    computing = costs_of([report(8192, idle=0.0)])
+    assert predict(computing, 8, bound, gather="shards").stages[2] == pytest.approx(two.stages[2] / 4, rel=0.05)
+
+
+def test_cores_that_slow_each_other_down_count_as_less() -> None:
+    costs = costs_of([report()])
+    whole, slower = (
+        predict(costs, 2, Cluster(cores=cores, ranks_a_node=2), gather="shards").stages[1] for cores in (2.0, 1.6)
+    )
+    assert slower == pytest.approx(whole * 2 / 1.6)
+
+
+def test_what_overlaps_in_one_rank_finds_no_core_where_all_are_taken() -> None:
+    costs = costs_of([report(overlap=1.0, idle=0.0)])
+    cluster = Cluster(cores=2, ranks_a_node=2, network=IDEAL.network)
+    two = predict(costs, 2, cluster, gather="shards")
+    assert two.total - costs.framework == pytest.approx(sum(two.stages), rel=1e-3)
+
+
+def test_rank_0_bounds_what_it_leads() -> None:
+    costs = costs_of([report(8192)])
+    root, shards = (predict(costs, 1024, Cluster(), gather=gather) for gather in ("root", "shards"))
+    led = root.stages[0] + root.stages[3]
+    assert root.stages[3] == pytest.approx(50e-6 * 4 * 8192)
+    assert root.total >= led + root.exchange
+    assert shards.total < root.total / 2
+    assert (root.memory, shards.memory) == (costs.memory * 8192, costs.memory * 8)
+
+
+def test_efficiency_falls_with_ranks_but_less_where_each_has_as_much_to_do() -> None:
+    costs = costs_of([report(8192)])
+    counts = (2, 16, 128, 1024)
+    strong = [predict(costs, ranks, Cluster(), gather="shards").efficiency for ranks in counts]
+    weak = [predict(costs, ranks, Cluster(), gather="shards", items=8192 * ranks).efficiency for ranks in counts]
+    assert strong == sorted(strong, reverse=True)
+    assert all(one < other <= 1.001 for one, other in zip(strong[1:], weak[1:], strict=True))
+
+
+def test_messages_cost_what_loggp_says() -> None:
+    network = Network(latency=5.0, bandwidth=0.5, overhead=1.0)
+    assert network.message(10) == 1 + 20 + 5 + 1
+    assert network.exchange(1, 100) == 0
+    assert network.exchange(3, 0) - network.exchange(2, 0) == 2 + 512 / 0.5
+    steps = [round(network.agreement(ranks) / network.message(64)) for ranks in (1, 2, 3, 4, 5, 2048)]
+    assert steps == [0, 2, 4, 4, 6, 22]
+
+
+def test_memory_of_two_runs_tells_what_grows() -> None:
+    assert costs_of([report(512), report(1024)]).memory == pytest.approx(2000)
+    assert costs_of([report(512)]).memory == pytest.approx(2000 + 10_000_000 / 512)
+
+
+def test_reports_that_tell_nothing_are_refused() -> None:
+    with pytest.raises(ValueError, match="no report"):
+        costs_of([])
+    with pytest.raises(ValueError, match="no rows"):
+        costs_of([Report([OperatorReport("load", "documents")])])
+    with pytest.raises(ValueError, match="different plans"):
+        costs_of([report(), Report([OperatorReport("load", "documents", rows=1)])])
+    costs = costs_of([report()])
+    for wrong in (
+        {"ranks": 0, "cluster": Cluster()},
+        {"ranks": 1, "cluster": Cluster(), "items": 0},
+        {"ranks": 1, "cluster": Cluster(cores=0)},
+        {"ranks": 1, "cluster": Cluster(max_concurrency=0)},
+        {"ranks": 1, "cluster": Cluster(), "gather": "all"},
+    ):
+        with pytest.raises(ValueError, match="must be"):
+            predict(costs, **wrong)  # type: ignore[arg-type]
+
+
+# -- the command -----------------------------------------------------------------------------------------
+
+
+def plan(*arguments: str) -> tuple[int, str]:
+    done = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["plan", *arguments])
+    return done.exit_code, done.output
+
+
+def test_the_command_prints_what_is_predicted_and_what_is_assumed(tmp_path: Path) -> None:
+    paths = [tmp_path / "one.json", tmp_path / "two.json"]
+    for path, batch in zip(paths, (64, 16), strict=True):
+        path.write_text(report(batch=batch).to_json())
+    status, said = plan(str(paths[0]), "--ranks", "2,4,...,2048", "--items", "1000000")
+    assert status == 0, said
+    rows = [line for line in said.splitlines() if "1,000,000" in line]
+    assert [line.split()[1] for line in rows] == [f"{2**power:,}" for power in range(1, 12)]
+    assert "predicted, not measured" in said
+    assert "alpha is within beta" in said
+    status, said = plan(*map(str, paths), "--ranks", "1,3,5,...,9", "--weak", "--gather", "root", "--batch", "256")
+    assert status == 0, said
+    assert "20.00 ms" in said
+    assert "alpha is within beta" not in said
+    assert [line.split()[3] for line in said.splitlines() if "%" in line and "│" in line] == [
+        f"{512 * ranks:,}" for ranks in (1, 3, 5, 7, 9)
+    ]
+
+
+@pytest.mark.parametrize("ranks", ["", "0", "a", "2,...", "...,4", "4,2,...,1", "2,2,...,8"])
+def test_numbers_of_ranks_that_are_none_are_named(ranks: str, tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    path.write_text(report().to_json())
+    status, said = plan(str(path), "--ranks", ranks)
+    assert status == 1
+    assert f"--ranks {ranks}: numbers like" in said
