@@ -10,6 +10,8 @@ import asyncio
 import os
 import threading
 
+from aaflow_plugins.interrupts import interrupts_put_off
+
 _lock = threading.Lock()
 _loop: asyncio.AbstractEventLoop | None = None
 
@@ -17,7 +19,7 @@ _loop: asyncio.AbstractEventLoop | None = None
 def background_loop() -> asyncio.AbstractEventLoop:
     """The process's background loop, started on first use (in a forked child: anew)."""
     global _loop
-    with _lock:
+    with interrupts_put_off(), _lock:
         if _loop is None:
             _loop = asyncio.new_event_loop()
             threading.Thread(target=_loop.run_forever, name="aaflow-loop", daemon=True).start()

@@ -25,6 +25,7 @@ from typing import Any, Final, TypeVar
 from aaflow_plugins.background import background_loop
 from aaflow_plugins.engines.communicator import Communicator
 from aaflow_plugins.engines.tasks import TaskPool
+from aaflow_plugins.interrupts import interrupts_put_off, result_of
 from aaflow_plugins.operators import Embed, Load, MapStage, Operator, Resource, Split, Stage, StoppedError, StreamStage
 from aaflow_plugins.plan import Plan
 from aaflow_plugins.progress import Progress, ProgressCallback
@@ -262,7 +263,7 @@ class _Run:
         async def step() -> Any:
             return await anext(iterator, _END)
 
-        while (item := self._on_loop(step()).result()) is not _END:
+        while (item := result_of(self._on_loop(step()))) is not _END:
             yield item
 
     # -- the pipeline ------------------------------------------------------------------------------------
@@ -340,7 +341,8 @@ class _Run:
                 if item is _END:
                     exhausted = True
                 else:
-                    window.append(submit(item))
+                    with interrupts_put_off():
+                        window.append(submit(item))
                     report.peak_in_flight = max(report.peak_in_flight, len(window))
             if not window:
                 if failure:
@@ -349,7 +351,7 @@ class _Run:
             head = window.popleft()
             with self._clock.waiting(index):
                 try:
-                    result = head.result()
+                    result = result_of(head)
                 except StopIteration as error:
                     raise StoppedError(error) from error
             yield result
@@ -412,10 +414,11 @@ class _Run:
 
     def _shut_down(self) -> None:
         """Drop what has not begun, await what has: nothing is left running, no write is cut in half."""
-        with self._lock:
-            in_flight = list(self._in_flight)
-        for future in in_flight:
-            future.cancel()
+        with interrupts_put_off():
+            with self._lock:
+                in_flight = list(self._in_flight)
+            for future in in_flight:
+                future.cancel()
         for pool in self._pools:
             pool.shutdown(wait=True, cancel_futures=True)
         if self._pools:
@@ -426,7 +429,8 @@ class _Run:
 
 def _any_failed(window: deque[Future[Any]]) -> bool:
     """True once a call in the window has failed: what comes after it would be thrown away."""
-    return any(f.done() and (f.cancelled() or f.exception() is not None) for f in window)
+    with interrupts_put_off():
+        return any(f.done() and (f.cancelled() or f.exception() is not None) for f in window)
 
 
 class _EarliestFailure:

@@ -23,6 +23,7 @@ from types import TracebackType
 from typing import Any, Generic, TypeVar, cast
 
 from aaflow_plugins.hops import Hops
+from aaflow_plugins.interrupts import interrupts_put_off
 from aaflow_plugins.operators import StoppedError
 from aaflow_plugins.threads import await_threads
 
@@ -490,7 +491,8 @@ class ThreadFlow(Flow):
             self._pool = ThreadPoolExecutor(threads, thread_name_prefix=self._name)
         self._in_flight += work.slots
         self._at_work[work.place[:1]] += 1
-        self._pool.submit(run)
+        with interrupts_put_off():
+            self._pool.submit(run)
 
     def _receive(self, *, block: bool) -> bool:
         """Take note of a call that has ended; False if none has."""

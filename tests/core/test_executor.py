@@ -219,7 +219,7 @@ def test_a_forked_worker_runs_plans_of_its_own(expected: list[tuple[str, bytes]]
     queue = context.Queue()
     child = context.Process(target=_run_in_fork, args=(queue,))
     child.start()
-    assert queue.get(timeout=30) == expected
+    assert queue.get(timeout=60) == expected
     child.join(30)
     assert child.exitcode == 0
 
@@ -256,7 +256,7 @@ def test_ctrl_c_ends_the_run_and_leaves_nothing_running(tmp_path: Path) -> None:
     assert process.stdout
     assert process.stdout.readline() == "started\n"
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=10)
+    output, _ = process.communicate(timeout=60)
     assert "interrupted []" in output.splitlines()
 
 

@@ -39,7 +39,7 @@ def test_each_call_gets_its_own_outcome_in_a_thread() -> None:
 
 def test_calls_that_wait_for_one_another_end() -> None:
     """Natively each of them may have a thread of its own."""
-    barrier = threading.Barrier(4, timeout=10)
+    barrier = threading.Barrier(4, timeout=60)
     assert sorted(asyncio.run(outcomes(*[barrier.wait] * 4))) == [0, 1, 2, 3]
 
 

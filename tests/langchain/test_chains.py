@@ -375,7 +375,7 @@ def test_ctrl_c_closes_every_run_and_leaves_no_thread(tmp_path: Path) -> None:
     assert process.stdout
     assert process.stdout.readline() == "started\n"
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=20)
+    output, _ = process.communicate(timeout=60)
     assert output.splitlines() == ["interrupted [] 0 {'KeyboardInterrupt'}"]
 
 

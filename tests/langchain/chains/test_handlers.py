@@ -275,7 +275,7 @@ def test_handlers_that_wait_for_one_another() -> None:
 
     class Waits(BaseCallbackHandler):
         def __init__(self) -> None:
-            self.barrier = threading.Barrier(3, timeout=10)
+            self.barrier = threading.Barrier(3, timeout=60)
 
         def on_chain_start(self, *_: Any, parent_run_id: UUID | None, **__: Any) -> None:
             if parent_run_id is None:

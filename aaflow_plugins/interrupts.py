@@ -1,0 +1,59 @@
+"""Ctrl-C while work goes on in threads: it ends the wait, and leaves no lock behind that another thread needs.
+
+Python raises KeyboardInterrupt in the main thread between any two instructions. Within `threading.Condition` that can
+be after its lock is taken and before anybody has to give it back: the thread that wants to say it is done waits for
+ever then, and whoever waits for that thread does, too. So futures and threads are handled with the interrupt put off,
+and waiting is done with locks of the interpreter's own, which no interrupt leaves half-taken.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from concurrent.futures import Future
+from types import FrameType, TracebackType
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class interrupts_put_off:
+    """Within the block an interrupt waits for the block's end, which must be soon. Other threads never get one."""
+
+    def __init__(self) -> None:
+        """Set up; nothing is put off yet."""
+        self._native: Any = None
+        self._told: tuple[int, FrameType | None] | None = None
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            native = signal.getsignal(signal.SIGINT)
+            if callable(native):
+                self._native = native
+                signal.signal(signal.SIGINT, self._note)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._native is not None:
+            signal.signal(signal.SIGINT, self._native)
+            if self._told is not None:
+                self._native(*self._told)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._told = number, frame
+
+
+def result_of(future: Future[T]) -> T:
+    """Wait for a future: what it returns, or raises.
+
+    Raises:
+        KeyboardInterrupt: When it comes, without a lock of the future left taken.
+    """
+    arrived = threading.Lock()
+    arrived.acquire()
+    with interrupts_put_off():
+        future.add_done_callback(lambda _: arrived.release())
+    arrived.acquire()
+    with interrupts_put_off():
+        return future.result()
