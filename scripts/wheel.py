@@ -33,12 +33,10 @@ _OUTSIDE_THE_PACKAGES = (
 
 #: What a fault of the packaging would show in: every package is imported, every hook called, native stores are filled.
 _TESTS = (
-    "tests/core",
+    "tests/core/test_cli.py",
+    "tests/core/test_plugins.py",
     "tests/house",
     "tests/langchain/test_comparing.py",
-    "tests/langchain/test_ingestion.py",
-    "tests/langchain/test_ingestion_arguments.py",
-    "tests/langchain/test_openai_embedder.py",
     "tests/langchain/test_standard_embeddings.py",
     "tests/langchain/test_standard_vectorstores.py",
     "tests/llama_index/test_node_parsers.py",

@@ -404,7 +404,7 @@ LONG = pytest.mark.benchmarks
     [
         pytest.param("ingest-openai", "", marks=LONG),
         pytest.param("single-calls", "", marks=LONG),
-        ("rag", "64 at once, 500"),
+        pytest.param("rag", "64 at once, 500", marks=LONG),
         pytest.param("two-llm-steps", "", marks=LONG),
         pytest.param("agents", "1 agent", marks=LONG),
         pytest.param("llama-ingest-openai", "", marks=LONG),

@@ -124,7 +124,7 @@ class Conduct:
         if leading := self.world.leading:
             own = origin(text) or "none"
             if not own.startswith(leading) and not leading.startswith(own):
-                milliseconds += 20
+                milliseconds += 20 * (1 + seed // 4)  # the later, the more: a busy machine needs more of a start
             elif seed % 2:
                 milliseconds = 0
         return milliseconds / 1000

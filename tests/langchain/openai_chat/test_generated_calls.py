@@ -95,7 +95,7 @@ ARGUMENTS = st.fixed_dictionaries(
 GENERATED = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-@settings(GENERATED, max_examples=150)
+@settings(GENERATED, max_examples=60)
 @given(CHAT, ARGUMENTS)
 def test_generated_requests(
     server: Server, runner: asyncio.Runner, messages: list[Any], kwargs: dict[str, Any]
@@ -151,7 +151,7 @@ def _places(value: Any) -> Iterator[tuple[Any, Any]]:
             yield from _places(inner)
 
 
-@settings(GENERATED, max_examples=300)
+@settings(GENERATED, max_examples=100)
 @given(damaged())
 def test_generated_replies(server: Server, runner: asyncio.Runner, reply: Any) -> None:
     """Whatever the server says: the same message, or the same error."""
