@@ -27,6 +27,7 @@ from llama_index_aaflow.ingestion_ranks import help_of_ranks, run_on
 from llama_index_aaflow.ingestion_workers import Multiprocessing, WorkerPool
 from llama_index_aaflow.known_code import plain
 from llama_index_aaflow.native_classes import StandsFor, found, overridden, with_class, with_names
+from llama_index_aaflow.sharded_ingestion import run_sharded
 from llama_index_aaflow.transformations import sooner
 
 #: What runs natively but for the names it uses, and what of those is used by worker processes.
@@ -45,7 +46,10 @@ def accelerate_pipeline(pipeline: Any, executor: Executor | None = None) -> Any:
     Returns:
         The accelerated pipeline; `pipeline` itself where `native_reason` has something to say.
     """
-    if isinstance(pipeline, Sooner) or native_reason(pipeline) is not None:
+    reason = native_reason(pipeline)
+    if reason is not None and executor is not None and executor.gather != "root":
+        raise ValueError(f"gather={executor.gather!r}: the pipeline runs natively, as {reason}")
+    if isinstance(pipeline, Sooner) or reason is not None:
         return pipeline
     return with_class(pipeline, Sooner.aaflow_class(type(pipeline), executor))
 
@@ -74,7 +78,7 @@ class Sooner(StandsFor):
         names["ProcessPoolExecutor"] = partial(WorkerPool, elsewhere)
         span = get_dispatcher(native_module.__name__).span
         methods = {name: span(with_names(plain(found(native, name)), names)) for name in _METHODS}
-        return {**methods, "run": _Run(methods["run"])}
+        return {**methods, "run": _Run(methods["run"]), "arun": _Arun(methods["arun"])}
 
 
 class _Run(property):
@@ -89,20 +93,48 @@ class _Run(property):
         self._alone = alone
 
     def __get__(self, pipeline: Any, owner: type | None = None) -> Any:
+        """The method; with the other ranks if there are any."""
         alone = self._alone.__get__(pipeline, owner)
         if pipeline is None:
             return alone
-        ranks = ranks_of(pipeline._executor or Executor())
+        executor = pipeline._executor or Executor()
+        ranks = ranks_of(executor)
         if ranks.size == 1:
             return alone
 
         @wraps(alone)
         def run(*given: Any, **settings: Any) -> Any:
             arguments = signature(alone).bind(*given, **settings).arguments
+            if executor.gather == "shards":
+                arguments.update(arguments.pop("kwargs", {}))
+                return run_sharded(ranks, pipeline, executor, arguments, self._alone)
+            if executor.gather != "root":
+                raise ValueError(f"gather={executor.gather!r} is not for pipelines: give 'root' or 'shards'")
             documents = arguments.get("documents") or arguments.get("nodes") or pipeline.documents
             return run_on(ranks, pipeline, pipeline._executor, documents, lambda: alone(*given, **settings))
 
         return run
+
+
+class _Arun(property):
+    """`arun`, which knows of no other ranks: each would do the whole job, and have all of it."""
+
+    def __init__(self, alone: Any) -> None:
+        super().__init__()
+        self._alone = alone
+
+    def __get__(self, pipeline: Any, owner: type | None = None) -> Any:
+        """The method; one that refuses where each rank is to have its part alone."""
+        alone = self._alone.__get__(pipeline, owner)
+        executor = None if pipeline is None else pipeline._executor
+        if executor is None or executor.gather == "root" or ranks_of(executor).size == 1:
+            return alone
+
+        @wraps(alone)
+        async def arun(*given: Any, **settings: Any) -> Any:
+            raise ValueError(f"gather={executor.gather!r}: arun runs in each process by itself; use run")
+
+        return arun
 
 
 def _names(executor: Executor | None, keeping: Keeping | None) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -152,9 +184,13 @@ def _run(
     quick = _quick(settings)
     run = begun(keeping, nodes, transformations, steps, settings) if keeping else None
     if run is None:
-        helped = help_of_ranks()
-        through = run_overlapping if helped is None else helped.run
-        return through(lambda steps: native(nodes, steps, **quick), steps, settings, executor)
+
+        def loop_of(steps: list[Any], **more: Any) -> Any:
+            return native(nodes, steps, **{**quick, **more})
+
+        if (helped := help_of_ranks()) is not None:
+            return helped.run(loop_of, nodes, steps, settings, executor)
+        return run_overlapping(loop_of, steps, settings, executor)
     loop, quick = run.applied(native), run.settings(quick)
 
     def apply(steps: list[Any]) -> Any:

@@ -7,9 +7,10 @@ vectors, of the very batches of texts that one process would embed.
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import chain
@@ -52,7 +53,7 @@ _TEXTS: Final = 256
 #: Methods of an embedding model that take a list of texts to the batches.
 _METHODS: Final = ("__call__", "get_text_embedding_batch", "_get_text_embeddings_cached")
 
-_help: ContextVar[Help | None] = ContextVar("_help", default=None)
+_help: ContextVar[Helping | None] = ContextVar("_help", default=None)
 
 
 def run_on(
@@ -80,24 +81,54 @@ def run_on(
     }
 
     def lead(pool: TaskPool) -> Any:
-        token = _help.set(Help(pool, shares))
-        try:
+        with helping(Help(pool, shares)):
             return native()
-        finally:
-            _help.reset(token)
 
     calls = {position: share.call for position, share in shares.items()}
-    nodes = lead_or_serve(ranks, _fingerprint(pipeline), _digest(documents), calls, lead)
+    nodes = lead_or_serve(ranks, fingerprint(pipeline.transformations), _digest(documents), calls, lead)
     return [] if ranks.rank else nodes
 
 
-def help_of_ranks() -> Help | None:
+class Helping(ABC):
+    """What other ranks do for transformations that are applied here."""
+
+    @abstractmethod
+    def run(
+        self,
+        native: Callable[..., Any],
+        nodes: Sequence[Any],
+        steps: list[Any],
+        settings: dict[str, Any],
+        executor: Executor | None,
+    ) -> Any:
+        """Apply steps natively, with what of them concerns others.
+
+        Args:
+            native: Applies a list of steps to the nodes; further keyword arguments replace settings.
+            nodes: The nodes.
+            steps: Accelerated transformations.
+            settings: Keyword arguments of the native function.
+            executor: Bounds requests that are not shared.
+        """
+
+
+@contextmanager
+def helping(help_of_others: Helping) -> Iterator[None]:
+    """Transformations within the block are applied with the help of other ranks."""
+    token = _help.set(help_of_others)
+    try:
+        yield
+    finally:
+        _help.reset(token)
+
+
+def help_of_ranks() -> Helping | None:
     """The ranks that help with the run that this is part of; None if there are none."""
     return _help.get()
 
 
 @dataclass(frozen=True)
-class Help:
+class Help(Helping):
     """The other ranks, and what they have been told they would do.
 
     Attributes:
@@ -110,19 +141,13 @@ class Help:
 
     def run(
         self,
-        native: Callable[[list[Any]], Any],
+        native: Callable[..., Any],
+        nodes: Sequence[Any],
         steps: list[Any],
         settings: dict[str, Any],
         executor: Executor | None,
     ) -> Any:
-        """Apply steps natively, with what of them is shared done by all.
-
-        Args:
-            native: Applies a list of steps to the nodes that it knows of.
-            steps: Accelerated transformations.
-            settings: Keyword arguments of the native function.
-            executor: Bounds requests that are not shared.
-        """
+        """Apply steps natively, with what of them is shared done by all."""
         if not nobody_listens():
             return native(steps)
         shared = [self._shared(position, step) for position, step in enumerate(steps)]
@@ -167,14 +192,23 @@ def _is_plain(embedding: BaseEmbedding) -> bool:
     native = type(embedding)
     return (
         not is_openai(embedding)  # its requests are awaited, many at once, by one process
-        and all(found(native, name) is found(BaseEmbedding, name) for name in _METHODS)
-        and all(is_from(plain(found(BaseEmbedding, name)), base_module) for name in _METHODS)
+        and embeds_natively(embedding)
         and overridden(native, BaseEmbedding) is None
         and all(name in native.model_fields for name in vars(embedding))
+        and not embedding.callback_manager.handlers
+    )
+
+
+def embeds_natively(embedding: Any) -> bool:
+    """Whether a model, accelerated or not, is given batches of a fixed number of texts by the native loop."""
+    native = getattr(type(embedding), "aaflow_native", type(embedding))
+    return (
+        all(found(native, name) is found(BaseEmbedding, name) for name in _METHODS)
+        and all(is_from(plain(found(BaseEmbedding, name)), base_module) for name in _METHODS)
+        and not set(_METHODS).intersection(vars(embedding))
         and type(embedding.embed_batch_size) is int
         and not embedding.embeddings_cache
         and getattr(embedding, "rate_limiter", None) is None
-        and not embedding.callback_manager.handlers
     )
 
 
@@ -336,10 +370,10 @@ def _together(batches: Iterable[list[str]]) -> Iterator[list[list[str]]]:
 # -- what has to be alike --------------------------------------------------------------------------------
 
 
-def _fingerprint(pipeline: Any) -> str:
-    """What tells a pipeline's transformations from others, a model by what the native cache knows it by."""
+def fingerprint(transformations: Iterable[Any]) -> str:
+    """What tells transformations from others, a model by what the native cache knows it by."""
     digest = hashlib.blake2b(digest_size=16)
-    for transformation in pipeline.transformations:
+    for transformation in transformations:
         digest.update(type(transformation).__qualname__.encode())
         if isinstance(transformation, BaseEmbedding):
             digest.update(remove_unstable_values(str(transformation.to_dict())).encode())

@@ -1,0 +1,197 @@
+"""Which documents of its block a rank is to run: what one process's document store would say, found out by all ranks.
+
+Each rank has a document store of its own. Whether a document is new is asked of all of them: keys meet at the rank
+that a hash of theirs names, and are compared there as they are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import pyarrow as pa
+from llama_index.core.ingestion import DocstoreStrategy
+from llama_index.core.storage.docstore import SimpleDocumentStore
+
+from aaflow_plugins.engines.communicator import Communicator
+
+_HELD: Final = "held "
+_WANTED: Final = "wanted "
+_EXISTS: Final = "exists "
+_KEPT: Final = "kept"
+_GONE: Final = "gone"
+
+#: By key: who has it, in the order of the ranks, and what they say of it.
+Met = Mapping[str, list[tuple[int, str]]]
+
+
+class RefusedError(ValueError):
+    """Raised by all ranks at the same place."""
+
+
+def check_apart(ranks: Communicator, nodes: Sequence[Any]) -> None:
+    """Raise on all ranks if documents of one id are in blocks of several ranks.
+
+    Within one process they would be told from one another by their order, or be neighbours.
+
+    Raises:
+        RefusedError: Naming an id.
+    """
+    keys = {key for node in nodes for key in (node.id_, _source(node))}
+    _refuse(
+        ranks,
+        [key for key, who in _met(ranks, ((key, "") for key in keys)).items() if len(who) > 1],
+        "documents with the id {} are in the blocks of several ranks, which one process would take for neighbours or "
+        "replace by one another: give each document an id of its own, or use Executor(gather='root')",
+    )
+
+
+def documents_seen(ranks: Communicator, pipeline: Any, nodes: Sequence[Any]) -> Any:
+    """The document store of a pipeline as its native code is to see it on this rank; all ranks make this call together.
+
+    What has changed is deleted from the stores of other ranks, as it is natively from the one store.
+
+    Args:
+        ranks: The ranks.
+        pipeline: The pipeline, with a `SimpleDocumentStore`.
+        nodes: This rank's input.
+
+    Raises:
+        RefusedError: If what is to be deleted depends on the order of all ranks' documents.
+    """
+    store = pipeline.docstore
+    if pipeline.vector_store is None or pipeline.docstore_strategy == DocstoreStrategy.DUPLICATES_ONLY:
+        return _Seen(store, {}, _taken(ranks, store, nodes), frozenset())
+    held = _held(store)
+    if pipeline.docstore_strategy == DocstoreStrategy.UPSERTS_AND_DELETE:
+        _check_deletions(ranks, held)
+    entries = [(key, _HELD + digest) for key, digest in held.items()]
+    entries += [(_source(node), _WANTED + node.hash) for node in nodes]
+    answers = [answer for key, who in _met(ranks, entries).items() for answer in _upserted(key, who)]
+    told = _told(ranks, answers)
+    for key in (key for key, said in told if said == _GONE):
+        store.delete_ref_doc(key, raise_error=False)
+        store.delete_document(key, raise_error=False)
+        pipeline.vector_store.delete(key)
+    exists = {key: said.removeprefix(_EXISTS) for key, said in told if said.startswith(_EXISTS)}
+    return _Seen(store, exists, frozenset(), frozenset(key for key, said in told if said == _KEPT))
+
+
+class _Seen:
+    """This rank's document store, with what the other ranks' have of its documents."""
+
+    def __init__(
+        self, store: SimpleDocumentStore, exists: Mapping[str, str], taken: frozenset[str], kept: frozenset[str]
+    ) -> None:
+        """Set up.
+
+        Args:
+            store: This rank's.
+            exists: Hashes by id, of documents in other ranks' stores.
+            taken: Hashes that other ranks' stores have, or documents that come before this rank's.
+            kept: Ids in this rank's store of documents that are other ranks' input.
+        """
+        self._store, self._exists, self._taken, self._kept = store, exists, taken, kept
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def get_document_hash(self, doc_id: str) -> str | None:
+        """The hash under which a document is in anyone's store."""
+        return self._store.get_document_hash(doc_id) or self._exists.get(doc_id)
+
+    def get_all_document_hashes(self) -> dict[str, str]:
+        """Ids by hash, of what a document is compared with, or what may be deleted."""
+        own = self._store.get_all_document_hashes().items()
+        return {**dict.fromkeys(self._taken, ""), **{digest: key for digest, key in own if key not in self._kept}}
+
+
+def _held(store: SimpleDocumentStore) -> dict[str, str]:
+    """Hashes by id, of all that a store has."""
+    held = store._kvstore.get_all(collection=store._metadata_collection)
+    return {key: digest for key, about in held.items() if (digest := about.get("doc_hash"))}
+
+
+def _taken(ranks: Communicator, store: SimpleDocumentStore, nodes: Sequence[Any]) -> frozenset[str]:
+    entries = [(digest, _HELD) for digest in store.get_all_document_hashes()]
+    entries += [(digest, _WANTED) for digest in dict.fromkeys(node.hash for node in nodes)]
+    answers = []
+    for key, who in _met(ranks, entries).items():
+        holders = [rank for rank, said in who if said == _HELD]
+        wanting = [rank for rank, said in who if said == _WANTED]
+        answers += [(rank, key, "") for rank in wanting if rank != wanting[0] or set(holders) - {rank}]
+    return frozenset(key for key, _ in _told(ranks, answers))
+
+
+def _upserted(key: str, who: list[tuple[int, str]]) -> Iterable[tuple[int, str, str]]:
+    """What to tell whom of a document that is held, or to be run."""
+    holders = [(rank, said.removeprefix(_HELD)) for rank, said in who if said.startswith(_HELD)]
+    wanting = [(rank, said.removeprefix(_WANTED)) for rank, said in who if said.startswith(_WANTED)]
+    for holder, digest in holders:
+        others = [wanted for rank, wanted in wanting if rank != holder]
+        if others:
+            yield holder, key, _GONE if set(others) - {digest} else _KEPT
+        for rank in dict.fromkeys(rank for rank, _ in wanting if rank != holder):
+            yield rank, key, _EXISTS + digest
+
+
+def _check_deletions(ranks: Communicator, held: Mapping[str, str]) -> None:
+    """Natively, of documents with one hash only the last one that is missing is deleted."""
+    met = _met(ranks, ((digest, key) for key, digest in held.items())).values()
+    twins = [who for who in met if len({rank for rank, _ in who}) > 1 and len({key for _, key in who}) > 1]
+    _refuse(
+        ranks,
+        [key for who in twins for _, key in who],
+        "the document {} has the text and metadata of another: which of them is deleted when it is missing depends on "
+        "one process's order; use DocstoreStrategy.UPSERTS, or Executor(gather='root')",
+    )
+
+
+def _source(node: Any) -> str:
+    return str(node.ref_doc_id or node.id_)
+
+
+# -- meeting ---------------------------------------------------------------------------------------------
+
+
+def _met(ranks: Communicator, entries: Iterable[tuple[str, str]]) -> Met:
+    """Bring together what the ranks say of the same key; each key at one rank."""
+    rows = list(entries)
+    keys, said = _written(key for key, _ in rows), _written(said for _, said in rows)
+    # Half of the integers: whatever a negative one modulo the number of ranks is.
+    numbers = [int.from_bytes(hashlib.blake2b(key, digest_size=8).digest()) >> 1 for key in keys]
+    met = defaultdict(list)
+    came = ranks.shuffle(_table(number=numbers, rank=[ranks.rank] * len(rows), key=keys, said=said), "number")
+    for rank, key, what in zip(came["rank"].to_pylist(), _read(came["key"]), _read(came["said"]), strict=True):
+        met[key].append((rank, what))
+    return met
+
+
+def _told(ranks: Communicator, answers: Sequence[tuple[int, str, str]]) -> list[tuple[str, str]]:
+    """Tell ranks something of keys; what this one is told."""
+    keys, said = _written(key for _, key, _ in answers), _written(said for _, _, said in answers)
+    came = ranks.shuffle(_table(rank=[rank for rank, _, _ in answers], key=keys, said=said), "rank")
+    return list(zip(_read(came["key"]), _read(came["said"]), strict=True))
+
+
+def _table(*, key: list[bytes], said: list[bytes], **numbers: list[int]) -> pa.Table:
+    texts = {"key": pa.array(key, pa.large_binary()), "said": pa.array(said, pa.large_binary())}
+    return pa.table({**{name: pa.array(column, pa.int64()) for name, column in numbers.items()}, **texts})
+
+
+def _written(texts: Iterable[str]) -> list[bytes]:
+    return [text.encode("utf-8", "surrogatepass") for text in texts]
+
+
+def _read(column: pa.ChunkedArray) -> list[str]:
+    return [text.decode("utf-8", "surrogatepass") for text in column.to_pylist()]
+
+
+def _refuse(ranks: Communicator, found: list[str], what: str) -> None:
+    """Raise on all ranks what has been found on any."""
+    first = _written(sorted(found)[:1])
+    all_found = _read(ranks.all_gather(pa.table({"key": pa.array(first, pa.large_binary())}))["key"])
+    if all_found:
+        raise RefusedError(what.format(repr(all_found[0])))
