@@ -26,6 +26,8 @@ from contextvars import Context, ContextVar
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from aaflow_plugins.interrupts import result_of
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -158,7 +160,7 @@ class Batching:
             try:
                 if ticket.leads is not None and many is not None:
                     self._lead(ticket.leads, _inside.get() | {key}, many)
-                answer = ticket.answer.result()
+                answer = result_of(ticket.answer)
             except BaseException:
                 self._leave(ticket)
                 raise

@@ -21,6 +21,7 @@ import pyarrow as pa
 from aaflow_plugins.dataplane.wire import to_ipc
 from aaflow_plugins.engines.communicator import Communicator, RankError
 from aaflow_plugins.engines.waiting import wait_for
+from aaflow_plugins.interrupts import interrupts_put_off, result_of
 from aaflow_plugins.remote import RemoteCall
 
 T = TypeVar("T")
@@ -118,11 +119,12 @@ class TaskPool:
         try:
             for item in items:
                 run = copy_context().run
-                window.append(threads.submit(run, self.do, function, elsewhere, here, item))
+                with interrupts_put_off():
+                    window.append(threads.submit(run, self.do, function, elsewhere, here, item))
                 if len(window) >= 2 * self.slots:
-                    yield window.popleft().result()
+                    yield result_of(window.popleft())
             while window:
-                yield window.popleft().result()
+                yield result_of(window.popleft())
         finally:
             threads.shutdown(wait=True, cancel_futures=True)
 

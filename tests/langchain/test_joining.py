@@ -402,7 +402,7 @@ class Counted(BaseChatModel):
 
     def _generate(self, messages: list[BaseMessage], stop: Any = None, **kwargs: Any) -> ChatResult:
         self.calls.append(str(messages[-1].content))
-        time.sleep(0.005)
+        time.sleep(0.05)
         return ChatResult(generations=[ChatGeneration(message=AIMessage(f"{messages[-1].content} {stop}"))])
 
 
