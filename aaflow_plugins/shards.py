@@ -119,17 +119,21 @@ def embed_edges(
         raise ValueError(f"{len(rows)} vectors for {len(batch)} texts")
     own = len(batch) - len(taken)
     homes = np.searchsorted(ends, np.arange(stop, stop + len(taken)), side="right")
-    kinds, values = zip(*map(_packed, rows[own:]), strict=True) if taken else ((), ())
+    kinds, values = zip(*map(pack_vector, rows[own:]), strict=True) if taken else ((), ())
     back = _shuffled(ranks, homes, kind=pa.array(kinds, pa.string()), row=pa.array(values, pa.large_binary()))
-    return Edges(list(map(_unpacked, back["kind"].to_pylist(), back["row"].to_pylist())), rows[:own])
+    return Edges(list(map(unpack_vector, back["kind"].to_pylist(), back["row"].to_pylist())), rows[:own])
 
 
 def _shuffled(ranks: Communicator, to: Any, **columns: pa.Array) -> pa.Table:
     return ranks.shuffle(pa.table({"to": pa.array(to, pa.int64()), **columns}), "to")
 
 
-def _packed(row: Any) -> tuple[str, bytes]:
-    """A vector as bytes that say exactly what it is, and of which kind."""
+def pack_vector(row: Any) -> tuple[str, bytes]:
+    """A vector as bytes that say exactly what it is, and of which kind.
+
+    Raises:
+        TypeError: If it is no list of numbers of Python's or numpy's, nor a one-dimensional array.
+    """
     if isinstance(row, np.ndarray) and row.ndim == 1 and row.dtype.kind in "fiu":
         return row.dtype.str, row.tobytes()
     kinds = set(map(type, row)) if type(row) is list else {object}
@@ -143,7 +147,8 @@ def _packed(row: Any) -> tuple[str, bytes]:
     raise TypeError(f"a vector is no list of numbers, but {str(row)[:100]}: it can't go to another rank")
 
 
-def _unpacked(kind: str, row: bytes) -> Any:
+def unpack_vector(kind: str, row: bytes) -> Any:
+    """The vector that `pack_vector` was given."""
     if kind == "numbers":
         return json.loads(row)
     if kind.startswith("list "):

@@ -30,6 +30,7 @@ from aaflow_plugins.plugins import ranks_of
 from aaflow_plugins.progress import ProgressCallback, progress_bar
 from aaflow_plugins.scheduler import Sizes
 from langchain_aaflow import plans
+from langchain_aaflow.sharded_ingestion import Sharded
 from langchain_aaflow.targets import Target
 
 S = TypeVar("S", bound=VectorStore)
@@ -61,18 +62,24 @@ def ingest(
         ids: One id a chunk, in order, or a function from a chunk to its id. None: as natively.
         executor: Concurrency, batch sizes and memory; its `report` tells afterwards what happened. In a job of several
             ranks (see `Executor`'s `engine`) rank 0 has its documents split, and batches of texts embedded, by all.
+            With `gather="shards"` or `"all"` each rank splits and embeds its own block, of the same documents, or
+            with `partitioned=True` all those that it is given; a loader or an iterator is read by each rank, and
+            listed.
         progress: True for a progress bar on standard error, or a callback.
 
     Returns:
         The store: `vectorstore` itself, or a new one of exactly that class. In a job of several ranks it is rank 0 that
-        has it: the others get None, and their `vectorstore` is not touched.
+        has it: the others get None, and their `vectorstore` is not touched. With `gather="all"` every rank has it,
+        with `gather="shards"` all get a `ShardedVectorStore`, whose parts FAISS and InMemoryVectorStore can be.
 
     Raises:
         RankError: If another rank of the job fails, or has been given something else.
         TypeError: If an argument, or something in `source`, is of the wrong kind.
         ValueError: If `source` is empty where a new store has to be made, if ids are too few, too many or
             taken, or if a vector has NaN or a dimension the store does not take. The batch concerned is
-            not stored; what was stored before it stays, once.
+            not stored; what was stored before it stays, once. Before any work if shards can't give the same: of
+            other stores, of one that is not empty, or with embeddings that natively take all texts in one call
+            where there is no `Executor(batch_size=...)`.
         Exception: What the loader, splitter, embeddings or store raise, as they raise it.
     """
     job = _Job(source, splitter, embedding, vectorstore, ids, executor, asynchronous=False)
@@ -80,6 +87,8 @@ def ingest(
         raise TypeError("source is asynchronous: use `await aingest(...)`")
     ranks = ranks_of(job.executor)
     with job.progress(progress) as callback:
+        if job.executor.gather == "shards" or (job.executor.gather == "all" and ranks.size > 1):
+            return job.run_in_shards(ranks, callback)
         if ranks.size > 1:
             return job.run_on(ranks, callback)
         if job.tiny:
@@ -109,6 +118,8 @@ async def aingest(
     job = _Job(source, splitter, embedding, vectorstore, ids, executor, asynchronous=True)
     if job.executor.engine not in ("auto", "local"):
         raise ValueError(f"executor: engine {job.executor.engine!r} takes part in `ingest` only, not in `aingest`")
+    if job.executor.gather != "root":
+        raise ValueError(f"executor: gather={job.executor.gather!r} is for `ingest` only, not for `aingest`")
     with job.progress(progress) as callback:
         if job.tiny:
             return await job.arun_at_once()
@@ -136,7 +147,7 @@ class _Job(Generic[S]):
         plans.check_splitter(splitter)
         _check_source(source)
         _check_ids(ids)
-        self._source, self._splitter, self._ids = source, splitter, ids
+        self._source, self._splitter, self._ids, self._vectorstore = source, splitter, ids, vectorstore
         self._asynchronous = asynchronous
         self._default = executor is None
         self.executor = executor or Executor()
@@ -211,6 +222,26 @@ class _Job(Generic[S]):
             return self.target.finished()
 
         return lead_or_serve(ranks, plan.fingerprint(), self._digest(), plan.elsewhere, lead)  # type: ignore[return-value]
+
+    def run_in_shards(self, ranks: Communicator, progress: ProgressCallback | None) -> S:
+        """Each rank its own block; of a class of their own where shards stay, which nobody's annotations care for."""
+        job = Sharded(
+            ranks,
+            self.executor,
+            self._vectorstore,
+            self.target,
+            self._splitter,
+            self._ids,
+            self._batch_size(),
+            progress,
+        )
+
+        def documents() -> Iterable[Document]:
+            found = self.documents()
+            assert isinstance(found, Iterable)
+            return found
+
+        return job.run(self.plan().fingerprint(), documents)  # type: ignore[no-any-return]
 
     def _digest(self) -> bytes:
         """What tells this rank's texts from others; empty without any, or where only reading would tell."""

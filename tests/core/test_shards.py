@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from aaflow_plugins.engines.local import LocalCommunicator
 from aaflow_plugins.executor import Executor
-from aaflow_plugins.shards import MANIFEST, Edges, Manifest, _packed, _unpacked, blocks, embed_edges, share_of
+from aaflow_plugins.shards import MANIFEST, Edges, Manifest, blocks, embed_edges, pack_vector, share_of, unpack_vector
 
 
 @given(st.lists(st.integers(0, 10**6)), st.integers(1, 9))
@@ -69,7 +69,7 @@ def test_one_rank_has_no_edges() -> None:
 )
 def test_vectors_that_travel(row: Any) -> None:
     """They come back as they were, type by type."""
-    found = _unpacked(*_packed(row))
+    found = unpack_vector(*pack_vector(row))
     assert type(found) is type(row)
     assert list(map(type, found)) == list(map(type, row))
     assert list(map(repr, found)) == list(map(repr, row))
@@ -80,7 +80,7 @@ def test_vectors_that_travel(row: Any) -> None:
 )
 def test_vectors_that_do_not_travel(row: Any) -> None:
     with pytest.raises(TypeError, match="can't go to another rank"):
-        _packed(row)
+        pack_vector(row)
 
 
 def test_an_executor_on_one_rank() -> None:

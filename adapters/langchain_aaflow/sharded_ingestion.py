@@ -1,0 +1,284 @@
+"""Ingestion of which each rank does its block of the documents: it splits, embeds and stores them by itself.
+
+The chunks, their vectors and their order over the ranks are those of one process. Batches of texts are composed as
+there, across blocks, where a batch is a number of texts; where a class composes requests by something else (the tokens
+of OpenAI's), each rank composes those of its own block.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from langchain_core.documents import Document
+
+from aaflow_plugins.dataplane.batch import Batch
+from aaflow_plugins.embedding import Embedder, vectors_from_rows
+from aaflow_plugins.engines.communicator import Communicator
+from aaflow_plugins.engines.tasks import digest_of
+from aaflow_plugins.executor import Executor
+from aaflow_plugins.operators import Embed, Load
+from aaflow_plugins.plan import Plan
+from aaflow_plugins.progress import ProgressCallback
+from aaflow_plugins.report import Report
+from aaflow_plugins.scheduler import Sizes
+from aaflow_plugins.shards import Edges, all_counts, blocks, check_same_texts, embed_edges, share_of
+from langchain_aaflow import plans
+from langchain_aaflow.sharded_parts import Part, Place, empty_part, gathered, part_of, refusal
+from langchain_aaflow.sharded_store import ShardedVectorStore
+from langchain_aaflow.targets import Target
+
+#: A chunk and the id that it is stored under, None for one of the store's own making.
+Row = tuple[Document, str | None]
+
+
+@dataclass(frozen=True)
+class Sharded:
+    """One ingestion in shards.
+
+    Attributes:
+        ranks: All ranks.
+        executor: The caller's; gets the report.
+        vectorstore: What was handed over, a store or a class.
+        target: Where this rank's rows end.
+        splitter: The splitter, or None.
+        ids: As `ingest` takes them.
+        batch_size: Texts a call, where embeddings have no grouping of their own.
+        progress: Called with what this rank has done.
+    """
+
+    ranks: Communicator
+    executor: Executor
+    vectorstore: Any
+    target: Target[Any]
+    splitter: Any
+    ids: Any
+    batch_size: int | None
+    progress: ProgressCallback | None
+
+    def run(self, fingerprint: str, documents: Callable[[], Iterable[Document]]) -> Any:
+        """Do this rank's part.
+
+        Args:
+            fingerprint: That of the plan.
+            documents: Reads the source.
+
+        Returns:
+            A `ShardedVectorStore`, or the native store with all rows.
+
+        Raises:
+            RankError: If another rank fails, or has been given something else.
+            ValueError: If the same result can't be had from shards.
+        """
+        gather, partitioned = self.executor.gather, self.executor.partitioned
+        given = "a class" if isinstance(self.vectorstore, type) else "a store"
+        with self.ranks.together(f"{fingerprint} {gather} {partitioned} {given} {self._ids_digest()}"):
+            embed = self._checked_embed()
+            source = list(documents())
+            if not partitioned:
+                check_same_texts(self.ranks, [document.page_content for document in source])
+                block = blocks(list(map(plans.size_of, source)), self.ranks.size)[self.ranks.rank]
+                source = source[block.start : block.stop]
+            chunks, split_report = self._split(source)
+            counts = all_counts(self.ranks, len(chunks))
+            rows = list(zip(chunks, self._ids_of(chunks, counts), strict=True))
+            self._store(rows, embed, split_report)
+            part = self._part(len(rows), sum(counts))
+            place = Place.of(self.ranks, part.rows)
+            if gather == "all":
+                part.refill(*gathered(place, part))
+                return part.store
+            return ShardedVectorStore(part, place)
+
+    def _checked_embed(self) -> Embed:
+        """The operator that embeds, once it is clear that shards give the same as one process."""
+        reason = refusal(self.vectorstore)
+        if reason is not None or self.target.embedding is None:
+            why = reason or "it has no embeddings"
+            raise ValueError(f"vectorstore: a {self.target.name} can't be kept in shards: {why}")
+        if not _splits_one_by_one(self.splitter):
+            raise ValueError(
+                f"splitter: {type(self.splitter).__name__} may look at several documents at once, and each rank has "
+                "its own only; give Executor(gather='root')"
+            )
+        embed = plans.embed(self.target.embedding, self.batch_size)
+        if embed.embedder.whole_input:
+            raise ValueError(
+                f"executor: natively all texts are one call ({embed.embedder.describe()}), and each rank has its own "
+                "only; give Executor(batch_size=...), or gather='root'"
+            )
+        elsewhere = embed.elsewhere
+        if elsewhere is not None and elsewhere.sample is not None:
+            self.ranks.compare(hashlib.blake2b(elsewhere.sample()).digest(), "gives a text other vectors than rank 0")
+        return replace(embed, slots=share_of(embed.slots, self.ranks))
+
+    def _split(self, documents: list[Document]) -> tuple[list[Document], Report | None]:
+        """The chunks of this rank's documents, and what is to be reported of it."""
+
+        def collect(batches: Iterator[Batch]) -> list[Document]:
+            return [chunk for batch in batches for chunk in batch.native("document")]
+
+        own = self.executor.of_rank(self.ranks)
+        sizes = Sizes(tuple(map(plans.size_of, documents)))
+        plan = Plan([plans.load(), plans.split(self.splitter)])
+        return own.run(plan, documents, collect, sizes=sizes, total=len(documents), progress=self.progress), own.report
+
+    def _store(self, rows: list[Row], embed: Embed, split_report: Report | None) -> None:
+        """Embed and store rows: those whose batch is another rank's or ends on another first and last."""
+        texts = [chunk.page_content for chunk, _ in rows]
+        batch_size = embed.embedder.texts_a_request
+        edges = Edges([], [])
+        if batch_size is not None:
+            edges = embed_edges(self.ranks, texts, batch_size, partial(_rows_of, embed.embedder))
+        first, last = len(edges.first), len(rows) - len(edges.last)
+        own = self.executor.of_rank(self.ranks)
+        self._add(rows[:first], edges.first)
+        between = rows[first:last]
+        plan = Plan([_load(), embed, self.target.upsert(given_ids=self.ids is not None)])
+        own.run(
+            plan,
+            between,
+            lambda batches: sum(1 for _ in batches),
+            sizes=Sizes(tuple(map(_size_of, between))),
+            total=len(between),
+            progress=self.progress,
+        )
+        self._add(rows[last:], edges.last)
+        self.executor.report = _joined(split_report, own.report, first + len(edges.last))
+
+    def _add(self, rows: list[Row], vectors: list[Any]) -> None:
+        if rows:
+            made = vectors_from_rows(vectors, type(self.target.embedding).__name__)
+            self.target.add_vectors([chunk for chunk, _ in rows], [id_ for _, id_ in rows], made)
+
+    def _part(self, own: int, total: int) -> Part:
+        """This rank's filled store, of `own` of the `total` rows."""
+        # Of no rows at all some classes make a store and some don't; of none of this rank's, one that fits the others.
+        made = part_of(self.target.finished()) if own or not total or not isinstance(self.vectorstore, type) else None
+        width = pa.array([made and made.width], pa.int64())
+        widths = self.ranks.all_gather(pa.table({"width": width}))["width"].drop_null().to_pylist()
+        if len(set(widths)) > 1:
+            name = type(self.target.embedding).__name__
+            raise ValueError(f"{name} returned vectors of different lengths: {widths} floats on the ranks")
+        assert self.target.embedding is not None
+        return made or empty_part(self.vectorstore, self.target.embedding, widths[0])
+
+    # -- ids ---------------------------------------------------------------------------------------------
+
+    def _ids_digest(self) -> str:
+        """What tells given ids from others; those of documents that are spread are each rank's own."""
+        if isinstance(self.ids, Sequence) and not self.executor.partitioned:
+            return digest_of(self.ids).hex()
+        return type(self.ids).__name__
+
+    def _ids_of(self, chunks: list[Document], counts: list[int]) -> list[str | None]:
+        """The id of each chunk.
+
+        Raises:
+            ValueError: If there are too few or too many, if one is used twice on whatever rank, or if some chunks
+                have one and some none: what becomes of those the store says only of all rows at once.
+        """
+        ids: list[str | None]
+        if self.ids is None:
+            ids = [chunk.id for chunk in chunks]
+        elif callable(self.ids) or self.executor.partitioned:
+            ids = list(plans.ids_of(chunks, self.ids) or [])
+        else:
+            if len(self.ids) != sum(counts):
+                raise ValueError(f"ids: {len(self.ids)} ids for {sum(counts)} chunks")
+            start = sum(counts[: self.ranks.rank])
+            ids = list(self.ids[start : start + len(chunks)])
+        with_id = all_counts(self.ranks, sum(map(bool, ids)))
+        if not any(with_id):
+            return ids
+        if with_id != counts:
+            raise ValueError("ids: some chunks have an id and some have none; in shards all have one, or none has")
+        self._check_distinct([id_ for id_ in ids if id_], sum(counts[: self.ranks.rank]))
+        return ids
+
+    def _check_distinct(self, ids: list[str], first: int) -> None:
+        """Raise on all ranks if an id is there twice: equal ids meet on one rank, whichever ranks have them."""
+        held = [id_.encode("utf-8", "surrogatepass") for id_ in ids]
+        keys = [int.from_bytes(hashlib.blake2b(id_, digest_size=8).digest(), signed=True) for id_ in held]
+        columns = {
+            "key": pa.array(keys, pa.int64()),
+            "row": pa.array(np.arange(first, first + len(ids))),
+            "id": pa.array(held, pa.large_binary()),
+        }
+        met = self.ranks.shuffle(pa.table(columns), "key")
+        seen: set[bytes] = set()
+        twice = b""
+        for row, id_ in sorted(zip(met["row"].to_pylist(), met["id"].to_pylist(), strict=True)):
+            if id_ in seen:
+                twice = json.dumps([row, id_.decode("utf-8", "surrogatepass")]).encode()
+                break
+            seen.add(id_)
+        said = sorted(json.loads(value) for value in self.ranks.agree(twice) if value)
+        if said:
+            raise ValueError(f"ids: duplicate ids, {said[0][1]!r} for one; shards hold each id once")
+
+
+def _rows_of(embedder: Embedder, texts: list[str]) -> list[Any]:
+    """The vectors of texts that are one batch, in the native form."""
+    replies = ((request, embedder.send(request)) for request in embedder.compose([texts]))
+    return [row for vectors in embedder.assemble(replies) for row in vectors.tolist()]
+
+
+def _load() -> Load:
+    """Chunks that are made already."""
+
+    def batch_of(rows: list[Row]) -> Batch:
+        batch = plans.chunk_batch([chunk for chunk, _ in rows], None)
+        return replace(batch, columns={**batch.columns, "id": [id_ for _, id_ in rows]})
+
+    return Load(name="chunks", adds=plans.CHUNKS, size_of=_size_of, batch_of=batch_of)
+
+
+def _size_of(row: Row) -> int:
+    return plans.size_of(row[0])
+
+
+def _splits_one_by_one(splitter: Any) -> bool:
+    """Whether documents are split one after the other, each by itself, whatever else is in the call."""
+    methods = ("split_documents", "create_documents", "transform_documents")
+    definers = [
+        next((base.__module__ for base in type(splitter).__mro__ if method in vars(base)), None) for method in methods
+    ]
+    return splitter is None or all(
+        definer is None or definer.partition(".")[0] == "langchain_text_splitters" or _is_ours(definer)
+        for definer in definers
+    )
+
+
+def _is_ours(module: str) -> bool:
+    return module.partition(".")[0] == "langchain_aaflow"
+
+
+def _joined(split: Report | None, stored: Report | None, edges: int) -> Report | None:
+    """Two reports as that of one run; `edges` rows were embedded and stored beside it."""
+    if split is None or stored is None:
+        return stored
+    for operator in stored.operators[1:]:
+        operator.rows += edges
+    return replace(
+        stored,
+        operators=[*split.operators, *stored.operators[1:]],
+        wall_seconds=split.wall_seconds + stored.wall_seconds,
+        model_seconds=split.model_seconds + stored.model_seconds,
+        cpu_seconds=split.cpu_seconds + stored.cpu_seconds,
+        in_flight_bytes=max(split.in_flight_bytes, stored.in_flight_bytes),
+        notes=[*split.notes, *stored.notes],
+        spans=[
+            *split.spans,
+            *(
+                replace(span, start=span.start + split.wall_seconds, end=span.end + split.wall_seconds)
+                for span in stored.spans
+            ),
+        ],
+    )
