@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import copy
 import threading
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import copy_context
+from functools import partial
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
@@ -28,10 +29,23 @@ from langchain_core.vectorstores import VectorStoreRetriever
 from pydantic import PrivateAttr
 
 from aaflow_plugins.collector import spared_collector
+from aaflow_plugins.engines.communicator import Communicator
 from aaflow_plugins.executor import Executor
 from aaflow_plugins.flow import FIRST_BLOCK, Flow, LoopFlow, ThreadFlow
+from langchain_aaflow.batch_ranks import (
+    Job,
+    Outcome,
+    aranks_for,
+    batch_on,
+    in_thread,
+    ranks_for,
+    shared_configs,
+    told_of,
+    undivided_reason,
+)
+from langchain_aaflow.chains.as_completed import drive, each_as_completed, taken
 from langchain_aaflow.chains.batches import batch
-from langchain_aaflow.chains.execution import Execution, raised
+from langchain_aaflow.chains.execution import Execution
 from langchain_aaflow.chains.nodes import Bind, Call, Kwargs, Node
 from langchain_aaflow.chains.plans import plan_of
 from langchain_aaflow.chains.translate import translate
@@ -67,25 +81,77 @@ class Batching:
         return_exceptions: bool = False,
         **kwargs: Any,
     ) -> list[Any]:
-        """As natively, without waiting for all inputs after each step."""
+        """As natively, without waiting for all inputs after each step; on several ranks see `batch_ranks`."""
         native: Any = super()
+        if (ranks := ranks_for(self._settings[0])) is not None:
+            return self._on(ranks, inputs, config, return_exceptions, kwargs, self._run)
         node = self._plan_for(inputs, config)
         if node is None:
             outputs: list[Any] = native.batch(inputs, config, return_exceptions=return_exceptions, **kwargs)
             return outputs
         node, config, kwargs = _bound(node, inputs, config, kwargs)
         configs = get_config_list(config, len(inputs))  # here, where its warning names the caller's line
+        return self._run(node, inputs, configs, return_exceptions, kwargs)
+
+    def _run(
+        self,
+        node: Node | None,
+        inputs: Sequence[Any],
+        configs: Sequence[RunnableConfig],
+        return_exceptions: bool,
+        kwargs: Kwargs,
+        outcome: Outcome | None = None,
+    ) -> list[Any]:
+        """Run a batch in this process, natively if there is no step; note in `outcome` where it failed."""
+        native: Any = super()
         limit = self._limit(configs)
-        if limit is not None and limit < 1:
-            refused: list[Any] = native.batch(inputs, config, return_exceptions=return_exceptions, **kwargs)
-            return refused
+        if node is None or (limit is not None and limit < 1):
+            outputs: list[Any] = native.batch(
+                list(inputs), list(configs), return_exceptions=return_exceptions, **kwargs
+            )
+            return outputs
         flow = ThreadFlow(limit)
         x = self._execution(flow, node, configs, return_exceptions)
         try:
             with self._watched(x, node, len(inputs)):
                 return flow.run(batch(x, node, list(inputs), configs, kwargs))
         finally:
+            if outcome is not None:
+                outcome.position = x.failed_at
             x.close()
+
+    def _on(
+        self,
+        ranks: Communicator,
+        inputs: Sequence[Any],
+        config: Any,
+        return_exceptions: bool,
+        kwargs: Kwargs,
+        run_here: Callable[..., list[Any]],
+    ) -> list[Any]:
+        """Run a batch on several ranks, this one's part by `run_here`."""
+        executor = self._settings[0]
+        assert executor is not None
+
+        def prepare() -> Job:
+            whole = translate(self, batch_queries=self._settings[1])
+            node, bound_config, bound_kwargs = _bound(whole, inputs, config, kwargs)
+            # Natively a configuration for nothing is not looked at.
+            configs = get_config_list(bound_config, len(inputs)) if inputs else []
+            alone = undivided_reason(node, return_exceptions=return_exceptions)
+            limit = self._limit(configs) if configs else None
+            settings = [*told_of(whole), return_exceptions, limit, bound_kwargs]
+            if alone is None:
+                configs = shared_configs(configs, limit, ranks)
+
+            def run(numbers: Sequence[int], outcome: Outcome | None) -> list[Any]:
+                values, own = [inputs[number] for number in numbers], [configs[number].copy() for number in numbers]
+                step = None if isinstance(whole, Call) else node
+                return run_here(step, values, own, return_exceptions, bound_kwargs, outcome)
+
+            return Job(inputs, settings, alone, run)
+
+        return batch_on(ranks, executor, prepare)
 
     async def abatch(
         self,
@@ -95,20 +161,42 @@ class Batching:
         return_exceptions: bool = False,
         **kwargs: Any,
     ) -> list[Any]:
-        """As natively, without waiting for all inputs after each step."""
+        """As natively, without waiting for all inputs after each step; on several ranks see `batch_ranks`."""
         native: Any = super()
+        if (ranks := await aranks_for(self._settings[0])) is not None:
+            return await in_thread(partial(self._on, ranks, inputs, config, return_exceptions, kwargs), self._arun)
         node = self._plan_for(inputs, config)
         if node is None:
             outputs: list[Any] = await native.abatch(inputs, config, return_exceptions=return_exceptions, **kwargs)
             return outputs
         node, config, kwargs = _bound(node, inputs, config, kwargs)
         configs = get_config_list(config, len(inputs))  # here, where its warning names the caller's line
+        return await self._arun(node, inputs, configs, return_exceptions, kwargs)
+
+    async def _arun(
+        self,
+        node: Node | None,
+        inputs: Sequence[Any],
+        configs: Sequence[RunnableConfig],
+        return_exceptions: bool,
+        kwargs: Kwargs,
+        outcome: Outcome | None = None,
+    ) -> list[Any]:
+        """Like `_run`, on the running loop."""
+        native: Any = super()
+        if node is None:
+            outputs: list[Any] = await native.abatch(
+                list(inputs), list(configs), return_exceptions=return_exceptions, **kwargs
+            )
+            return outputs
         async with LoopFlow(self._limit(configs)) as flow:
             x = self._execution(flow, node, configs, return_exceptions)
             try:
                 with self._watched(x, node, len(inputs)):
                     return await batch(x, node, list(inputs), configs, kwargs)
             finally:
+                if outcome is not None:
+                    outcome.position = x.failed_at
                 x.close()
 
     def batch_as_completed(
@@ -130,16 +218,14 @@ class Batching:
         flow = ThreadFlow(self._limit(configs))
         x = self._execution(flow, node, configs, False)
         done: SimpleQueue[Any] = SimpleQueue()
-        every = _each_as_completed(x, node, list(inputs), configs, kwargs, done.put)
+        every = each_as_completed(x, node, list(inputs), configs, kwargs, done.put)
         context = copy_context()
-        driver = threading.Thread(
-            target=context.run, args=(_drive, flow, every, done), name="aaflow-chain", daemon=True
-        )
+        driver = threading.Thread(target=context.run, args=(drive, flow, every, done), name="aaflow-chain", daemon=True)
         with self._watched(x, node, len(inputs)):
             driver.start()
             try:
                 while (ended := done.get()) is not None:
-                    yield _taken(ended, return_exceptions)
+                    yield taken(ended, return_exceptions)
             finally:
                 flow.interrupt(GeneratorExit())
                 driver.join()
@@ -167,9 +253,9 @@ class Batching:
             x = self._execution(flow, node, configs, False)
             done: asyncio.Queue[Any] = asyncio.Queue()
             with self._watched(x, node, len(inputs)):
-                every = flow.spawn(_each_as_completed(x, node, list(inputs), configs, kwargs, done.put_nowait))
+                every = flow.spawn(each_as_completed(x, node, list(inputs), configs, kwargs, done.put_nowait))
                 for _ in inputs:
-                    yield _taken(await done.get(), return_exceptions)
+                    yield taken(await done.get(), return_exceptions)
                 await every
 
     def _plan_for(self, inputs: Sequence[Any], config: Any) -> Node | None:
@@ -242,44 +328,6 @@ def _has_handlers(configs: Sequence[RunnableConfig]) -> bool:
     return False
 
 
-async def _each_as_completed(
-    x: Execution, node: Node, values: list[Any], configs: Sequence[RunnableConfig], kwargs: Kwargs, put: Any
-) -> None:
-    watch, x.watch = x.watch, None
-
-    async def one(index: int) -> None:
-        try:
-            put((index, await node.run(x, values[index], configs[index], dict(kwargs)), None))
-        except Exception as error:
-            put((index, None, error))
-        if watch:
-            watch.ended()
-
-    limit = x.flow.limit
-    window = None if limit is None else limit + 2 * x.join_size
-    await x.flow.each(len(values), one, block=x.join_size, window=window)
-
-
-def _drive(flow: ThreadFlow, every: Any, done: SimpleQueue[Any]) -> None:
-    try:
-        flow.run(every)
-    except GeneratorExit:
-        pass  # nobody asks for the rest
-    except BaseException as error:
-        done.put((None, None, error))
-    finally:
-        done.put(None)
-
-
-def _taken(ended: tuple[int, Any, BaseException | None], return_exceptions: bool) -> tuple[int, Any]:
-    index, output, error = ended
-    if error is None:
-        return index, output
-    if return_exceptions and isinstance(error, Exception):
-        return index, raised(error)
-    raise raised(error)
-
-
 class AcceleratedSequence(Batching, RunnableSequence[Any, Any]):
     """A RunnableSequence whose batches run as a plan."""
 
@@ -349,7 +397,10 @@ def accelerate_chain(native: R, executor: Executor | None = None, *, batch_queri
     Args:
         native: Any runnable. It is not changed; the steps are shared.
         executor: `max_concurrency` bounds a batch whose configuration does not, `batch_size` is the number of queries
-            that are embedded and searched together.
+            that are embedded and searched together. With `engine="mpi"` (or another that is named), or with a `gather`
+            other than "root" in a job of several ranks, `batch` and `abatch` are calls that all ranks make together,
+            with the same inputs; each takes a block of them through the chain: see `batch_ranks`. All other calls,
+            also `batch_as_completed`, stay in their process.
         batch_queries: Whether queries may be embedded in one call, whatever the embeddings' class.
 
     Returns:

@@ -169,6 +169,7 @@ class Pipeline:
         await x.flow.each(len(self._values), self._input, block=block, window=window)
         try:
             if self._failure is not None:
+                x.failed_at = self._failure[:3]
                 if isinstance(self._failure[3], StoppedError):
                     raise RuntimeError("generator raised StopIteration") from self._failure[3].error
                 raise self._failure[3]

@@ -48,6 +48,8 @@ class Execution:
         join_size: Queries answered together at the most.
         first_join_size: The same for the first of many.
         watch: Who is told how the inputs get on; the outermost batch takes it.
+        failed_at: Where a batch failed that has ended: the number of the step, of what was tried there, and of the
+            input. The outermost ends last.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Execution:
     ) -> None:
         self.flow = flow
         self.watch: Watch | None = None
+        self.failed_at: tuple[int, int, int] | None = None
         self.listening = listening
         self.return_exceptions = return_exceptions
         self.asynchronous = isinstance(flow, LoopFlow)

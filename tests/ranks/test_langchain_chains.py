@@ -1,0 +1,312 @@
+"""Batches of LangChain's chains: all ranks take inputs through them, and get what one process gives."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+pytest.importorskip("faiss")
+
+from langchain_community.vectorstores import FAISS
+from langchain_core.documents import Document
+from langchain_core.embeddings import DeterministicFakeEmbedding
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.output_parsers import StrOutputParser
+from langchain_core.outputs import ChatGeneration, ChatResult
+from langchain_core.prompts import ChatPromptTemplate
+from langchain_core.rate_limiters import InMemoryRateLimiter
+from langchain_core.runnables import Runnable, RunnableLambda, RunnablePassthrough
+from pydantic import BaseModel
+
+from aaflow_plugins import Executor, accelerate
+from aaflow_plugins.engines.communicator import Communicator, RankError
+from aaflow_plugins.shards import blocks
+
+pytestmark = pytest.mark.own_block
+
+QUESTIONS = [f"What of {number}, and of {number % 7}?" for number in range(23)]
+
+
+class Echo(BaseChatModel):
+    """Answers with the end of the last message, and counts its calls."""
+
+    seconds: float = 0.0
+    calls: int = 0
+    now: int = 0
+    peak: int = 0
+
+    @property
+    def _llm_type(self) -> str:
+        return "echo"
+
+    def _generate(self, messages: list[BaseMessage], *_: Any, **__: Any) -> ChatResult:
+        with _counting:
+            self.calls, self.now = self.calls + 1, self.now + 1
+            self.peak = max(self.peak, self.now)
+        time.sleep(self.seconds)
+        with _counting:
+            self.now -= 1
+        text = str(messages[-1].content)[-60:]
+        if "poison" in text:
+            raise LookupError(f"no answer to {text[-20:]}")
+        used = {"input_tokens": len(text), "output_tokens": 2, "total_tokens": len(text) + 2}
+        return ChatResult(
+            generations=[ChatGeneration(message=AIMessage(f"echo {text}", id="one", usage_metadata=used))]
+        )
+
+
+_counting = threading.Lock()
+
+
+class Answer(BaseModel):
+    """What a parser makes of a message."""
+
+    text: str
+    score: float = 0.5
+
+
+def _answer(message: Any) -> Answer:
+    return Answer(text=message.content)
+
+
+def _check(text: str) -> str:
+    if "refused" in text:
+        raise ValueError(f"{text} is refused")
+    return text
+
+
+def _prompt() -> ChatPromptTemplate:
+    return ChatPromptTemplate.from_template("Of {context}: {question}")
+
+
+def retrieving(model: BaseChatModel) -> Runnable[Any, Any]:
+    """Documents, a message and a structured output for a question."""
+    texts = [f"Chunk {number} is about {number % 5}." for number in range(40)]
+    store = FAISS.from_texts(texts, DeterministicFakeEmbedding(size=8), metadatas=[{"n": n} for n in range(40)])
+    ids = iter(range(40))
+    store.docstore._dict = {
+        key: each.model_copy(update={"id": str(next(ids))}) for key, each in store.docstore._dict.items()
+    }
+    context: Any = {"context": store.as_retriever(), "question": RunnableLambda(_check)}
+    said = context | RunnablePassthrough.assign(said=_prompt() | model)
+    return said | RunnablePassthrough.assign(answer=RunnableLambda(lambda given: _answer(given["said"])))
+
+
+def plain(model: BaseChatModel) -> Runnable[Any, Any]:
+    """A text for a question."""
+    given: Any = {"context": lambda text: text[-3:], "question": RunnableLambda(_check)}
+    return given | _prompt() | model | StrOutputParser()
+
+
+def told(value: Any) -> Any:
+    """All of a value, with its types and with what was set."""
+    if isinstance(value, BaseModel):
+        return type(value), told(value.__dict__), value.model_fields_set
+    if isinstance(value, dict):
+        return [(told(key), told(each)) for key, each in value.items()]
+    if isinstance(value, list | tuple):
+        return type(value), [told(each) for each in value]
+    return (type(value), str(value), value.args) if isinstance(value, Exception) else (type(value), value)
+
+
+def on(gather: str = "root", **settings: Any) -> Executor:
+    return Executor(engine="mpi", gather=gather, **settings)
+
+
+def block(ranks: Communicator, count: int) -> range:
+    return blocks([1] * count, ranks.size)[ranks.rank]
+
+
+def of_rank(ranks: Communicator, gather: str, outputs: list[Any]) -> list[Any]:
+    """What of all outputs this rank is to have."""
+    if gather == "root":
+        return [] if ranks.rank else outputs
+    return outputs if gather == "all" else [outputs[number] for number in block(ranks, len(outputs))]
+
+
+@pytest.mark.parametrize("gather", ["root", "all", "shards"])
+@pytest.mark.parametrize("make", [plain, retrieving])
+def test_the_outputs_of_one_process(ranks: Communicator, make: Callable[[Any], Any], gather: str) -> None:
+    for count in (0, 1, 3, 23):
+        chain, model = make(Echo()), Echo()
+        found = accelerate(make(model), executor=on(gather)).batch(QUESTIONS[:count])
+        assert told(found) == told(of_rank(ranks, gather, chain.batch(QUESTIONS[:count])))
+        assert model.calls == len(block(ranks, count))
+
+
+@pytest.mark.parametrize("gather", ["root", "all", "shards"])
+def test_exceptions_as_outputs(ranks: Communicator, gather: str) -> None:
+    questions = [*QUESTIONS[:4], "a poison", *QUESTIONS[4:9], "this is refused", "what next?", "poison at last"]
+    chain = accelerate(plain(Echo()), executor=on(gather))
+    found = chain.batch(questions, return_exceptions=True)
+    native = plain(Echo()).batch(questions, return_exceptions=True)
+    assert told(found) == told(of_rank(ranks, gather, native))
+    assert all(each.__traceback__ for each in found if isinstance(each, Exception))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{3: "poison 3", 20: "poison 20"}, {20: "poison"}, {2: "a poison", 12: "12 is refused", 21: "21 is refused"}],
+)
+@pytest.mark.parametrize("gather", ["root", "shards"])
+def test_an_error_is_the_one_of_one_process(ranks: Communicator, wrong: dict[int, str], gather: str) -> None:
+    """That of the first step in which an input fails, and there of the first input."""
+    questions = [wrong.get(number, question) for number, question in enumerate(QUESTIONS)]
+    with pytest.raises(Exception, match=r"poison|refused") as native:
+        plain(Echo()).batch(questions)
+    with pytest.raises(RankError if ranks.rank else type(native.value)) as raised:
+        accelerate(plain(Echo()), executor=on(gather)).batch(questions)
+    assert str(native.value) in str(raised.value)
+    # The ranks can go on.
+    assert len(accelerate(plain(Echo()), executor=on("all")).batch(QUESTIONS)) == 23
+
+
+@pytest.mark.parametrize("gather", ["root", "all", "shards"])
+def test_asynchronous_batches(ranks: Communicator, gather: str) -> None:
+    chain = accelerate(retrieving(Echo()), executor=on(gather))
+    found = asyncio.run(chain.abatch(QUESTIONS, return_exceptions=True))
+    assert told(found) == told(of_rank(ranks, gather, retrieving(Echo()).batch(QUESTIONS)))
+    questions = [*QUESTIONS, "this is refused"]
+    with pytest.raises(RankError if ranks.rank else ValueError, match="this is refused"):
+        asyncio.run(chain.abatch(questions))
+
+
+def test_a_cancelled_batch_ends_on_all_ranks(ranks: Communicator) -> None:
+    async def cancelled() -> None:
+        chain = accelerate(RunnableLambda(lambda text: text, afunc=_slow) | str, executor=on())
+        batch = asyncio.ensure_future(chain.abatch(QUESTIONS, {"max_concurrency": ranks.size}))
+        if ranks.rank == 0:
+            await asyncio.sleep(0.3)
+            batch.cancel()
+        await batch
+
+    began = time.monotonic()
+    with pytest.raises(asyncio.CancelledError if ranks.rank == 0 else RankError):
+        asyncio.run(cancelled())
+    assert ranks.rank or time.monotonic() - began < 20
+    assert len(accelerate(plain(Echo()), executor=on("all")).batch(QUESTIONS)) == 23
+
+
+async def _slow(text: str) -> str:
+    await asyncio.sleep(0.1 if text.startswith("What") else 0)
+    return text
+
+
+def test_an_error_that_does_not_come_again(ranks: Communicator) -> None:
+    def fails_elsewhere(text: str) -> str:
+        if ranks.rank == ranks.size - 1:
+            raise ConnectionError("no route")
+        return text
+
+    last = ranks.rank == ranks.size - 1
+    with pytest.raises(ConnectionError if last else RankError, match="no route") as raised:
+        accelerate(RunnableLambda(fails_elsewhere) | str, executor=on()).batch(QUESTIONS)
+    assert last or f"rank {ranks.size - 1} failed: ConnectionError: no route" in str(raised.value)
+
+
+@pytest.mark.parametrize("settings", [{"executor": 5}, {"config": 5}, {"config": 2}])
+def test_calls_at_once_are_shared(ranks: Communicator, settings: dict[str, int]) -> None:
+    model = Echo(seconds=0.01)
+    chain = accelerate(plain(model), executor=on(max_concurrency=settings.get("executor")))
+    config: Any = {"max_concurrency": settings["config"]} if "config" in settings else None
+    chain.batch(QUESTIONS, config)
+    total = settings.get("executor") or settings["config"]
+    assert 1 <= model.peak <= max(1, total // ranks.size + (ranks.rank < total % ranks.size))
+
+
+def test_what_looks_at_all_inputs_runs_at_rank_0(ranks: Communicator) -> None:
+    seen: list[str] = []
+
+    def note(text: str) -> str:
+        seen.append(text)
+        return f"{len(seen)} {text}"
+
+    for gather in ("root", "all", "shards"):
+        seen.clear()
+        executor = on(gather)
+        found = accelerate(RunnableLambda(note) | str, executor=executor).batch(QUESTIONS, {"max_concurrency": 1})
+        notes = executor.report.notes if executor.report else []
+        assert notes == ([] if ranks.rank else ["rank 0 ran all inputs: a step takes the inputs in their order"])
+        assert seen == ([] if ranks.rank else QUESTIONS)
+        outputs = [f"{number} {text}" for number, text in enumerate(QUESTIONS, 1)]
+        assert found == of_rank(ranks, gather, outputs)
+
+
+def test_what_has_a_rate_limit_runs_at_rank_0(ranks: Communicator) -> None:
+    model = Echo(rate_limiter=InMemoryRateLimiter(requests_per_second=10_000, max_bucket_size=10_000))
+    accelerate(plain(model), executor=on()).batch(QUESTIONS[:5])
+    assert model.calls == (0 if ranks.rank else 5)
+
+
+class Opaque:
+    """No data, and equal to any other of its value."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+def test_what_can_not_travel_is_made_again(ranks: Communicator, caplog: pytest.LogCaptureFixture) -> None:
+    chain = plain(Echo()) | RunnableLambda(lambda text: Opaque(text) if "of 3" in text else text)
+    expected = plain(Echo()).batch(QUESTIONS)
+    for gather in ("root", "all", "shards"):
+        found = accelerate(chain, executor=on(gather)).batch(QUESTIONS)
+        assert [getattr(each, "value", each) for each in found] == of_rank(ranks, gather, expected)
+    warned = [each.getMessage() for each in caplog.records if each.name == "langchain_aaflow.batch_ranks"]
+    assert any("Opaque" in message for message in warned)
+    assert all("Executor(gather='shards')" in message for message in warned)
+
+
+def test_what_can_neither_travel_nor_be_made_again(ranks: Communicator) -> None:
+    seen: list[str] = []
+    chain = RunnableLambda(seen.append) | RunnableLambda(Opaque)
+    assert len(accelerate(chain, executor=on()).batch(QUESTIONS)) == (0 if ranks.rank else 23)
+    with pytest.raises((TypeError, RankError), match="Opaque can't go to other ranks"):
+        accelerate(chain, executor=on("all")).batch(QUESTIONS)
+
+
+def test_other_inputs_or_another_chain_than_rank_0s(ranks: Communicator) -> None:
+    chain = accelerate(plain(Echo()), executor=on())
+    with pytest.raises(RankError, match="rank 1 has other inputs than rank 0"):
+        chain.batch(QUESTIONS[: 5 + ranks.rank])
+    with pytest.raises(RankError, match="rank 1 has other inputs than rank 0"):
+        chain.batch([] if ranks.rank else QUESTIONS)
+    prompt = ChatPromptTemplate.from_template(f"Rank {ranks.rank} asks {{question}}")
+    with pytest.raises(RankError, match="rank 1 runs something else"):
+        accelerate(prompt | Echo(), executor=on()).batch(QUESTIONS)
+    with pytest.raises(ValueError if ranks.rank else RankError, match="config must be a list"):
+        chain.batch(QUESTIONS, [{}] * (23 - bool(ranks.rank)))
+
+
+def test_a_chain_of_one_rank_stays_there(ranks: Communicator) -> None:
+    """Without an engine's name nobody waits for ranks that do not come."""
+    if ranks.rank == 0:
+        assert accelerate(plain(Echo()), executor=Executor()).batch(QUESTIONS) == plain(Echo()).batch(QUESTIONS)
+        assert accelerate(plain(Echo()), executor=on()).invoke("what?") == plain(Echo()).invoke("what?")
+
+
+def test_a_batch_within_a_batch_stays_on_its_rank(ranks: Communicator) -> None:
+    inner = accelerate(plain(Echo()), executor=on())
+    outer = RunnableLambda(lambda text: inner.batch([text, text, text])) | RunnableLambda(" ".join)
+    found = accelerate(outer, executor=on()).batch(QUESTIONS)
+    native = plain(Echo())
+    assert found == of_rank(ranks, "root", [" ".join([native.invoke(text)] * 3) for text in QUESTIONS])
+
+
+def test_documents_of_their_own_are_no_inputs(ranks: Communicator) -> None:
+    chain = accelerate(plain(Echo()), executor=on("shards", partitioned=True))
+    with pytest.raises(ValueError, match="partitioned is for documents"):
+        chain.batch(QUESTIONS)
+
+
+def test_each_rank_reports_of_its_own(ranks: Communicator) -> None:
+    executor = on("all")
+    accelerate(plain(Echo()) | RunnableLambda(Opaque), executor=executor).batch(QUESTIONS)
+    assert executor.report is not None
+    assert executor.report.operators[0].rows == len(block(ranks, 23))
+    assert Document  # documents travel in `retrieving`
