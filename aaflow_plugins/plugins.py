@@ -76,7 +76,7 @@ def load_for(obj: Any) -> pluggy.HookRelay:
 
 
 def engine(name: str) -> Communicator:
-    """This process as a rank of the engine of this name: `local`, `mpi`, or one that a plug-in brings.
+    """This process as a rank of the engine of this name: `local`, `mpi`, `cylon`, or one that a plug-in brings.
 
     Raises:
         ValueError: If there is no engine of this name.
@@ -86,7 +86,7 @@ def engine(name: str) -> Communicator:
         load(entry)
     found: Communicator | None = plugin_manager().hook.aaflow_engine(name=name)
     if found is None:
-        raise ValueError(f"engine {name!r} is not known: give 'local', 'mpi', or the name of one that a plug-in brings")
+        raise ValueError(f"engine {name!r} is not known: give 'local', 'mpi', 'cylon', or a plug-in's")
     return found
 
 

@@ -17,6 +17,9 @@ _SIZES: Final = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "SLU
 #: The process that a launcher has started: what it starts itself inherits the variables above, but is no rank.
 _RANK: Final = "AAFLOW_RANK_PROCESS"
 
+#: Variables by which a rank finds its job, with those above: Open MPI's and PRRTE's, MPICH's and Intel MPI's, Slurm's.
+_OF_JOBS: Final = (*_SIZES, _RANK, "OMPI_", "PMIX_", "PRTE_", "PMI_", "PMI2_", "HYDI_", "MPI_LOCAL", "MV2_", "SLURM_")
+
 
 def launched_ranks() -> int:
     """Ranks of the job that a launcher has started this process in; 1 without one. MPI is not asked."""
@@ -26,6 +29,11 @@ def launched_ranks() -> int:
 def is_child() -> bool:
     """Whether this process was started, or forked, by a rank."""
     return os.environ.get(_RANK, str(os.getpid())) != str(os.getpid())
+
+
+def unlaunched_environment() -> dict[str, str]:
+    """The environment without what tells of a job: a launcher that gets it starts one of its own."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(_OF_JOBS)}
 
 
 def _size() -> int:

@@ -68,7 +68,7 @@ def test_an_engine_of_a_plug_in(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_engine_that_nobody_has_is_named() -> None:
-    with pytest.raises(ValueError, match="engine 'carrier pigeon' is not known: give 'local', 'mpi', or"):
+    with pytest.raises(ValueError, match="engine 'carrier pigeon' is not known: give 'local', 'mpi', 'cylon', or"):
         plugins.ranks_of(Executor(engine="carrier pigeon"))
 
 

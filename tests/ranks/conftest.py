@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 import pytest
 
@@ -22,6 +23,8 @@ def pytest_configure() -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "ranks" in metafunc.fixturenames:
         names = ["mpi"] if engine("mpi").size > 1 else ["local", "mpi"]
+        if find_spec("pycylon"):
+            names.append("cylon")
         metafunc.parametrize("ranks", names, indirect=True)
 
 
