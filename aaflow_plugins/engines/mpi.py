@@ -27,6 +27,9 @@ from aaflow_plugins.engines.waiting import wait_for
 #: Bytes of one message at the most: MPI's own counts end at 2 GiB in many builds.
 MESSAGE_BYTES: Final = 2**30
 
+#: Bytes of rows that are put together at a time: memory touched for the first time costs more than the rows' way.
+BLOCK_BYTES: Final = 2**22
+
 
 @dataclass(frozen=True)
 class _Part:
@@ -35,11 +38,13 @@ class _Part:
     Attributes:
         count: Rows.
         flat: The rows of each flat column.
-        rest: All other columns as an IPC stream; empty if there are none.
+        chosen: Which rows, by their numbers; None for all.
+        rest: These rows of all other columns as an IPC stream; empty if there are none.
     """
 
     count: int
     flat: Sequence[Rows]
+    chosen: npt.NDArray[np.int64] | None
     rest: Any
 
 
@@ -48,6 +53,7 @@ class MpiCommunicator(Communicator):
 
     Attributes:
         message_bytes: Bytes of one message at the most; what is larger goes in parts.
+        block_bytes: Bytes of rows that are put together at a time.
     """
 
     name = "mpi"
@@ -62,7 +68,7 @@ class MpiCommunicator(Communicator):
         super().__init__()
         self._comm, self._control = comm, control
         self.rank, self.size = comm.rank, comm.size
-        self.message_bytes = MESSAGE_BYTES
+        self.message_bytes, self.block_bytes = MESSAGE_BYTES, BLOCK_BYTES
 
     def agree(self, value: bytes) -> dict[bytes, int]:
         """The values that the ranks have come with."""
@@ -90,7 +96,7 @@ class MpiCommunicator(Communicator):
             size = np.array([0 if held is None else held.size])
             self._comm.Bcast(size, root)
             moved = np.empty(size[0], np.uint8) if held is None else np.frombuffer(held, np.uint8)
-            for part in self._messages(moved):
+            for part in self._parts(moved):
                 self._comm.Bcast([part, MPI.BYTE], root)
         if table is not None and self.rank == root:
             return table
@@ -118,15 +124,10 @@ class MpiCommunicator(Communicator):
         def parts(flat: list[bool]) -> list[_Part]:
             order = np.argsort(owners, kind="stable")
             ends = np.cumsum(np.bincount(owners, minlength=self.size)).tolist()
-            columns = [rows_of(column)[order] for column, is_flat in zip(table.columns, flat, strict=True) if is_flat]
-            rest = _rest(table, flat)
+            columns, rest = _columns(table, flat), _rest(table, flat)
             return [
-                _Part(
-                    stop - start,
-                    [column[start:stop] for column in columns],
-                    to_ipc(rest, order[start:stop]) if rest.num_columns else b"",
-                )
-                for start, stop in zip([0, *ends], ends, strict=False)
+                _Part(len(chosen), columns, chosen, to_ipc(rest, chosen) if rest.num_columns else b"")
+                for chosen in np.split(order, ends[:-1])
             ]
 
         return self._exchange(f"shuffle by {key}", table, parts)
@@ -174,24 +175,58 @@ class MpiCommunicator(Communicator):
         requests = []
         for other in self._others():
             here = slice(ends[other] - counts[other], ends[other])
-            for target in (*(column[here] for column in columns), streams[other]):
-                requests += [self._comm.Irecv([part, MPI.BYTE], other) for part in self._messages(target)]
+            for column in columns:
+                for block in self._blocks(column[here]):
+                    requests += self._messages(self._comm.Irecv, block, other)
+            requests += self._messages(self._comm.Irecv, streams[other], other)
         for other in self._others():
-            held = [np.ascontiguousarray(rows) for rows in sent[other].flat]
-            for source in (*held, np.frombuffer(sent[other].rest, np.uint8)):
-                requests += [self._comm.Isend([part, MPI.BYTE], other) for part in self._messages(source)]
-        for column, own in zip(columns, sent[self.rank].flat, strict=True):
-            column[ends[self.rank] - counts[self.rank] : ends[self.rank]] = own
-        streams[self.rank] = sent[self.rank].rest
+            for rows in sent[other].flat:
+                requests += self._sent(rows, sent[other].chosen, other)
+            requests += self._messages(self._comm.Isend, np.frombuffer(sent[other].rest, np.uint8), other)
+        mine = sent[self.rank]
+        for column, rows in zip(columns, mine.flat, strict=True):
+            _take(rows, mine.chosen, column[ends[self.rank] - counts[self.rank] : ends[self.rank]])
+        streams[self.rank] = mine.rest
         MPI.Request.Waitall(requests)
         return columns, streams
+
+    def _sent(self, rows: Rows, chosen: npt.NDArray[np.int64] | None, other: int) -> list[MPI.Request]:
+        """Send rows to another rank; what is still on its way when this returns.
+
+        Rows to choose are put together in two blocks by turns, one of which is on its way meanwhile.
+        """
+        if chosen is None:
+            return [each for block in self._blocks(rows) for each in self._messages(self._comm.Isend, block, other)]
+        size = min(len(chosen), self._block_rows(rows))
+        turns: list[tuple[Rows, list[MPI.Request]]]
+        turns = [(np.empty((size, rows.shape[1]), np.uint8), []) for _ in range(2)]
+        for number, start in enumerate(range(0, len(chosen), max(1, size))):
+            block = chosen[start : start + size]
+            held, under_way = turns[number % 2]
+            MPI.Request.Waitall(under_way)
+            _take(rows, block, held[: len(block)])
+            under_way[:] = self._messages(self._comm.Isend, held[: len(block)], other)
+        return [each for _, under_way in turns for each in under_way]
+
+    def _blocks(self, rows: Rows) -> Iterator[Rows]:
+        """Rows in blocks, which are the same where they are sent and where they come."""
+        size = self._block_rows(rows)
+        return (rows[start : start + size] for start in range(0, len(rows), size))
+
+    def _block_rows(self, rows: Rows) -> int:
+        return max(1, self.block_bytes // max(1, int(rows.shape[1])))
 
     def _others(self) -> Iterator[int]:
         """The other ranks, each rank beginning with the one after it, so that not all turn to one."""
         return ((self.rank + step) % self.size for step in range(1, self.size))
 
-    def _messages(self, buffer: npt.NDArray[np.uint8]) -> Iterator[npt.NDArray[np.uint8]]:
+    def _messages(
+        self, move: Callable[[Any, int], MPI.Request], buffer: npt.NDArray[np.uint8], other: int
+    ) -> list[MPI.Request]:
         """A contiguous buffer in parts that go as one message each."""
+        return [move([part, MPI.BYTE], other) for part in self._parts(buffer)]
+
+    def _parts(self, buffer: npt.NDArray[np.uint8]) -> Iterator[npt.NDArray[np.uint8]]:
         held = buffer.reshape(-1)
         return (held[start : start + self.message_bytes] for start in range(0, len(held), self.message_bytes))
 
@@ -250,8 +285,23 @@ def _connected() -> MpiCommunicator:
 def _part(table: pa.Table, flat: list[bool]) -> _Part:
     """A whole table."""
     rest = _rest(table, flat)
-    columns = [rows_of(column) for column, is_flat in zip(table.columns, flat, strict=True) if is_flat]
-    return _Part(table.num_rows, columns, to_ipc(rest) if rest.num_columns else b"")
+    return _Part(table.num_rows, _columns(table, flat), None, to_ipc(rest) if rest.num_columns else b"")
+
+
+def _columns(table: pa.Table, flat: list[bool]) -> list[Rows]:
+    return [
+        np.ascontiguousarray(rows_of(column)) for column, is_flat in zip(table.columns, flat, strict=True) if is_flat
+    ]
+
+
+def _take(rows: Rows, chosen: npt.NDArray[np.int64] | None, out: Rows) -> None:
+    """Put rows together; eight bytes at a time where that is possible, which takes two thirds of the time."""
+    if chosen is None:
+        out[:] = rows
+    elif rows.shape[1] % 8 or rows.ctypes.data % 8 or out.ctypes.data % 8:
+        np.take(rows, chosen, axis=0, out=out, mode="clip")
+    else:
+        np.take(rows.view(np.uint64), chosen, axis=0, out=out.view(np.uint64), mode="clip")
 
 
 def _rest(table: pa.Table, flat: list[bool]) -> pa.Table:

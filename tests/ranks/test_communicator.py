@@ -81,6 +81,7 @@ def rows(request: pytest.FixtureRequest) -> tuple[int, ...]:
 def message_bytes(request: pytest.FixtureRequest, ranks: Communicator, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param and hasattr(ranks, "message_bytes"):
         monkeypatch.setattr(ranks, "message_bytes", request.param)
+        monkeypatch.setattr(ranks, "block_bytes", 3 * request.param)
 
 
 def all_of(ranks: Communicator, rows: tuple[int, ...]) -> pa.Table:
