@@ -93,7 +93,7 @@ class InMemoryPart(Part):
         if not place.all(similarity is not None):
             return None
         assert similarity is not None
-        found = [_best(within, row, k) for row in similarity]
+        found = _best(within, similarity, k)
         if chosen is not None:
             # From numbers among the chosen to numbers among all: each rank knows those of its own.
             mine = pa.array(np.array(chosen, np.int64) + place.first)
@@ -119,12 +119,14 @@ class InMemoryPart(Part):
             return None
         rows = []
         for query in wanted:
-            length = np.linalg.norm(query[None], axis=1)
             with np.errstate(all="ignore"):
+                length = np.linalg.norm(query[None], axis=1)
                 row = product(query[None]) / np.outer(length, product.lengths)[0]
-            # What isn't finite is dealt with, and warned of, natively.
-            if not (np.isfinite(row).all() and np.isfinite(length).all()):
+            undefined = ~np.isfinite(row)
+            # Vectors that aren't finite are warned of, and similarities none of which is defined refused, natively.
+            if not np.isfinite(length).all() or not product.finite or (len(row) and undefined.all()):
                 return None
+            row[undefined] = 0.0
             rows.append(row)
         return np.stack(rows)
 
@@ -161,24 +163,44 @@ def load(folder: Path, shards: Sequence[int], embedding: Embeddings, options: di
     return InMemoryPart(store)
 
 
-def _best(within: Place, similarity: Array, k: int) -> list[tuple[int, float]]:
-    """The numbers of the `k` best of all ranks' rows, and their similarities; all ranks make this call."""
-    if k > 0:
-        # One more: whether the last one is the last of several equal ones.
-        order = np.lexsort((np.arange(len(similarity)), -similarity))[: k + 1]
-        numbers, scores = np.full(k + 1, -1), np.zeros(k + 1)
-        numbers[: len(order)], scores[: len(order)] = order + within.first, similarity[order]
-        mine = pa.table({"row": pa.array(numbers, pa.int64()), "score": pa.array(scores)})
-        found = within.ranks.all_gather(mine)
-        rows, values = found["row"].to_numpy(), found["score"].to_numpy()
-        rows, values = rows[rows >= 0], values[rows >= 0]
-        order = np.lexsort((rows, -values))[: k + 1]
+def _best(within: Place, similarity: Array, k: int) -> list[list[tuple[int, float]]]:
+    """For each query the numbers of the `k` best of all ranks' rows, and their similarities.
+
+    All ranks make this call.
+
+    Args:
+        within: Where this rank's rows stand.
+        similarity: Each query's similarity with this rank's rows, `(q, n)`.
+        k: As natively, where it is the end of a slice.
+    """
+    queries, ranks = len(similarity), within.ranks
+    # One more: whether the last one is the last of several equal ones.
+    depth = max(k + 1, 1)
+    numbers, scores = np.full((queries, depth), -1), np.zeros((queries, depth))
+    if depth < similarity.shape[1]:
+        order = np.argpartition(-similarity, depth - 1, axis=1)[:, :depth]
+    else:
+        order = np.broadcast_to(np.arange(similarity.shape[1]), similarity.shape)
+    numbers[:, : order.shape[1]] = order + within.first
+    scores[:, : order.shape[1]] = np.take_along_axis(similarity, order, axis=1)
+    table = ranks.all_gather(pa.table({"row": pa.array(numbers.reshape(-1)), "score": pa.array(scores.reshape(-1))}))
+    all_rows, all_scores = (
+        np.swapaxes(table[name].to_numpy().reshape(-1, queries, depth), 0, 1).reshape(queries, -1)
+        for name in ("row", "score")
+    )
+    best = []
+    for number in range(queries):
+        there = all_rows[number] >= 0
+        rows, values = all_rows[number][there], all_scores[number][there]
+        order = np.argsort(-values)[:depth]
         rows, values = rows[order], values[order]
-        if (values[:-1] > values[1:]).all():
-            return list(zip(rows[:k].tolist(), values[:k].tolist(), strict=True))
-    # Equal similarities come out in the order in which sorting all of them happens to leave them.
-    every = within.ranks.all_gather(pa.table({"similarity": pa.array(similarity)}))["similarity"].to_numpy()
-    return [(int(row), float(every[row])) for row in every.argsort()[::-1][:k]]
+        if k < 1 or not (values[:-1] > values[1:]).all():
+            # Equal similarities come out in the order in which sorting all of them happens to leave them.
+            values = ranks.all_gather(pa.table({"similarity": pa.array(similarity[number])}))["similarity"].to_numpy()
+            rows = values.argsort()[::-1]
+            values = values[rows]
+        best.append(list(zip(rows[:k].tolist(), values[:k].tolist(), strict=True)))
+    return best
 
 
 def _product_of(matrix: Array, within: Place) -> RowProduct | None:
@@ -193,6 +215,7 @@ class RowProduct:
     Attributes:
         matrix: The rows, `(n, d)`.
         lengths: The length of each row.
+        finite: Whether all of them are finite.
     """
 
     def __init__(self, matrix: Array, first: int, total: int, threads: int) -> None:
@@ -204,7 +227,9 @@ class RowProduct:
             total: Rows of the whole matrix.
             threads: How many threads share its rows.
         """
-        self.matrix, self.lengths = matrix, np.linalg.norm(matrix, axis=1)
+        with np.errstate(all="ignore"):
+            self.matrix, self.lengths = matrix, np.linalg.norm(matrix, axis=1)
+        self.finite = bool(np.isfinite(self.lengths).all())
         self._alone = total == 1
         count, width = matrix.shape
         # No row is left over here, however many threads there are.

@@ -124,13 +124,11 @@ def documents_of(place: Place, part: Part, rows: Sequence[int]) -> dict[int, Doc
     """The documents of some rows, numbered over all ranks, wherever they are; all ranks make this call."""
     first = place.first
     own = sorted({row for row in rows if first <= row < first + part.rows})
-    documents = part.documents([row - first for row in own])
-    held = pa.array(map(to_bytes, documents), pa.large_binary())
+    documents = dict(zip(own, part.documents([row - first for row in own]), strict=True))
+    held = pa.array(map(to_bytes, documents.values()), pa.large_binary())
     found = place.ranks.all_gather(pa.table({"row": pa.array(own, pa.int64()), "document": held}))
-    others = zip(found["row"].to_pylist(), found["document"], strict=True)
-    return {row: from_bytes(held.as_py()) for row, held in others if row not in own} | dict(
-        zip(own, documents, strict=True)
-    )
+    others = zip(found["row"].to_pylist(), found["document"].to_pylist(), strict=True)
+    return documents | {row: from_bytes(held) for row, held in others if row not in documents}
 
 
 def gathered(place: Place, part: Part) -> tuple[list[Document], list[Any]]:
@@ -146,7 +144,7 @@ def gathered(place: Place, part: Part) -> tuple[list[Document], list[Any]]:
             }
         )
     )
-    all_documents = [from_bytes(held.as_py()) for held in found["document"]]
+    all_documents = list(map(from_bytes, found["document"].to_pylist()))
     all_documents[place.first : place.first + part.rows] = documents
     return all_documents, list(map(unpack_vector, found["kind"].to_pylist(), found["row"].to_pylist()))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,8 @@ class Coarse(Embeddings):
     """Few different vectors, so that many are equally far from a query."""
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
-        return [[float(value % 3 - 1) for value in text.encode()[:3].ljust(3, b"\0")] + [0.5] for text in texts]
+        # That of "aaa" is zero, to which nothing has a cosine.
+        return [[float(value % 3 - 1) for value in text.encode()[:3].ljust(3, b"\0")] for text in texts]
 
     def embed_query(self, text: str) -> list[float]:
         return self.embed_documents([text])[0]
@@ -96,11 +98,13 @@ STORES = {
     "InMemory": (InMemoryVectorStore, lambda embedding: InMemoryVectorStore),
 }
 
-SHAPES = {"many": (60, 300), "one huge": (1, 20_000), "fewer than ranks": (2, 30), "three tiny": (3, 1)}
+SHAPES = {"many": (30, 40), "one huge": (1, 4000), "fewer than ranks": (2, 30), "three tiny": (3, 1)}
 
 
-@pytest.mark.parametrize("kind", STORES)
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+    ("kind", "shape"),
+    [*((kind, "many") for kind in STORES), *(("FAISS", shape) for shape in SHAPES if shape != "many")],
+)
 def test_shards_are_one_store_in_pieces(job: Communicator, kind: str, shape: str) -> None:
     """Contents, searches, retrievers, and what is saved and loaded."""
     given = documents(*SHAPES[shape])
@@ -136,6 +140,7 @@ def assert_found(found: ShardedVectorStore, whole: Any, queries: list[str]) -> N
     assert [[each.page_content for each in one] for one in retrieved] == [
         [each.page_content for each in one] for one in native
     ]
+    assert asyncio.run(found.asimilarity_search(queries[0], k=1)) == found.similarity_search(queries[0], k=1)
 
 
 def few_words(count: int) -> list[Document]:
