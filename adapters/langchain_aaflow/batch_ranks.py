@@ -32,6 +32,7 @@ from aaflow_plugins.shards import blocks, share_of
 from langchain_aaflow.chains.nodes import Node, Retry
 from langchain_aaflow.chains.plans import plan_of
 from langchain_aaflow.plain_data import NoDataError, digest_of_data, from_json, to_json
+from langchain_aaflow.sharded_store import ShardedRetriever
 
 _log = logging.getLogger(__name__)
 
@@ -61,6 +62,19 @@ async def aranks_for(executor: Executor | None) -> Communicator | None:
 def _is_shared(executor: Executor) -> bool:
     named = executor.engine not in ("auto", "local") or (executor.engine == "auto" and executor.gather != "root")
     return named and not within_a_block()
+
+
+def check_retrievers(node: Node) -> None:
+    """Refuse a retriever that all ranks have to ask together, as they are about to ask different things.
+
+    Raises:
+        ValueError: If there is one.
+    """
+    if any(isinstance(step.native, ShardedRetriever) for step in node.walk()):
+        raise ValueError(
+            "a retriever over shards is asked by all ranks together, not by each for its block of a batch: retrieve "
+            "first, by `retriever.batch(queries)`, and give the chain what comes of it"
+        )
 
 
 def undivided_reason(node: Node, *, return_exceptions: bool) -> str | None:

@@ -1,10 +1,11 @@
 """Data as JSON that comes back the same: what a chain gives may be sent to another process without pickle.
 
-Carried are None, numbers, strings, lists, tuples and dicts, of exactly these types; and of classes that their module
-names members of enumerations, strings without attributes of their own (such as `StrOutputParser` gives), and pydantic
-models made of all these: messages, documents, structured outputs. A model is carried by its state, the way copying one
-goes: nothing is validated anew, so that nothing can change, and what has been set stays told apart from defaults.
-`langchain_core.load` would know its own classes only, and not tell that.
+Carried are None, numbers (numpy's and decimals too), strings, bytes, dates, UUIDs, paths, lists, tuples and dicts, of
+exactly these types; and of classes that their module names: members of enumerations, strings without attributes of
+their own (such as `StrOutputParser` gives), and pydantic models made of all these, as messages, documents and
+structured outputs are. A model is carried by its state, the way copying one goes: nothing is validated anew, so that
+nothing can change, and what has been set stays told apart from defaults. `langchain_core.load` would know its own
+classes only, and not tell that.
 """
 
 from __future__ import annotations
@@ -14,9 +15,14 @@ import importlib
 import json
 import sys
 from collections.abc import Callable, Iterable
+from datetime import date, datetime
+from decimal import Decimal
 from enum import Enum
+from pathlib import Path
 from typing import Any, Final, NoReturn
+from uuid import UUID
 
+import numpy as np
 from pydantic import BaseModel
 
 #: The key that tells what is written as a JSON object, and is no dict with strings for keys.
@@ -24,6 +30,17 @@ _TAG: Final = "$"
 _VALUE: Final = "v"
 _CLASS: Final = "c"
 _SET: Final = "__pydantic_fields_set__"
+
+#: What has a text that says all of it: its tag, the text, and back.
+_TEXTS: Final[dict[type, tuple[str, Callable[[Any], str], Callable[[str], Any]]]] = {
+    bytes: ("bytes", bytes.hex, bytes.fromhex),
+    date: ("date", date.isoformat, date.fromisoformat),
+    datetime: ("datetime", datetime.isoformat, datetime.fromisoformat),
+    Decimal: ("Decimal", str, Decimal),
+    UUID: ("UUID", str, UUID),
+    type(Path()): ("Path", str, Path),
+}
+_FROM_TEXT: Final = {tag: back for tag, _, back in _TEXTS.values()}
 
 
 class NoDataError(TypeError):
@@ -94,6 +111,14 @@ def _written(value: Any, other: Callable[[Any], Any]) -> Any:
         return {_TAG: "dict", _VALUE: [[_written(key, other), _written(each, other)] for key, each in value.items()]}
     if kind is tuple:
         return {_TAG: "tuple", _VALUE: [_written(each, other) for each in value]}
+    if kind in _TEXTS:
+        # The ISO form of a time may not say all of its zone, and never which of two equal hours it is in.
+        if kind is datetime and (value.tzinfo is not None or value.fold):
+            return other(value)
+        tag, text_of, _ = _TEXTS[kind]
+        return {_TAG: tag, _VALUE: text_of(value)}
+    if issubclass(kind, np.generic) and value.dtype.kind in "fiub":
+        return {_TAG: "numpy", _CLASS: value.dtype.str, _VALUE: value.tobytes().hex()}
     if isinstance(value, BaseModel) and _is_copied_by_state(kind) and (name := _name_of(kind)):
         state: dict[str, Any] = {**value.__getstate__()}
         state[_SET] = sorted(state[_SET])
@@ -117,6 +142,10 @@ def _read(written: Any) -> Any:
         return {_read(key): _read(each) for key, each in value}
     if tag == "tuple":
         return tuple(map(_read, value))
+    if tag in _FROM_TEXT:
+        return _FROM_TEXT[tag](value)
+    if tag == "numpy":
+        return np.frombuffer(bytes.fromhex(value), written[_CLASS])[0]
     kind = _class_of(written[_CLASS])
     if tag == "member":
         return kind.__members__[value]

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import enum
 import json
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -73,6 +76,15 @@ leaves = (
     | st.integers()
     | st.floats()
     | st.text(st.characters(codec="utf-8"), max_size=8)
+    | st.binary(max_size=4)
+    | st.dates()
+    | st.datetimes().map(lambda moment: moment.replace(fold=0))
+    | st.decimals(allow_nan=False)
+    | st.uuids()
+    | st.integers(-128, 127).map(np.int8)
+    | st.floats(width=32).map(np.float32)
+    | st.booleans().map(np.bool_)
+    | st.sampled_from([Path("a/b"), np.float64(0.1), np.longdouble(0.1)])
     | st.sampled_from([Colour.RED, Level.HIGH, Access.WRITE, "$", "v"])
 )
 keys = st.text(st.characters(codec="utf-8"), max_size=3) | st.sampled_from(["$", "v", 1, True, None, 2.5, Colour.GREEN])
@@ -128,7 +140,21 @@ def test_what_is_no_data() -> None:
 
     deep: list[Any] = []
     deep.append(deep)
-    refused = [b"bytes", {1, 2}, object(), ValueError("no"), Local(), Copied(), Named("text"), print, Found, 1j]
+    times = [datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 1, fold=1)]
+    refused = [
+        *times,
+        np.array([1]),
+        np.datetime64("2026"),
+        {1, 2},
+        object(),
+        ValueError("no"),
+        Local(),
+        Copied(),
+        Named("text"),
+        print,
+        Found,
+        1j,
+    ]
     refused += ["a lone \ud800", "\ud83d\ude00", deep, 10**5000, Access.READ | Access.WRITE]
     for value in refused:
         for held in (
@@ -149,7 +175,7 @@ def test_the_class_of_what_is_no_data_tells() -> None:
     assert digest_of_data(["a", "b"]) != digest_of_data(["ab"])
 
 
-@pytest.mark.parametrize("name", ["no_such_module:Found", "builtins:NoSuch", "builtins:dict", "os:system"])
+@pytest.mark.parametrize("name", ["no_such_module:Found", "builtins:NoSuch", "builtins:dict", "os:system", "os:no"])
 def test_a_class_that_is_not_there(name: str) -> None:
     with pytest.raises((ImportError, AttributeError)):
         from_json(json.dumps({"$": "model", "c": name, "v": {"__pydantic_fields_set__": []}}).encode())

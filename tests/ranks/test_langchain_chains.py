@@ -27,6 +27,7 @@ from pydantic import BaseModel
 from aaflow_plugins import Executor, accelerate
 from aaflow_plugins.engines.communicator import Communicator, RankError
 from aaflow_plugins.shards import blocks
+from langchain_aaflow import ingest
 
 pytestmark = pytest.mark.own_block
 
@@ -101,7 +102,8 @@ def retrieving(model: BaseChatModel) -> Runnable[Any, Any]:
 def plain(model: BaseChatModel) -> Runnable[Any, Any]:
     """A text for a question."""
     given: Any = {"context": lambda text: text[-3:], "question": RunnableLambda(_check)}
-    return given | _prompt() | model | StrOutputParser()
+    chain: Runnable[Any, Any] = given | _prompt() | model | StrOutputParser()
+    return chain
 
 
 def told(value: Any) -> Any:
@@ -304,9 +306,19 @@ def test_documents_of_their_own_are_no_inputs(ranks: Communicator) -> None:
         chain.batch(QUESTIONS)
 
 
+def test_a_retriever_that_all_ranks_ask_together_is_refused(ranks: Communicator) -> None:
+    given = [Document(page_content=text) for text in QUESTIONS]
+    embedding = DeterministicFakeEmbedding(size=8)
+    store = ingest(given, splitter=None, embedding=embedding, vectorstore=FAISS, executor=on("shards", batch_size=4))
+    retriever: Any = store.as_retriever()
+    with pytest.raises(ValueError, match="a retriever over shards is asked by all ranks together"):
+        accelerate(retriever | str, executor=on()).batch(QUESTIONS)
+    found = [str(documents) for documents in retriever.batch(QUESTIONS)]
+    assert accelerate(RunnableLambda(str) | str, executor=on("all")).batch(found) == found
+
+
 def test_each_rank_reports_of_its_own(ranks: Communicator) -> None:
     executor = on("all")
     accelerate(plain(Echo()) | RunnableLambda(Opaque), executor=executor).batch(QUESTIONS)
     assert executor.report is not None
     assert executor.report.operators[0].rows == len(block(ranks, 23))
-    assert Document  # documents travel in `retrieving`

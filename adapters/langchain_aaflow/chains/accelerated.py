@@ -37,6 +37,7 @@ from langchain_aaflow.batch_ranks import (
     Outcome,
     aranks_for,
     batch_on,
+    check_retrievers,
     in_thread,
     ranks_for,
     shared_configs,
@@ -135,6 +136,7 @@ class Batching:
 
         def prepare() -> Job:
             whole = translate(self, batch_queries=self._settings[1])
+            check_retrievers(whole)
             node, bound_config, bound_kwargs = _bound(whole, inputs, config, kwargs)
             # Natively a configuration for nothing is not looked at.
             configs = get_config_list(bound_config, len(inputs)) if inputs else []
