@@ -36,12 +36,12 @@ def test_importing_takes_next_to_nothing() -> None:
 def test_no_module_of_the_core_imports_a_framework() -> None:
     """Also not by a name put together at run time, which the contracts would not see.
 
-    The modules of the MPI engine are imported when it is asked for, and import its library.
+    The modules of the engines that need a library are imported when one is asked for, and import it.
     """
     code = (
         "import aaflow_plugins, importlib, json, pkgutil, sys\n"
         "for module in pkgutil.walk_packages(aaflow_plugins.__path__, 'aaflow_plugins.'):\n"
-        "    if not module.name.startswith('aaflow_plugins.engines.mpi'):\n"
+        "    if not module.name.startswith(('aaflow_plugins.engines.mpi', 'aaflow_plugins.engines.cylon')):\n"
         "        importlib.import_module(module.name)\n"
         "print(json.dumps(sorted(sys.modules)))"
     )
