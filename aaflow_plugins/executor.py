@@ -77,8 +77,9 @@ class Executor:
             memory_limit: Bytes in flight between source and store, predicted.
             progress: Progress callback.
             engine: "local": this process by itself. "mpi": all ranks of the job that `mpirun`, `srun` or
-                `aaflow launch` has started; each makes the same calls. "auto": "mpi" in a job of several ranks, else
-                "local". Or the name of an engine that a plug-in brings.
+                `aaflow launch` has started; each makes the same calls. "cylon": the same, with Cylon to shuffle rows
+                where it passes a check. "auto": "mpi" in a job of several ranks, else "local". Or the name of an
+                engine that a plug-in brings.
             gather: Where the results of an ingestion on several ranks are. "root": at rank 0, which leads. "all": each
                 rank has them all. "shards": each rank keeps those of its own block of the documents.
             partitioned: Whether the documents are spread already, each rank being given its own; else all ranks are

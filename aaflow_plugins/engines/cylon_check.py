@@ -70,14 +70,14 @@ def _tried(seconds: int) -> tuple[list[str], str]:
         command = launch_command(2, program)
     except FileNotFoundError as error:
         return [], f"was not tried: {error}"
-    job = subprocess.Popen(
+    with subprocess.Popen(
         command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    try:
-        said, trace = job.communicate(timeout=seconds + _GRACE)
-    except subprocess.TimeoutExpired:
-        job.terminate()
-        return [], f"gave no answer within {seconds} s"
+    ) as job:
+        try:
+            said, trace = job.communicate(timeout=seconds + _GRACE)
+        except subprocess.TimeoutExpired:
+            job.kill()
+            return [], f"gave no answer within {seconds} s"
     passed = [line for line in said.decode("utf-8", "replace").splitlines() if line in STEPS]
     return passed, _fault(job.returncode, trace.decode("utf-8", "replace"), seconds)
 
