@@ -23,6 +23,7 @@ from llama_index.core.utils import iter_batch
 from llama_index.core.vector_stores import SimpleVectorStore
 
 from aaflow_plugins.collector import paused_collector
+from aaflow_plugins.executor import Executor
 from llama_index_aaflow.known_code import is_native
 from llama_index_aaflow.storage import documents, simple_vectors
 from llama_index_aaflow.storage.documents import Adding, Removing, without_embedding
@@ -55,16 +56,29 @@ _NATIVE: Final = ((VectorStoreIndex, _METHODS),)
 _INSERT: Final = ((VectorStoreIndex, ("insert", "ainsert")),)
 
 
-def accelerate_index(index_or_class: Any) -> Any:
+def accelerate_index(index_or_class: Any, executor: Executor | None = None) -> Any:
     """Return the accelerated form of an index or of its class.
 
     Args:
         index_or_class: `VectorStoreIndex`, an object of exactly that class, or any other index or class of indices.
+        executor: With `gather="shards"` the class of indices that its ranks keep in shards.
 
     Returns:
         `AcceleratedVectorStoreIndex`, an object of it that shares every attribute with the index, or, where
         `native_reason` gives a reason, what was handed over.
+
+    Raises:
+        ValueError: If something else than `VectorStoreIndex` is to be kept in shards.
     """
+    if executor is not None and executor.gather != "root":
+        if index_or_class is not VectorStoreIndex or executor.gather != "shards":
+            raise ValueError(
+                f"gather={executor.gather!r}: only the class VectorStoreIndex is kept on several ranks, by "
+                "gather='shards'"
+            )
+        from llama_index_aaflow.sharded_index import sharded_class
+
+        return sharded_class(executor)
     if native_reason(index_or_class) is not None or isinstance(index_or_class, AcceleratedVectorStoreIndex):
         return index_or_class
     if isinstance(index_or_class, type):

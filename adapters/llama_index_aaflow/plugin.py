@@ -43,7 +43,7 @@ def aaflow_accelerate(obj: Any, executor: Executor | None, batching: bool, batch
     if isinstance(obj, IngestionPipeline):
         return accelerate_pipeline(obj, executor)
     if is_index(obj):
-        return accelerate_index(obj)
+        return accelerate_index(obj, executor)
     joins = Joins(batching, batch_queries) if batching or batch_queries else IN_BLOCKS
     if isinstance(obj, BaseQueryEngine):
         return accelerate_engine(obj, joins, executor)

@@ -1,0 +1,248 @@
+"""Retrieval over an index whose nodes are spread over the ranks.
+
+The queries are embedded once, on rank 0. Each rank sends, of its own vectors, the similarities of those that can have
+been among the best when their turn came; the native function ranks them in one process's order. The rank that has a
+node which is found sends it to all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar, copy_context
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+from llama_index.core.indices.query import embedding_utils as native_module
+from llama_index.core.indices.vector_store import VectorIndexRetriever
+from llama_index.core.schema import BaseNode, NodeWithScore, QueryBundle, QueryType
+from llama_index.core.storage.docstore.utils import doc_to_json, json_to_doc
+from llama_index.core.vector_stores.types import VectorStoreQuery, VectorStoreQueryMode
+
+from aaflow_plugins.engines.communicator import Communicator
+from aaflow_plugins.executor import Executor
+from aaflow_plugins.plugins import ranks_of
+from aaflow_plugins.scheduler import check_count
+from aaflow_plugins.shards import pack_vector, unpack_vector
+from llama_index_aaflow.query.running import MAX_CONCURRENCY
+from llama_index_aaflow.simple_vector_ranking import KeptUnits, Rows
+from llama_index_aaflow.simple_vector_store import ranking_is_known
+
+#: Untyped: what it computes similarities with is looked up in it at each use, as the native code does.
+_ranking: Final[Any] = native_module
+
+#: What was found for the query that `retrieve` is called with.
+_found: ContextVar[list[NodeWithScore] | None] = ContextVar("_found", default=None)
+
+
+class ShardedRetriever(VectorIndexRetriever):
+    """A `VectorIndexRetriever` over all ranks' nodes; its calls are made by all ranks together.
+
+    Every rank gets what one process's retriever gives: nodes, scores, and their order. Queries of several calls are
+    given together by `batch`; two calls at once are refused, as ranks might take them in different orders.
+    """
+
+    def __init__(self, index: Any, *, executor: Executor, **settings: Any) -> None:
+        """Set up.
+
+        Args:
+            index: This rank's part.
+            executor: Whose ranks.
+            **settings: Those of `VectorIndexRetriever`.
+
+        Raises:
+            ValueError: If it isn't known how the native search ranks; the message says why.
+        """
+        super().__init__(index, **settings)
+        if self._vector_store_query_mode != VectorStoreQueryMode.DEFAULT:
+            mode = self._vector_store_query_mode.value
+            raise ValueError(f"vector_store_query_mode {mode!r} needs all vectors in one store: shards are searched by "
+                             "'default' alone")  # fmt: skip
+        self._executor = executor
+        self._kept = KeptUnits()
+
+    def batch(self, queries: Sequence[QueryType], *, max_concurrency: int | None = None) -> list[list[NodeWithScore]]:
+        """What `retrieve` gives for each query, searched for together; all ranks make this call.
+
+        Args:
+            queries: Strings or query bundles, the same on all ranks.
+            max_concurrency: Queries that are embedded at once; None for what the executor says, 16 by default.
+
+        Returns:
+            The nodes for each query, in order.
+
+        Raises:
+            TypeError: If `queries` is a single query, or `max_concurrency` no int.
+            ValueError: If `max_concurrency` is less than 1.
+            RankError: If another rank fails, or has other queries.
+        """
+        if isinstance(queries, str | QueryBundle):
+            raise TypeError(f"queries must be several, not a single {type(queries).__name__}")
+        if max_concurrency is not None:
+            check_count("max_concurrency", max_concurrency, 1)
+        limit = max_concurrency or self._executor.resources.max_concurrency or MAX_CONCURRENCY
+        bundles = [QueryBundle(query) if isinstance(query, str) else query for query in queries]
+        answers = self._search(bundles, limit)
+        return [self._told(query, answer) for query, answer in zip(queries, answers, strict=True)]
+
+    async def abatch(
+        self, queries: Sequence[QueryType], *, max_concurrency: int | None = None
+    ) -> list[list[NodeWithScore]]:
+        """As `batch`, which it leaves the event loop free for."""
+        return await asyncio.to_thread(self.batch, queries, max_concurrency=max_concurrency)
+
+    def _told(self, query: QueryType, answer: list[NodeWithScore]) -> list[NodeWithScore]:
+        token = _found.set(answer)
+        try:
+            return self.retrieve(query)
+        finally:
+            _found.reset(token)
+
+    def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        found = _found.get()
+        return self._search([query_bundle], 1)[0] if found is None else found
+
+    async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        # In the loop: tasks come to it in the order in which they were made, on all ranks alike.
+        return self._retrieve(query_bundle)
+
+    # -- what all ranks do together ------------------------------------------------------------------------
+
+    def _search(self, bundles: list[QueryBundle], limit: int) -> list[list[NodeWithScore]]:
+        if not ranking_is_known():
+            raise ValueError("the installed llama-index-core has another SimpleVectorStore.query than known")
+        ranks = ranks_of(self._executor)
+        with ranks.together(f"retrieve {self._settings_digest(bundles)}"):
+            self._embed(ranks, bundles, limit)
+            queries = [self._build_vector_store_query(bundle) for bundle in bundles]
+            ranked = self._ranked(ranks, queries)
+            nodes = self._nodes(ranks, dict.fromkeys(key for _, keys in ranked for key in keys))
+            return [
+                [NodeWithScore(node=_read(nodes[key]), score=score) for score, key in zip(*answer, strict=True)]
+                for answer in ranked
+            ]
+
+    def _settings_digest(self, bundles: list[QueryBundle]) -> str:
+        asked = [(bundle.query_str, bundle.custom_embedding_strs, bundle.embedding) for bundle in bundles]
+        told = repr((self._similarity_top_k, self._filters, self._doc_ids, asked))
+        return hashlib.blake2b(told.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+    def _embed(self, ranks: Communicator, bundles: list[QueryBundle], limit: int) -> None:
+        """Give the queries that have none their vectors, as rank 0 finds them."""
+        wanting = [bundle for bundle in bundles if bundle.embedding is None and bundle.embedding_strs]
+        table = None
+        if ranks.rank == 0:
+            embed = self._embed_model.get_agg_embedding_from_queries
+            with ThreadPoolExecutor(min(limit, max(1, len(wanting)))) as threads:
+                running = [threads.submit(copy_context().run, embed, each.embedding_strs) for each in wanting]
+                packed = [pack_vector(each.result()) for each in running]
+            kinds, rows = zip(*packed, strict=True) if packed else ((), ())
+            table = pa.table({"kind": pa.array(kinds, pa.string()), "row": pa.array(rows, pa.large_binary())})
+        table = ranks.broadcast(table)
+        found = map(unpack_vector, table["kind"].to_pylist(), table["row"].to_pylist())
+        for bundle, row in zip(wanting, found, strict=True):
+            bundle.embedding = row
+
+    def _ranked(self, ranks: Communicator, queries: list[VectorStoreQuery]) -> list[tuple[list[float], list[str]]]:
+        """For each query the similarities and ids of the best of all ranks, as the native function ranks them."""
+        store: Any = self._vector_store
+        data = store.data
+        held = Rows(data.embedding_dict, list(data.embedding_dict), list(data.embedding_dict.values()), self._kept)
+        if any(query.filters for query in queries) and held.ids and not data.metadata_dict:
+            store.query(queries[0])  # raises what it raises natively
+        found = _gathered(
+            ranks, held, queries, data.metadata_dict, list(held.propose(queries)) if held.ids else [None] * len(queries)
+        )
+        if any(np.isnan(scores).any() for scores, _ in found):
+            # What is no number is neither above nor below others: each may decide.
+            found = _gathered(ranks, held, queries, data.metadata_dict, [None] * len(queries))
+        return [_best(query, *each) for query, each in zip(queries, found, strict=True)]
+
+    def _nodes(self, ranks: Communicator, keys: Sequence[str] | dict[str, None]) -> dict[str, str]:
+        """The nodes of some rows as JSON, of whichever rank has them."""
+        own = self._index.index_struct.nodes_dict
+        mine = [key for key in keys if key in own]
+        written = [_written(self._docstore.get_node(own[key])) for key in mine]
+        columns = {"key": _binary(mine), "node": _binary(written)}
+        table = ranks.all_gather(pa.table(columns))
+        return dict(zip(_texts(table["key"]), _texts(table["node"]), strict=True))
+
+
+def _gathered(
+    ranks: Communicator, held: Rows, queries: list[VectorStoreQuery], metadata: Any, proposed: list[Any]
+) -> list[tuple[Any, list[str]]]:
+    """For each query the similarities `(n,)` and ids of the rows of all ranks that decide, in their order."""
+    numbers: list[int] = []
+    scores: list[float] = []
+    keys: list[str] = []
+    for number, (query, proposal) in enumerate(zip(queries, proposed, strict=True)):
+        rows = held.deciding(query, metadata, proposal)
+        scores += _similarities(query, [held.vectors[row] for row in rows])
+        keys += [held.ids[row] for row in rows]
+        numbers += [number] * len(rows)
+    columns = {"query": pa.array(numbers, pa.int64()), "score": pa.array(scores, pa.float64()), "key": _binary(keys)}
+    table = ranks.all_gather(pa.table(columns))
+    asked, all_scores, all_keys = table["query"].to_numpy(), table["score"].to_numpy(), _texts(table["key"])
+    places = [np.flatnonzero(asked == number) for number in range(len(queries))]
+    return [(all_scores[each], [all_keys[place] for place in each.tolist()]) for each in places]
+
+
+def _similarities(query: VectorStoreQuery, vectors: list[Any]) -> Iterator[float]:
+    """What the native function computes for each vector.
+
+    Raises:
+        TypeError: If one is no list of Python's numbers: what it is computed in then depends on the others.
+    """
+    if any(not {float, int}.issuperset(map(type, vector)) for vector in vectors):
+        raise TypeError("a vector of the store is no list of Python's numbers, which shards are searched for alone")
+    direction = np.array(query.query_embedding)
+    for vector in np.array(vectors, dtype=np.float64):
+        yield _ranking.default_similarity_fn(direction, vector)
+
+
+def _best(query: VectorStoreQuery, scores: Any, keys: list[str]) -> tuple[list[float], list[str]]:
+    found: tuple[list[float], list[str]] = _ranking.get_top_k_embeddings(
+        query.query_embedding,
+        scores.reshape(-1, 1),
+        similarity_fn=lambda _, score: score[0],
+        similarity_top_k=query.similarity_top_k,
+        embedding_ids=keys,
+    )
+    return found
+
+
+def _written(node: BaseNode) -> str:
+    """A node as JSON.
+
+    Raises:
+        TypeError: If JSON doesn't carry it as it is.
+    """
+    held = doc_to_json(node)
+    if not _is_carried(held):
+        raise TypeError(f"node {node.node_id}: its fields hold something that JSON has no form for")
+    return json.dumps(held)
+
+
+def _is_carried(value: Any) -> bool:
+    """Whether JSON gives it back as it is; a string that is an enumeration's is told from others by its field."""
+    if type(value) is dict:
+        return all(isinstance(key, str) for key in value) and all(map(_is_carried, value.values()))
+    if type(value) is list:
+        return all(map(_is_carried, value))
+    return value is None or isinstance(value, str) or type(value) in (int, float, bool)
+
+
+def _read(text: str) -> BaseNode:
+    return json_to_doc(json.loads(text))
+
+
+def _binary(texts: Sequence[str]) -> pa.Array:
+    return pa.array([text.encode("utf-8", "surrogatepass") for text in texts], pa.large_binary())
+
+
+def _texts(column: pa.ChunkedArray) -> list[str]:
+    return [text.decode("utf-8", "surrogatepass") for text in column.to_pylist()]
