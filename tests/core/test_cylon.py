@@ -64,7 +64,7 @@ def run(command: list[str], environment: dict[str, str]) -> subprocess.Completed
         pytest.param("strings", 60, cylon_check.Verdict("", string_keys=False), marks=SLOW),
         ("wrong", 60, "the shuffle of strings raised ValueError: other rows arrive"),
         ("crashes", 60, "the Arrow round trip ended by SIGSEGV"),
-        pytest.param("hangs", 2, "gave no answer within 2 s", marks=SLOW),
+        pytest.param("hangs", 1, "gave no answer within 1 s", marks=SLOW),
     ],
 )
 def test_check(fault: str, seconds: int, expected: cylon_check.Verdict | str, monkeypatch: pytest.MonkeyPatch) -> None:
