@@ -147,13 +147,13 @@ class Job:
     run: Callable[[Sequence[int], Outcome | None], list[Any]]
 
 
-def batch_on(ranks: Communicator, executor: Executor, prepare: Callable[[], Job]) -> list[Any]:
+def batch_on(ranks: Communicator, executor: Executor, job: Job) -> list[Any]:
     """Run a batch on all ranks, each of which makes this call.
 
     Args:
         ranks: The ranks, of which there are several.
         executor: Its `gather` says where the outputs are wanted: at "root", on "all" ranks, or as "shards".
-        prepare: Makes the job; called once all ranks have come.
+        job: The batch.
 
     Returns:
         The outputs, in order: of all inputs at rank 0, and none elsewhere; or on all ranks; or of this rank's block.
@@ -163,8 +163,9 @@ def batch_on(ranks: Communicator, executor: Executor, prepare: Callable[[], Job]
         TypeError: If something that other ranks are to have can't travel, and can't be made there again.
         Exception: At rank 0 the error that one process would raise.
     """
-    with ranks.together("a chain's batch"):
-        return _Batch(ranks, executor, prepare()).outputs()
+    with ranks.together(digest_of_data(["a chain's batch", executor.gather, job.alone, job.settings]).hex()):
+        ranks.compare(digest_of_data(job.inputs), "has other inputs than rank 0: give all ranks the same")
+        return _Batch(ranks, executor, job).outputs()
 
 
 async def in_thread(
@@ -218,7 +219,6 @@ class _Batch:
         self.parts = self.blocks if self.job.alone is None else alone
 
     def outputs(self) -> list[Any]:
-        self._compare()
         own = self._own_outputs()
         wanted = self._wanted()
         mine = self.parts[self.ranks.rank]
@@ -228,12 +228,6 @@ class _Batch:
         if self.job.alone is None or self.executor.gather != "root":
             self._receive(own, wanted, found)
         return [found[number] for number in wanted]
-
-    def _compare(self) -> None:
-        settings = digest_of_data([self.executor.gather, self.job.alone, self.job.settings])
-        self.ranks.compare(settings, "runs something else: chain, settings and versions must be the same")
-        inputs = digest_of_data(self.job.inputs)
-        self.ranks.compare(inputs, "has other inputs than rank 0: give all ranks the same")
 
     def _wanted(self) -> range:
         """The inputs whose outputs this rank returns."""

@@ -281,8 +281,8 @@ def test_other_inputs_or_another_chain_than_rank_0s(ranks: Communicator) -> None
     prompt = ChatPromptTemplate.from_template(f"Rank {ranks.rank} asks {{question}}")
     with pytest.raises(RankError, match="rank 1 runs something else"):
         accelerate(prompt | Echo(), executor=on()).batch(QUESTIONS)
-    with pytest.raises(ValueError if ranks.rank else RankError, match="config must be a list"):
-        chain.batch(QUESTIONS, [{}] * (23 - bool(ranks.rank)))
+    with pytest.raises(ValueError, match="config must be a list"):
+        chain.batch(QUESTIONS, [{}])
 
 
 def test_a_chain_of_one_rank_stays_there(ranks: Communicator) -> None:

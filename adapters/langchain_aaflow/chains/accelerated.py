@@ -133,27 +133,23 @@ class Batching:
         """Run a batch on several ranks, this one's part by `run_here`."""
         executor = self._settings[0]
         assert executor is not None
+        whole = translate(self, batch_queries=self._settings[1])
+        check_retrievers(whole)
+        node, config, bound_kwargs = _bound(whole, inputs, config, kwargs)
+        # Natively a configuration for nothing is not looked at.
+        configs = get_config_list(config, len(inputs)) if inputs else []
+        alone = undivided_reason(node, return_exceptions=return_exceptions)
+        limit = self._limit(configs) if configs else None
+        settings = [*told_of(whole), return_exceptions, limit, bound_kwargs]
+        if alone is None:
+            configs = shared_configs(configs, limit, ranks)
 
-        def prepare() -> Job:
-            whole = translate(self, batch_queries=self._settings[1])
-            check_retrievers(whole)
-            node, bound_config, bound_kwargs = _bound(whole, inputs, config, kwargs)
-            # Natively a configuration for nothing is not looked at.
-            configs = get_config_list(bound_config, len(inputs)) if inputs else []
-            alone = undivided_reason(node, return_exceptions=return_exceptions)
-            limit = self._limit(configs) if configs else None
-            settings = [*told_of(whole), return_exceptions, limit, bound_kwargs]
-            if alone is None:
-                configs = shared_configs(configs, limit, ranks)
+        def run(numbers: Sequence[int], outcome: Outcome | None) -> list[Any]:
+            values, own = [inputs[number] for number in numbers], [configs[number].copy() for number in numbers]
+            step = None if isinstance(whole, Call) else node
+            return run_here(step, values, own, return_exceptions, bound_kwargs, outcome)
 
-            def run(numbers: Sequence[int], outcome: Outcome | None) -> list[Any]:
-                values, own = [inputs[number] for number in numbers], [configs[number].copy() for number in numbers]
-                step = None if isinstance(whole, Call) else node
-                return run_here(step, values, own, return_exceptions, bound_kwargs, outcome)
-
-            return Job(inputs, settings, alone, run)
-
-        return batch_on(ranks, executor, prepare)
+        return batch_on(ranks, executor, Job(inputs, settings, alone, run))
 
     async def abatch(
         self,
