@@ -28,7 +28,7 @@ from llama_index_aaflow.known_code import is_native
 from llama_index_aaflow.storage import documents, simple_vectors
 from llama_index_aaflow.storage.documents import Adding, Removing, without_embedding
 from llama_index_aaflow.storage.index_structs import keep, show
-from llama_index_aaflow.storage.plain_nodes import is_plain, plain_nodes_are_known, surely_has_content
+from llama_index_aaflow.storage.plain_nodes import is_plain, plain_nodes_are_known, surely_has_content, with_vectors
 from llama_index_aaflow.transformations import sooner
 from llama_index_aaflow.vector_stores import accelerate_store
 
@@ -295,23 +295,23 @@ class AcceleratedVectorStoreIndex(VectorStoreIndex):
 
     def _add_simple(self, index_struct: IndexDict, nodes: Sequence[BaseNode]) -> None:
         """Put nodes with embeddings into a vector store that is known, and what native keeps beside it."""
-        plain = [is_plain(node) for node in nodes]
-        new_ids = simple_vectors.add(self._vector_store, nodes, plain)
-        self._keep_nodes(index_struct, nodes, new_ids, plain)
+        with paused_collector():
+            plain = [is_plain(node) for node in nodes]
+            new_ids = simple_vectors.add(self._vector_store, nodes, plain)
+            self._keep_nodes(index_struct, nodes, new_ids, plain)
 
     def _get_node_with_embedding(self, nodes: Sequence[BaseNode], show_progress: bool = False) -> list[BaseNode]:
-        model = sooner(self._embed_model)
-        if model is self._embed_model or not _is_reproduced(self):
+        if not _is_reproduced(self):
             return super()._get_node_with_embedding(nodes, show_progress)
-        vectors = _vector_names.embed_nodes(nodes, model, show_progress=show_progress)
-        return [_embedded(node, vectors[node.node_id]) for node in nodes]
+        vectors = _vector_names.embed_nodes(nodes, sooner(self._embed_model), show_progress=show_progress)
+        return with_vectors(nodes, vectors)
 
     async def _aget_node_with_embedding(self, nodes: Sequence[BaseNode], show_progress: bool = False) -> list[BaseNode]:
-        model = sooner(self._embed_model)
-        if model is self._embed_model or not _is_reproduced(self):
+        if not _is_reproduced(self):
             return await super()._aget_node_with_embedding(nodes, show_progress)
+        model = sooner(self._embed_model)
         vectors = await _vector_names.async_embed_nodes(nodes=nodes, embed_model=model, show_progress=show_progress)
-        return [_embedded(node, vectors[node.node_id]) for node in nodes]
+        return with_vectors(nodes, vectors)
 
     def _keep_nodes(
         self,
@@ -342,12 +342,6 @@ class AcceleratedVectorStoreIndex(VectorStoreIndex):
 
 # Spans and representations bear the name of the native class. Pickle goes by `__qualname__`.
 AcceleratedVectorStoreIndex.__name__ = VectorStoreIndex.__name__
-
-
-def _embedded(node: BaseNode, vector: list[float]) -> BaseNode:
-    copy = node.model_copy()
-    copy.embedding = vector
-    return copy
 
 
 def _default_context() -> StorageContext:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from itertools import product
 from math import isfinite
@@ -19,6 +20,7 @@ from llama_index.core.schema import (
 )
 from llama_index.core.storage.docstore.utils import doc_to_json
 
+from aaflow_plugins.collector import paused_collector
 from llama_index_aaflow.known_code import is_native
 from llama_index_aaflow.parsing.nodes import is_text
 
@@ -157,6 +159,27 @@ def dumped(node: TextNode) -> Fields:
     fields["relationships"] = relationships
     fields["class_name"] = "TextNode"
     return fields
+
+
+def with_vectors(nodes: Iterable[BaseNode], vectors: Mapping[str, Any]) -> list[BaseNode]:
+    """Copies of nodes that have their vectors.
+
+    Natively each vector is assigned, and pydantic makes a list of floats of it: what is one already need not be asked.
+
+    Args:
+        nodes: Any nodes.
+        vectors: A vector for each node's id.
+    """
+    with paused_collector():
+        return [_with_vector(node, vectors[node.node_id]) for node in nodes]
+
+
+def _with_vector(node: BaseNode, vector: Any) -> BaseNode:
+    if type(node) is TextNode and type(vector) is list and {float}.issuperset(map(type, vector)):
+        return node.model_copy(update={"embedding": vector.copy()})
+    copy = node.model_copy()
+    copy.embedding = vector
+    return copy
 
 
 @lru_cache(maxsize=1)
