@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from aaflow_plugins.embedding import Matrix
@@ -121,7 +122,7 @@ def _by_products(ranks: Communicator, index: Any, first: int, queries: Matrix, k
         if len(held):
             scores[number, : len(held)] = _by_product(index, query[None], np.resize(held, step))[: len(held)]
     best, numbers = ranks.reduce_top_k(scores, np.where(rows < 0, -1, rows + first), largest=falling)
-    certain = np.isfinite(best[:, :k]).all(axis=1)
+    certain: npt.NDArray[np.bool_] = np.asarray(np.isfinite(best[:, :k]).all(axis=1))
     if index.ntotal > step:
         error = _ErrorBound(index)
         for number in np.flatnonzero(certain).tolist():
