@@ -1,13 +1,23 @@
 """A chain's batch in a job of several ranks: each rank takes a contiguous block of the inputs through the chain.
 
-All ranks call `chain.batch` with the same inputs. What one process would return is at rank 0, or on all ranks, or each
-rank keeps what comes of its own block: see the `gather` of `Executor`. Outputs go from rank to rank as JSON, if they
-are data (`plain_data`); what is none, and the exception of an input, does not travel: that input is run again where its
-output is wanted.
+All ranks call `chain.batch` (or `abatch`) with the same inputs. What one process would return is at rank 0, the others
+getting an empty list; or on all ranks; or each rank keeps what comes of its own block, which is one of
+`aaflow_plugins.shards.blocks([1] * len(inputs), ranks)`: see the `gather` of `Executor`. `max_concurrency` is for all
+ranks together: each has its share, and at least one call.
+
+Outputs go from rank to rank as JSON, if they are data (`plain_data`), and are equal copies. What is none does not
+travel, nor does an exception as an output: that input is run again where its output is wanted. Once all have ended
+their blocks, rank 0 raises the error that one process would raise (another rank's by running that input again), and
+the other ranks raise a `RankError`. A chain that does not allow blocks (`undivided_reason`) is run by rank 0 alone,
+which its report notes.
+
+Each rank's handlers and tracers see the runs of its own inputs, its executor's report tells of them, and what models
+and functions count or cache is that rank's share. `invoke`, `stream` and `batch_as_completed` stay in their process,
+and so does a batch within a rank's block.
 
 Only an executor that names an engine, or a `gather` other than "root", makes `batch` a call of all ranks. With
-`engine="auto"` it stays in its process, in any job: a chain may be called by one rank alone, by an evaluation or
-within somebody's function, and would wait there for ranks that never come.
+`Executor()` it stays in its process, in any job: a chain may be called by one rank alone, by an evaluation or within
+somebody's function, and would wait there for ranks that never come.
 """
 
 from __future__ import annotations

@@ -184,7 +184,7 @@ def test_a_cancelled_batch_ends_on_all_ranks(ranks: Communicator) -> None:
         chain = accelerate(RunnableLambda(lambda text: text, afunc=_slow) | str, executor=on())
         batch = asyncio.ensure_future(chain.abatch(QUESTIONS, {"max_concurrency": ranks.size}))
         if ranks.rank == 0:
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(0.1)
             batch.cancel()
         await batch
 
@@ -196,7 +196,7 @@ def test_a_cancelled_batch_ends_on_all_ranks(ranks: Communicator) -> None:
 
 
 async def _slow(text: str) -> str:
-    await asyncio.sleep(0.1 if text.startswith("What") else 0)
+    await asyncio.sleep(0.05 if text.startswith("What") else 0)
     return text
 
 
@@ -297,7 +297,14 @@ def test_a_batch_within_a_batch_stays_on_its_rank(ranks: Communicator) -> None:
     outer = RunnableLambda(lambda text: inner.batch([text, text, text])) | RunnableLambda(" ".join)
     found = accelerate(outer, executor=on()).batch(QUESTIONS)
     native = plain(Echo())
-    assert found == of_rank(ranks, "root", [" ".join([native.invoke(text)] * 3) for text in QUESTIONS])
+    expected = of_rank(ranks, "root", [" ".join([native.invoke(text)] * 3) for text in QUESTIONS])
+    assert found == expected
+
+    async def thrice(text: str) -> list[str]:
+        return await inner.abatch([text, text, text])
+
+    outer = RunnableLambda(str, afunc=thrice) | RunnableLambda(" ".join)
+    assert asyncio.run(accelerate(outer, executor=on()).abatch(QUESTIONS)) == expected
 
 
 def test_documents_of_their_own_are_no_inputs(ranks: Communicator) -> None:
