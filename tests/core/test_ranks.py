@@ -16,13 +16,20 @@ from aaflow_plugins.engines.launching import launch_command
 from tests.house.code_blocks import code_blocks
 
 ROOT = Path(__file__).resolve().parents[2]
-SECONDS = 120
+SECONDS = 300
 
 
 def run(ranks: int, *program: str) -> subprocess.CompletedProcess[str]:
-    command = launch_command(ranks, program)
     return subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, errors="replace", timeout=SECONDS, check=False
+        launch_command(ranks, program),
+        cwd=ROOT,
+        # Plug-ins of pytest that nobody asked for take each rank some seconds to import.
+        env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=SECONDS,
+        check=False,
     )
 
 
@@ -33,7 +40,8 @@ SLOW = pytest.mark.slow
 @pytest.mark.parametrize("ranks", [2, *(pytest.param(ranks, marks=SLOW) for ranks in (1, 3, 4))])
 def test_suite(ranks: int) -> None:
     folder = ROOT / "tests" / "ranks"
-    done = run(ranks, "-m", "pytest", "-p", "no:cacheprovider", f"--confcutdir={folder}", str(folder))
+    plugins = ("-p", "no:cacheprovider", "-p", "pytest_asyncio.plugin")
+    done = run(ranks, "-m", "pytest", *plugins, f"--confcutdir={folder}", str(folder))
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
 
 
