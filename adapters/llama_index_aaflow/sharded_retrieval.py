@@ -1,7 +1,8 @@
 """Retrieval over an index whose nodes are spread over the ranks.
 
-The queries are embedded once, on rank 0. Each rank sends, of its own vectors, the similarities of those that can have
-been among the best when their turn came; the native function ranks them in one process's order. The rank that has a
+The queries are embedded once, on rank 0. Each rank sends, of its own vectors, the similarities of those that can be
+among the best; the native function ranks them in one process's order. The order of equal ones comes of what its heap
+has held before: then each rank sends all that can have been among the best when their turn came. The rank that has a
 node which is found sends it to all.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar, copy_context
 from typing import Any, Final
@@ -34,6 +35,9 @@ from llama_index_aaflow.simple_vector_store import ranking_is_known
 
 #: Untyped: what it computes similarities with is looked up in it at each use, as the native code does.
 _ranking: Final[Any] = native_module
+
+#: Similarities `(n,)` of rows, and their ids.
+_Found = tuple[Any, list[str]]
 
 #: What was found for the query that `retrieve` is called with.
 _found: ContextVar[list[NodeWithScore] | None] = ContextVar("_found", default=None)
@@ -137,9 +141,8 @@ class ShardedRetriever(VectorIndexRetriever):
         table = None
         if ranks.rank == 0:
             embed = self._embed_model.get_agg_embedding_from_queries
-            with ThreadPoolExecutor(min(limit, max(1, len(wanting)))) as threads:
-                running = [threads.submit(copy_context().run, embed, each.embedding_strs) for each in wanting]
-                packed = [pack_vector(each.result()) for each in running]
+            texts = [bundle.embedding_strs for bundle in wanting]
+            packed = list(map(pack_vector, _side_by_side(embed, texts, min(limit, len(texts)))))
             kinds, rows = zip(*packed, strict=True) if packed else ((), ())
             table = pa.table({"kind": pa.array(kinds, pa.string()), "row": pa.array(rows, pa.large_binary())})
         table = ranks.broadcast(table)
@@ -154,12 +157,21 @@ class ShardedRetriever(VectorIndexRetriever):
         held = Rows(data.embedding_dict, list(data.embedding_dict), list(data.embedding_dict.values()), self._kept)
         if any(query.filters for query in queries) and held.ids and not data.metadata_dict:
             store.query(queries[0])  # raises what it raises natively
-        found = _gathered(
-            ranks, held, queries, data.metadata_dict, list(held.propose(queries)) if held.ids else [None] * len(queries)
-        )
-        if any(np.isnan(scores).any() for scores, _ in found):
-            # What is no number is neither above nor below others: each may decide.
-            found = _gathered(ranks, held, queries, data.metadata_dict, [None] * len(queries))
+        proposed = list(held.propose(queries)) if held.ids else [None] * len(queries)
+
+        def gathered(wanted: list[int], *, equal: bool) -> list[_Found]:
+            asked = [queries[at] for at in wanted]
+            rows = [held.deciding(queries[at], data.metadata_dict, proposed[at], equal=equal) for at in wanted]
+            return _gathered(ranks, held, asked, rows)
+
+        found = gathered(list(range(len(queries))), equal=False)
+        # All ranks see the same, and come to the second call or not.
+        unclear = [at for at, query in enumerate(queries) if not _is_clear(query, found[at][0])]
+        for at in unclear:
+            if np.isnan(found[at][0]).any():  # neither above nor below others: each may decide
+                proposed[at] = None
+        for at, more in zip(unclear, gathered(unclear, equal=True) if unclear else (), strict=True):
+            found[at] = more
         return [_best(query, *each) for query, each in zip(queries, found, strict=True)]
 
     def _nodes(self, ranks: Communicator, keys: Sequence[str] | dict[str, None]) -> dict[str, str]:
@@ -172,18 +184,22 @@ class ShardedRetriever(VectorIndexRetriever):
         return dict(zip(_texts(table["key"]), _texts(table["node"]), strict=True))
 
 
-def _gathered(
-    ranks: Communicator, held: Rows, queries: list[VectorStoreQuery], metadata: Any, proposed: list[Any]
-) -> list[tuple[Any, list[str]]]:
-    """For each query the similarities `(n,)` and ids of the rows of all ranks that decide, in their order."""
+def _side_by_side(call: Callable[[Any], Any], items: list[Any], limit: int) -> list[Any]:
+    if limit < 2:
+        return list(map(call, items))
+    with ThreadPoolExecutor(limit) as threads:
+        return [each.result() for each in [threads.submit(copy_context().run, call, item) for item in items]]
+
+
+def _gathered(ranks: Communicator, held: Rows, queries: list[VectorStoreQuery], rows: list[list[int]]) -> list[_Found]:
+    """For each query the similarities and ids of some rows of each rank."""
     numbers: list[int] = []
     scores: list[float] = []
     keys: list[str] = []
-    for number, (query, proposal) in enumerate(zip(queries, proposed, strict=True)):
-        rows = held.deciding(query, metadata, proposal)
-        scores += _similarities(query, [held.vectors[row] for row in rows])
-        keys += [held.ids[row] for row in rows]
-        numbers += [number] * len(rows)
+    for number, (query, own) in enumerate(zip(queries, rows, strict=True)):
+        scores += _similarities(query, [held.vectors[row] for row in own])
+        keys += [held.ids[row] for row in own]
+        numbers += [number] * len(own)
     columns = {"query": pa.array(numbers, pa.int64()), "score": pa.array(scores, pa.float64()), "key": _binary(keys)}
     table = ranks.all_gather(pa.table(columns))
     asked, all_scores, all_keys = table["query"].to_numpy(), table["score"].to_numpy(), _texts(table["key"])
@@ -202,6 +218,12 @@ def _similarities(query: VectorStoreQuery, vectors: list[Any]) -> Iterator[float
     direction = np.array(query.query_embedding)
     for vector in np.array(vectors, dtype=np.float64):
         yield _ranking.default_similarity_fn(direction, vector)
+
+
+def _is_clear(query: VectorStoreQuery, scores: Any) -> bool:
+    """Whether the best of some similarities, and the next, are in an order that their values alone decide."""
+    best = -np.sort(-scores)[: query.similarity_top_k + 1]
+    return not np.isnan(scores).any() and bool((best[:-1] > best[1:]).all())
 
 
 def _best(query: VectorStoreQuery, scores: Any, keys: list[str]) -> tuple[list[float], list[str]]:

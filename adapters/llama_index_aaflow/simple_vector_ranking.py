@@ -92,20 +92,24 @@ class Rows:
         best = self._best(query, chosen, scores) if SELECTED_SHARE * len(chosen) > len(self.ids) else None
         return best or self._ranked(query, chosen, query.similarity_top_k)
 
-    def deciding(self, query: VectorStoreQuery, metadata: Any, scores: Matrix | None) -> list[int]:
+    def deciding(
+        self, query: VectorStoreQuery, metadata: Any, scores: Matrix | None, *, equal: bool = False
+    ) -> list[int]:
         """The rows, in order, that decide what the native function gives for all rows, whatever rows there are beside.
 
         Args:
             query: A query of the default mode.
             metadata: The store's metadata by id.
             scores: What `propose` gives; None for all rows that the query leaves.
+            equal: Whether there may be equal similarities among the best.
         """
         chosen = self._chosen(query, metadata)
         rows = list(range(len(self.ids))) if chosen is None else chosen
         top, units = query.similarity_top_k, self._units
         if scores is None or units is None or not 0 < top < len(rows):
             return rows
-        kept = once_near(scores if chosen is None else scores[chosen], top, margin_of(units.shape[1]))
+        of_chosen, margin = scores if chosen is None else scores[chosen], margin_of(units.shape[1])
+        kept = once_near(of_chosen, top, margin) if equal else near(of_chosen, top, margin)
         return [rows[place] for place in kept.tolist()]
 
     def _best(
