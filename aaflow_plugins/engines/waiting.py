@@ -30,5 +30,9 @@ def wait_for(look: Callable[[], T | None], whom: str | None = None, check: Calla
         time.sleep(min(0.001, waited / 8) if waited > 0.0002 else 0)
         if waited > _PATIENCE and not told:
             told = True
-            _log.warning("Waiting for %s since %.0f s: every rank has to come to the same call", whom, waited)
+            _log.warning(
+                "Waiting for %s since %.0f s: it is still at work, or does not come to the call that this rank has come to",
+                whom,
+                waited,
+            )
     return found
