@@ -105,6 +105,14 @@ def test_the_index_of_one_process(ranks: Communicator, shape: tuple[int, int]) -
     assert_same_answers(ranks, native, ours, QUERIES[:1], similarity_top_k=1000)
 
 
+def test_documents_that_are_spread_already(ranks: Communicator) -> None:
+    given = documents(4 * ranks.size, 9)
+    settings = {"transformations": [sentences()], "embed_model": Hashed()}
+    native = None if ranks.rank else VectorStoreIndex.from_documents(copies(given), **settings)
+    own = given[4 * ranks.rank : 4 * ranks.rank + 4]
+    assert_same_held(ranks, native, sharded(partitioned=True).from_documents(copies(own), **settings))
+
+
 def test_equal_scores(ranks: Communicator) -> None:
     """One process leaves equal ones in the order of its heap, which ids decide, too."""
     native, ours = both(ranks, documents(14, 25), embed_model=Alike())

@@ -6,8 +6,10 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import hypothesis
 import pyarrow as pa
 import pytest
+from hypothesis import strategies as st
 from llama_index.core import Document
 from llama_index.core.ingestion import DocstoreStrategy, IngestionPipeline
 from llama_index.core.node_parser import (
@@ -45,8 +47,8 @@ STEPS: dict[str, Callable[[], list[Any]]] = {
 }
 
 
-def sharded(pipeline: Any, **settings: Any) -> Any:
-    return accelerate(pipeline, executor=Executor(engine="mpi", gather="shards", **settings))
+def sharded(pipeline: Any, **more: Any) -> Any:
+    return accelerate(pipeline, executor=Executor(engine="mpi", gather="shards", **more))
 
 
 def everybodys(ranks: Communicator, values: list[Any]) -> list[str]:
@@ -103,6 +105,28 @@ def test_documents_that_are_spread_already(ranks: Communicator) -> None:
     pipeline = IngestionPipeline(transformations=[sentences(), Hashed()])
     nodes = sharded(pipeline, partitioned=True).run(documents=copies(own))
     assert_same(ranks, nodes, pipeline, given[cuts[0] :])
+
+
+@hypothesis.settings(
+    max_examples=12, deadline=None, derandomize=True, database=None, suppress_health_check=list(hypothesis.HealthCheck)
+)
+@hypothesis.given(
+    texts=st.lists(st.text(st.sampled_from("ab. \n?\u00fc\U0001f600"), max_size=400), max_size=9),
+    batch=st.integers(1, 9),
+    cache=st.booleans(),
+)
+def test_any_documents(ranks: Communicator, texts: list[str], batch: int, cache: bool) -> None:
+    """All ranks make the same examples, and come to the same end."""
+    given = [Document(text=text, id_=str(number)) for number, text in enumerate(texts)]
+
+    def make() -> IngestionPipeline:
+        parser = SentenceSplitter(chunk_size=20, chunk_overlap=5, id_func=numbered)
+        return IngestionPipeline(transformations=[parser, Hashed(embed_batch_size=batch)], disable_cache=not cache)
+
+    found = everybodys(ranks, [node.to_dict() for node in sharded(make()).run(documents=copies(given))])
+    same = found == [repr(node.to_dict()) for node in make().run(documents=copies(given))]
+    with ranks.together("same"):
+        assert set(ranks.agree(b"%d" % same)) == {b"1"}
 
 
 def test_the_pipelines_own_cache(ranks: Communicator) -> None:
