@@ -116,15 +116,17 @@ class Stage:
     waits: float = 0.0
     at_once: float = 1.0
 
-    def seconds(self, items: int, ranks: int, cluster: Cluster) -> float:
-        """Seconds of the busiest rank for its share of the source's items."""
-        computed = self.computed(items) / cluster.computing(ranks)
+    def seconds(self, items: int, ranks: int, cluster: Cluster, apart: int = 0) -> float:
+        """Seconds of the busiest rank for its share of the source's items, without `apart` of the requests."""
         if not self.batch:
-            return computed
-        requests = self._requests(items)
-        each = self._each(items)
+            return self.computed(items) / cluster.computing(ranks)
+        all_requests = max(1, ceil(items * self.rows / self.batch))
+        requests = max(0, all_requests - apart)
+        # A single request may be smaller than the others were.
+        each = self.request + min(self.batch, items * self.rows) * self.item
+        computed = self.computed(items) * requests / all_requests / cluster.computing(ranks)
         least = ceil(requests / ranks) * each * (1 - self.waits)
-        calls = min(requests, cluster.waiting(ranks, self.at_once))
+        calls = min(max(1, requests), cluster.waiting(ranks, self.at_once))
         return max(computed, least) + ceil(requests / calls) * each * self.waits
 
     def computed(self, items: int) -> float:
@@ -132,14 +134,7 @@ class Stage:
         rows = items * self.rows
         if not self.batch:
             return rows * (self.framework + self.item)
-        return rows * self.framework + self._requests(items) * self._each(items) * (1 - self.waits)
-
-    def _requests(self, items: int) -> int:
-        return max(1, ceil(items * self.rows / self.batch))
-
-    def _each(self, items: int) -> float:
-        # A single request may be smaller than the others were.
-        return self.request + min(self.batch, items * self.rows) * self.item
+        return rows * (self.framework + (self.request / self.batch + self.item) * (1 - self.waits))
 
 
 @dataclass(frozen=True)
@@ -175,7 +170,8 @@ class Prediction:
         ranks: How many.
         items: Items of the source, on all ranks together.
         stages: Seconds of each stage on the busiest rank.
-        exchange: Seconds of what ranks tell one another.
+        exchange: Seconds of what ranks tell one another, and of a batch of texts that lies across two blocks, for which
+            several wait.
         total: Seconds from start to end.
         memory: Bytes kept by the rank that keeps most.
         efficiency: One rank's time for the items of one rank, over this; 1 is perfect.
@@ -194,9 +190,8 @@ def costs_of(reports: Sequence[Report], batch: int | None = None) -> Costs:
     """What the operators of a plan cost.
 
     Args:
-        reports: Of one plan, each run in one process. Requests of several sizes, in one report or in several, tell the
-            cost of a request from that of an item; runs of several sizes tell memory that grows from memory that any
-            run takes.
+        reports: Of one plan, each run in one process. Runs with requests of several sizes tell the cost of a request
+            from that of an item; runs of several numbers of documents tell memory that grows from what any run takes.
         batch: Items a request. None: as in the largest run.
 
     Raises:
@@ -265,17 +260,19 @@ def _times(
 ) -> tuple[tuple[float, ...], float, float]:
     leads = gather == "root" and ranks > 1
     led = [leads and stage.kind in _LED for stage in costs.stages]
-    # What rank 0 does by itself has a core of its own, and one caller.
+    # What rank 0 does by itself has a core of its own, and one caller. Of shards, batches across blocks come first.
+    apart = 0 if leads else ranks - 1
     times = tuple(
-        stage.seconds(items, 1 if alone else ranks, cluster) for stage, alone in zip(costs.stages, led, strict=True)
+        stage.seconds(items, 1, cluster) if alone else stage.seconds(items, ranks, cluster, apart)
+        for stage, alone in zip(costs.stages, led, strict=True)
     )
     exchange = _led_exchange(costs, items, ranks, cluster) if leads else _exchange(costs, ranks, cluster.network)
     longest = max(times)
-    apart = longest + (1 - costs.overlap) * (sum(times) - longest)
+    shown = longest + (1 - costs.overlap) * (sum(times) - longest)
     # What overlaps in one rank has to find a core, too.
     computed = sum(stage.computed(items) for stage in costs.stages) / cluster.all_cores(ranks)
     if not leads:
-        return times, exchange, max(apart, computed) + exchange + costs.framework
+        return times, exchange, max(shown, computed) + exchange + costs.framework
     # Rank 0 does less of what it hands out, the more it has to do by itself.
     serial = sum(each for each, alone in zip(times, led, strict=True) if alone) + exchange
     shared = sum(each for each, alone in zip(times, led, strict=True) if not alone)
@@ -283,24 +280,34 @@ def _times(
 
 
 def _exchange(costs: Costs, ranks: int, network: Network) -> float:
-    """Over shards: agreements, and batches of texts that lie across two blocks."""
+    """Over shards: agreements, and a batch of texts that lies across two blocks, embedded while others wait for it."""
     if ranks == 1:
         return 0.0
-    batch = max(stage.batch for stage in costs.stages)
-    return _AGREEMENTS * network.agreement(ranks) + _EXCHANGES * network.exchange(ranks, batch * costs.row)
+    batch, one, whole = _requests(costs)
+    exchanges = _EXCHANGES * network.exchange(ranks, batch * costs.row)
+    return _AGREEMENTS * network.agreement(ranks) + exchanges + one + whole
 
 
 def _led_exchange(costs: Costs, items: int, ranks: int, cluster: Cluster) -> float:
     """What rank 0 does to hand out what others do: a message for each request, one back, and the rows in them."""
     network = cluster.network
     away = 1 - 1 / ranks
-    seconds = 4 * network.agreement(ranks)
+    _, one, _ = _requests(costs)
+    seconds = 4 * network.agreement(ranks) + one
     for stage in costs.stages:
         if stage.kind not in _LED:
             rows = items * stage.rows * away
             messages = ceil(rows / (stage.batch or 512))
             seconds += messages * 2 * network.overhead + rows * (costs.handing + costs.row / network.bandwidth)
     return seconds
+
+
+def _requests(costs: Costs) -> tuple[float, float, float]:
+    """Items a request; the seconds of one with one item, by which ranks compare their models; and of a whole one."""
+    model = max(costs.stages, key=lambda stage: stage.batch)
+    if not model.batch:
+        return 0.0, 0.0, 0.0
+    return model.batch, model.request + model.item, model.request + model.batch * model.item
 
 
 def _grown(large: Report, small: Report) -> float:
@@ -320,46 +327,40 @@ def _stage(reports: Sequence[Report], at: int, largest: Report) -> Stage:
     sources = sum(report.operators[0].rows for report in reports)
     rows = sum(each.rows for each in operators)
     busy = sum(each.busy_seconds for each in operators)
-    calls = _added([each.calls for each in operators])
+    calls = [report.calls_of(at) for report in reports]
+    called = sum(each.seconds for each in calls)
     name = f"{first.kind} {first.name}"
-    if not calls.items:
+    if not all(each.items for each in calls):
         return Stage(name, first.kind, rows / sources, 0.0, busy / rows if rows else 0.0)
     request, item = _line(calls)
     # The model's time that no core of this process accounts for.
     total = sum(operator.busy_seconds for report in reports for operator in report.operators)
     idle = max(0.0, total - sum(report.cpu_seconds for report in reports))
     modelled = sum(report.model_seconds for report in reports)
+    own = largest.calls_of(at)
     return Stage(
         name,
         first.kind,
         rows / sources,
         request,
         item,
-        max(0.0, busy - calls.seconds) / rows if rows else 0.0,
-        largest.operators[at].calls.items / max(1, largest.operators[at].calls.count),
-        min(1.0, idle / calls.seconds) if calls.seconds else 0.0,
-        max(1.0, calls.seconds / modelled) if modelled else 1.0,
+        max(0.0, busy - called) / rows,
+        own.items / own.count,
+        min(1.0, idle / called) if called else 0.0,
+        max(1.0, called / modelled) if modelled else 1.0,
     )
 
 
-def _added(all_calls: Sequence[Calls]) -> Calls:
-    return Calls(
-        sum(each.count for each in all_calls),
-        sum(each.items for each in all_calls),
-        sum(each.seconds for each in all_calls),
-        sum(each.items_squared for each in all_calls),
-        sum(each.items_seconds for each in all_calls),
-    )
-
-
-def _line(calls: Calls) -> tuple[float, float]:
-    """Alpha and beta, neither negative, by least squares: seconds = alpha + beta·items."""
-    spread = calls.count * calls.items_squared - calls.items**2
-    each = calls.seconds / calls.items
-    if not spread:
-        return 0.0, each
-    item = (calls.count * calls.items_seconds - calls.items * calls.seconds) / spread
+def _line(calls: Sequence[Calls]) -> tuple[float, float]:
+    """Alpha and beta, neither negative, by least squares over the runs' mean requests: seconds = alpha + beta·items."""
+    count = sum(each.count for each in calls)
+    items = sum(each.items for each in calls)
+    seconds = sum(each.seconds for each in calls)
+    spread = count * sum(each.items**2 / each.count for each in calls) - items**2
+    if spread < 1e-6 * items**2:
+        return 0.0, seconds / items
+    item = (count * sum(each.items * each.seconds / each.count for each in calls) - items * seconds) / spread
     if item < 0:
-        return calls.seconds / calls.count, 0.0
-    request = (calls.seconds - item * calls.items) / calls.count
-    return (request, item) if request >= 0 else (0.0, each)
+        return seconds / count, 0.0
+    request = (seconds - item * items) / count
+    return (request, item) if request >= 0 else (0.0, seconds / items)

@@ -24,31 +24,19 @@ class Span:
     model: bool = False
 
 
-@dataclass
+@dataclass(frozen=True)
 class Calls:
-    """Sums over model calls: enough to tell what a call costs from what each of its items costs.
+    """Model calls of a run.
 
     Attributes:
-        count: Calls.
-        items: Items of all calls.
-        seconds: Time of all calls.
-        items_squared: Sum of the squares of the calls' items.
-        items_seconds: Sum of each call's items times its seconds.
+        count: How many.
+        items: Items of all of them.
+        seconds: Their times, added up.
     """
 
     count: int = 0
     items: int = 0
     seconds: float = 0.0
-    items_squared: int = 0
-    items_seconds: float = 0.0
-
-    def add(self, items: int, seconds: float) -> None:
-        """Note a call."""
-        self.count += 1
-        self.items += items
-        self.seconds += seconds
-        self.items_squared += items * items
-        self.items_seconds += items * seconds
 
 
 @dataclass
@@ -65,7 +53,7 @@ class OperatorReport:
         waiting_seconds: Time the driver waited for it.
         bytes_copied: Bytes copied to make its batches.
         peak_in_flight: Most items begun and not yet handed on.
-        calls: Its model calls.
+        calls: Its model calls; `Report.calls_of` gives them where a run has left them to be counted.
     """
 
     kind: str
@@ -77,7 +65,7 @@ class OperatorReport:
     waiting_seconds: float = 0.0
     bytes_copied: int = 0
     peak_in_flight: int = 0
-    calls: Calls = field(default_factory=Calls)
+    calls: Calls = Calls()
 
 
 @dataclass
@@ -91,7 +79,8 @@ class Report:
         cpu_seconds: CPU time of this process meanwhile, all threads.
         model_seconds: Time in which at least one model call was under way; 0 where that is not timed.
         in_flight_bytes: The schedule's memory bound.
-        grown_bytes: What the process's resident memory had grown by at the end; 0 where that is not known.
+        resident_bytes: Resident memory of this process when the run began; 0 where that is not known.
+        grown_bytes: What that had grown by when the report was written as JSON.
         notes: What did not go as planned (a fall-back taken, for example).
         spans: Work by lane, for the timeline.
     """
@@ -102,6 +91,7 @@ class Report:
     cpu_seconds: float = 0.0
     model_seconds: float = 0.0
     in_flight_bytes: int = 0
+    resident_bytes: int = field(default_factory=lambda: resident_bytes())
     grown_bytes: int = 0
     notes: list[str] = field(default_factory=list)
     spans: list[Span] = field(default_factory=list)
@@ -116,10 +106,26 @@ class Report:
         """Bytes copied by all operators."""
         return sum(operator.bytes_copied for operator in self.operators)
 
+    def calls_of(self, position: int) -> Calls:
+        """The model calls of an operator.
+
+        Args:
+            position: Of the operator in the plan.
+        """
+        operator = self.operators[position]
+        if operator.calls.count or [each.kind for each in self.operators].count(operator.kind) > 1:
+            return operator.calls
+        times = [span.end - span.start for span in self.spans if span.model and span.operator == operator.kind]
+        return Calls(len(times), operator.rows if times else 0, sum(times))
+
     def to_json(self) -> str:
-        """The report as a JSON object, without the spans."""
+        """The report as a JSON object, without the spans; written while what the run has made is still there."""
         content = asdict(self)
         del content["spans"]
+        for position, operator in enumerate(content["operators"]):
+            operator["calls"] = asdict(self.calls_of(position))
+        if not self.grown_bytes and self.resident_bytes:
+            content["grown_bytes"] = max(0, resident_bytes() - self.resident_bytes)
         content["framework_share"] = self.framework_share
         content["bytes_copied"] = self.bytes_copied
         return json.dumps(content, indent=2)

@@ -34,6 +34,8 @@ HOMES = (
     "benchmarks.llama_queries:BENCHMARK",
     "benchmarks.llama_ingestion:RANKS",
     "benchmarks.shuffle:BENCHMARK",
+    "benchmarks.scaling:BENCHMARK",
+    "benchmarks.scaling_text:BENCHMARK",
 )
 
 _HERE = Path(__file__).resolve().parent

@@ -12,6 +12,7 @@ from typing import Any
 
 _DISTRIBUTIONS = (
     "aaflow-plugins",
+    "dask",
     "faiss-cpu",
     "langchain",
     "langchain-community",
@@ -28,6 +29,7 @@ _DISTRIBUTIONS = (
     "pyarrow",
     "pybase64",
     "pydantic",
+    "ray",
     "splintr-rs",
     "tiktoken",
     "wordllama",

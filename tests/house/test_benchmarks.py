@@ -410,6 +410,8 @@ LONG = pytest.mark.benchmarks
         pytest.param("llama-ingest-openai", "", marks=LONG),
         pytest.param("llama-queries", "simple", marks=LONG),
         ("shuffle", "text"),
+        pytest.param("scaling", "", marks=LONG),
+        pytest.param("scaling-text", "", marks=LONG),
     ],
 )
 def test_every_benchmark_in_processes_runs(name: str, only: str, tmp_path: Path) -> None:
@@ -422,11 +424,13 @@ def test_every_benchmark_in_processes_runs(name: str, only: str, tmp_path: Path)
         "agents": ("faiss", "langgraph"),
         "llama-queries": ("faiss", "llama_index.embeddings.openai"),
         "shuffle": ("mpi4py",),
+        "scaling": ("mpi4py", "faiss", "distributed"),
+        "scaling-text": ("mpi4py", "wordllama", "ray"),
     }
     for package in needed.get(name, ("faiss",)):
         pytest.importorskip(package)
     done = _python_m_benchmarks(name, "--quick", "--repeats", "1", "--only", only, "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
-    (case, *_) = Results.read(tmp_path / f"{name}.json").cases
+    *_, case = Results.read(tmp_path / f"{name}.json").cases
     assert case.digest
     assert case.of_role("ours")
