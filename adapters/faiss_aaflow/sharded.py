@@ -92,18 +92,13 @@ def _one_by_one(ranks: Communicator, index: Any, first: int, queries: Matrix, k:
     """Where one index would compare the query with one vector after the other, and keep the best in one heap."""
     falling = index.metric_type == faiss.METRIC_INNER_PRODUCT
     many = k >= faiss.cvar.distance_compute_min_k_reservoir
-    # Of inner products a heap drops the lower row of two equal ones first when it has to: as many again may count.
-    depth = 2 * k if falling else k + many
-    scores, rows = _searched(index, queries, depth)
-    if falling:
-        for query, own_scores, own_rows in zip(queries, scores, rows, strict=True):
-            _put_first_ties(index, query[None], own_scores, own_rows, k)
+    scores, rows = proposals(index, queries, k)
     scores, rows = ranks.reduce_top_k(scores, np.where(rows < 0, -1, rows + first), largest=falling)
     if many and ((scores[:, k - 1] == scores[:, k]) & (rows[:, k] >= 0)).any():
         return None
     if not falling:
         return scores[:, :k], rows[:, :k]
-    kept = [_kept_by_a_heap(*each, k) for each in zip(scores, rows, strict=True)]
+    kept = [kept_by_a_heap(*each, k) for each in zip(scores, rows, strict=True)]
     return np.stack([each[0] for each in kept]), np.stack([each[1] for each in kept])
 
 
@@ -138,6 +133,18 @@ def _by_products(ranks: Communicator, index: Any, first: int, queries: Matrix, k
             return None
         found[0][~certain], found[1][~certain] = others
     return found
+
+
+def proposals(index: Any, queries: Matrix, k: int) -> tuple[Matrix, Ids]:
+    """All rows of a part that one heap may keep of all ranks' rows: scores and rows, a row a query, best first."""
+    falling = index.metric_type == faiss.METRIC_INNER_PRODUCT
+    many = k >= faiss.cvar.distance_compute_min_k_reservoir
+    # Of inner products a heap drops the lower row of two equal ones first when it has to: as many again may count.
+    scores, rows = _searched(index, queries, 2 * k if falling else k + many)
+    if falling:
+        for query, own_scores, own_rows in zip(queries, scores, rows, strict=True):
+            _put_first_ties(index, query[None], own_scores, own_rows, k)
+    return scores, rows
 
 
 def _searched(index: Any, queries: Matrix, k: int) -> tuple[Matrix, Ids]:
@@ -177,7 +184,7 @@ def _put_first_ties(index: Any, query: Matrix, scores: Matrix, rows: Ids, k: int
     scores[:], rows[:] = found[order], held[order]
 
 
-def _kept_by_a_heap(scores: Matrix, rows: Ids, k: int) -> tuple[Matrix, Ids]:
+def kept_by_a_heap(scores: Matrix, rows: Ids, k: int) -> tuple[Matrix, Ids]:
     """What faiss's heap of `k` inner products keeps of these rows, were they added in their order; best first.
 
     A row enters a full heap only if its product is larger than the smallest there; of equal ones the lowest row leaves

@@ -62,8 +62,8 @@ def _told(value: Any) -> Any:
         return {key: _told(each) for key, each in value.items()}
     if isinstance(value, np.generic) and value.dtype.kind in "fiub":
         return {_KIND: f"numpy {value.dtype.str}", "value": value.tobytes().hex()}
-    # An aware time's zone may be more than the offset that its ISO form keeps.
-    if kind not in _FORMS or (kind is datetime and value.tzinfo is not None):
+    # A time's zone may be more than the offset that its ISO form keeps.
+    if kind not in _FORMS or (kind is datetime and repr(datetime.fromisoformat(value.isoformat())) != repr(value)):
         raise TypeError(f"metadata: a {kind.__name__} can't go to another rank; text, numbers, dates, lists, dicts can")
     mark, form, _ = _FORMS[kind]
     return {_KIND: mark, "value": form(value)}

@@ -1,7 +1,17 @@
 """A vector store of which each rank has a part: searched by all together, with the results of one store.
 
+The same lines run on every rank:
+
+    store = ingest(
+        documents, splitter=splitter, embedding=embedding, vectorstore=FAISS, executor=Executor(gather="shards")
+    )
+    answers = store.as_retriever(search_kwargs={"k": 4}).batch(questions)
+    store.save("shards")
+    store = ShardedVectorStore.load("shards", embedding, allow_dangerous_deserialization=True)
+
 Every call is made by all ranks, with the same arguments, one call after the other; all of them get the result. A query
-is embedded once, by rank 0.
+is embedded once, by rank 0. What is found goes from rank to rank as JSON, which has forms for the usual values of
+metadata; others are an error. A saved folder is loaded by any number of ranks, or by one process.
 """
 
 from __future__ import annotations
