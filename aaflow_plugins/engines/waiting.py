@@ -31,7 +31,7 @@ def wait_for(look: Callable[[], T | None], whom: str | None = None, check: Calla
         if waited > _PATIENCE and not told:
             told = True
             _log.warning(
-                "Waiting for %s since %.0f s: it is still at work, or does not come to the call that this rank has come to",
+                "Waiting for %s since %.0f s: it is still at work, or does not come to the same call",
                 whom,
                 waited,
             )
