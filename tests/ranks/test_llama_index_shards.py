@@ -108,7 +108,7 @@ def test_documents_that_are_spread_already(ranks: Communicator) -> None:
 
 
 @hypothesis.settings(
-    max_examples=12, deadline=None, derandomize=True, database=None, suppress_health_check=list(hypothesis.HealthCheck)
+    max_examples=8, deadline=None, derandomize=True, database=None, suppress_health_check=list(hypothesis.HealthCheck)
 )
 @hypothesis.given(
     texts=st.lists(st.text(st.sampled_from("ab. \n?\u00fc\U0001f600"), max_size=400), max_size=9),
@@ -180,8 +180,7 @@ def changed(number: int) -> list[Document]:
 
 
 @pytest.mark.filterwarnings("ignore:docstore_strategy")
-@pytest.mark.parametrize("strategy", DocstoreStrategy)
-@pytest.mark.parametrize("store", [True, False], ids=["vectors", "no vectors"])
+@pytest.mark.parametrize(("strategy", "store"), [*((each, True) for each in DocstoreStrategy), (UPSERTS, False)])
 def test_stores(ranks: Communicator, strategy: DocstoreStrategy, store: bool) -> None:
     """Runs of other documents, whose blocks are others: what is kept where doesn't show in what is kept."""
     native, ours = with_stores(strategy, store), with_stores(strategy, store)
