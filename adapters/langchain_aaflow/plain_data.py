@@ -62,8 +62,15 @@ def to_json(value: Any) -> bytes:
         NoDataError: If it would not come back equal, of the same types, all the way down.
     """
     try:
-        return json.dumps(_written(value, _refuse), ensure_ascii=False, separators=(",", ":")).encode()
-    except (RecursionError, ValueError) as error:  # too deep, no UTF-8 form, too many digits
+        written = _written(value, _refuse)
+        try:
+            return json.dumps(written, ensure_ascii=False, separators=(",", ":")).encode()
+        except UnicodeEncodeError:  # halves of characters: two of them, one after the other, would come back as one
+            escaped = json.dumps(written, separators=(",", ":"))
+            if repr(json.loads(escaped)) != repr(written):
+                raise
+            return escaped.encode()
+    except (RecursionError, ValueError) as error:  # too deep, no form, too many digits
         raise NoDataError(value) from error
 
 
@@ -113,7 +120,7 @@ def _written(value: Any, other: Callable[[Any], Any]) -> Any:
         return {_TAG: "tuple", _VALUE: [_written(each, other) for each in value]}
     if kind in _TEXTS:
         # The ISO form of a time may not say all of its zone, and never which of two equal hours it is in.
-        if kind is datetime and (value.tzinfo is not None or value.fold):
+        if kind is datetime and repr(datetime.fromisoformat(value.isoformat())) != repr(value):
             return other(value)
         tag, text_of, _ = _TEXTS[kind]
         return {_TAG: tag, _VALUE: text_of(value)}

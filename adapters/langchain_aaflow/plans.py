@@ -120,7 +120,7 @@ def split(splitter: Any, *, whole: bool = False, ids: Any = None) -> Split:
     as natively.
     """
     fast = accelerate_splitter(splitter)
-    known = splitter is None or not isinstance(splitter, TextSplitter) or _splits_one_by_one(type(splitter))
+    known = splits_one_by_one(splitter)
     reason = None if splitter is None else splitter_reason(fast)
 
     def call(batch: Batch) -> Batch:
@@ -217,17 +217,19 @@ def _same_in_a_worker(splitter: Any, reason: str | None) -> bool:
     return reason is None or splitter._length_function is len
 
 
-def _splits_one_by_one(splitter_class: type[TextSplitter]) -> bool:
-    """Whether documents are split one after the other, each by itself, whatever else is in the call."""
-    return all(
-        _definer(splitter_class, method) == "langchain_text_splitters"
-        for method in ("split_documents", "create_documents", "transform_documents")
-    )
+def splits_one_by_one(splitter: Any) -> bool:
+    """Whether documents are split one after the other, each by itself, whatever else is in the call.
+
+    Known of what the package of splitters brings, and of what has no method that takes several documents.
+    """
+    methods = ("split_documents", "create_documents", "transform_documents")
+    definers = {_definer(type(splitter), method) for method in methods if hasattr(splitter, method)}
+    return definers <= {"langchain_text_splitters", "langchain_aaflow"}
 
 
 def _definer(owner: type, method: str) -> str:
     """Top-level package of the class that defines a method."""
-    return next(base.__module__.partition(".")[0] for base in owner.__mro__ if method in vars(base))
+    return next((base.__module__.partition(".")[0] for base in owner.__mro__ if method in vars(base)), "")
 
 
 def _configuration(obj: Any) -> dict[str, Any]:

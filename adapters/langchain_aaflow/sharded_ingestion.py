@@ -102,7 +102,7 @@ class Sharded:
         if reason is not None or self.target.embedding is None:
             why = reason or "it has no embeddings"
             raise ValueError(f"vectorstore: a {self.target.name} can't be kept in shards: {why}")
-        if not _splits_one_by_one(self.splitter):
+        if not plans.splits_one_by_one(self.splitter):
             raise ValueError(
                 f"splitter: {type(self.splitter).__name__} may look at several documents at once, and each rank has "
                 "its own only; give Executor(gather='root')"
@@ -242,22 +242,6 @@ def _load() -> Load:
 
 def _size_of(row: Row) -> int:
     return plans.size_of(row[0])
-
-
-def _splits_one_by_one(splitter: Any) -> bool:
-    """Whether documents are split one after the other, each by itself, whatever else is in the call."""
-    methods = ("split_documents", "create_documents", "transform_documents")
-    definers = [
-        next((base.__module__ for base in type(splitter).__mro__ if method in vars(base)), None) for method in methods
-    ]
-    return splitter is None or all(
-        definer is None or definer.partition(".")[0] == "langchain_text_splitters" or _is_ours(definer)
-        for definer in definers
-    )
-
-
-def _is_ours(module: str) -> bool:
-    return module.partition(".")[0] == "langchain_aaflow"
 
 
 def _joined(split: Report | None, stored: Report | None, edges: int) -> Report | None:

@@ -15,7 +15,7 @@ from langchain_core.vectorstores import InMemoryVectorStore, VectorStore
 
 from aaflow_plugins.engines.communicator import Communicator
 from aaflow_plugins.shards import Manifest, all_counts, pack_vector, unpack_vector
-from langchain_aaflow.sharded_documents import from_bytes, to_bytes
+from langchain_aaflow.plain_data import NoDataError, from_json, to_json
 from langchain_aaflow.vectorstores import native_reason
 
 #: Of one query: documents, best first, each with the score that the native search gives.
@@ -125,10 +125,20 @@ def documents_of(place: Place, part: Part, rows: Sequence[int]) -> dict[int, Doc
     first = place.first
     own = sorted({row for row in rows if first <= row < first + part.rows})
     documents = dict(zip(own, part.documents([row - first for row in own]), strict=True))
-    held = pa.array(map(to_bytes, documents.values()), pa.large_binary())
+    held = pa.array(map(_packed, documents.values()), pa.large_binary())
     found = place.ranks.all_gather(pa.table({"row": pa.array(own, pa.int64()), "document": held}))
     others = zip(found["row"].to_pylist(), found["document"].to_pylist(), strict=True)
-    return documents | {row: from_bytes(held) for row, held in others if row not in documents}
+    return documents | {row: from_json(held) for row, held in others if row not in documents}
+
+
+def _packed(document: Document) -> bytes:
+    try:
+        return to_json(document)
+    except NoDataError as error:
+        raise TypeError(
+            f"document {document.id!r} can't go to another rank: {error}; in metadata keep text, numbers, dates, lists "
+            "and dicts"
+        ) from error
 
 
 def gathered(place: Place, part: Part) -> tuple[list[Document], list[Any]]:
@@ -138,13 +148,13 @@ def gathered(place: Place, part: Part) -> tuple[list[Document], list[Any]]:
     found = place.ranks.all_gather(
         pa.table(
             {
-                "document": pa.array(map(to_bytes, documents), pa.large_binary()),
+                "document": pa.array(map(_packed, documents), pa.large_binary()),
                 "kind": pa.array(kinds, pa.string()),
                 "row": pa.array(rows, pa.large_binary()),
             }
         )
     )
-    all_documents = list(map(from_bytes, found["document"].to_pylist()))
+    all_documents = list(map(from_json, found["document"].to_pylist()))
     all_documents[place.first : place.first + part.rows] = documents
     return all_documents, list(map(unpack_vector, found["kind"].to_pylist(), found["row"].to_pylist()))
 

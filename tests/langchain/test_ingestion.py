@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 import textwrap
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from langchain_community.document_loaders import DirectoryLoader, TextLoader
 from langchain_community.vectorstores import FAISS
-from langchain_core.documents import Document
+from langchain_core.documents import BaseDocumentTransformer, Document
 from langchain_core.embeddings import DeterministicFakeEmbedding
 from langchain_core.vectorstores import InMemoryVectorStore
 from langchain_openai import OpenAIEmbeddings
@@ -114,6 +114,19 @@ def test_a_splitter_of_ones_own_gets_all_documents_in_one_call(documents: list[D
     for source in (documents, iter(documents)):
         made = ingest(source, splitter=splitter, embedding=EMBEDDING, vectorstore=InMemoryVectorStore)
         assert difference(native, made) is None
+
+
+class Backwards(BaseDocumentTransformer):
+    """No splitter, but what may stand in its place: it looks at all documents, too."""
+
+    def transform_documents(self, documents: Sequence[Document], **_: Any) -> Sequence[Document]:
+        return documents[::-1]
+
+
+def test_a_transformer_gets_all_documents_in_one_call(documents: list[Document]) -> None:
+    native = FAISS.from_documents(list(Backwards().transform_documents(documents)), EMBEDDING)
+    made = ingest(documents, splitter=Backwards(), embedding=EMBEDDING, vectorstore=FAISS, executor=Executor())
+    assert difference(native, made) is None
 
 
 def test_markdown_chunks_carry_their_documents_metadata_and_the_headers() -> None:
@@ -337,7 +350,7 @@ def test_memory_stays_within_the_bound_for_a_source_larger_than_it(tmp_path: Pat
         textwrap.dedent("""
         import resource, sys
         import numpy as np
-        from langchain_core.documents import Document
+        from langchain_core.documents import BaseDocumentTransformer, Document
         from langchain_core.embeddings import Embeddings
         from langchain_core.vectorstores import VectorStore
         from langchain_text_splitters import RecursiveCharacterTextSplitter

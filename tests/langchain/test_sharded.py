@@ -2,77 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import date, datetime
-from decimal import Decimal
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
-from uuid import UUID
-from zoneinfo import ZoneInfo
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from langchain_core.documents import Document
 
-from langchain_aaflow.sharded_documents import from_bytes, to_bytes
 from langchain_aaflow.sharded_in_memory import RowProduct, left_over, threads_of
-
-ATOMS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters())
-KEYS = st.text() | st.integers() | st.just("$kind") | st.tuples(st.integers())
-TIMES = st.datetimes().map(lambda time: time.replace(fold=0))
-VALUES = st.recursive(
-    ATOMS
-    | st.binary()
-    | st.dates()
-    | st.datetimes(allow_imaginary=False).map(lambda time: time.replace(fold=0))
-    | st.uuids()
-    | st.decimals(allow_nan=False),
-    lambda inner: st.lists(inner) | st.lists(inner).map(tuple) | st.dictionaries(KEYS, inner),
-    max_leaves=8,
-)
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.text(st.characters()), st.dictionaries(st.text() | st.just("$kind"), VALUES), st.none() | st.text())
-def test_documents_come_back_as_they_were(text: str, metadata: dict[str, Any], id_: str | None) -> None:
-    """Types and the order of keys included."""
-    document = Document(page_content=text, metadata=metadata, id=id_)
-    again = from_bytes(to_bytes(document))
-    assert repr(again) == repr(document)
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        np.float32(0.1),
-        np.int64(3),
-        np.bool_(True),
-        Path("a/b"),
-        Decimal("0.10"),
-        UUID(int=7),
-        date(2026, 1, 2),
-        (1, [2]),
-    ],
-    ids=repr,
-)
-def test_types_that_travel(value: Any) -> None:
-    (again,) = from_bytes(to_bytes(Document(page_content="", metadata={"a": value}))).metadata.values()
-    assert type(again) is type(value)
-    assert again == value
-
-
-class _Text(str):
-    pass
-
-
-@pytest.mark.parametrize(
-    "value", [object(), {1}, _Text("a"), datetime(2026, 1, 2, tzinfo=ZoneInfo("UTC")), 1j], ids=repr
-)
-def test_types_that_do_not_travel(value: Any) -> None:
-    with pytest.raises(TypeError, match="can't go to another rank"):
-        to_bytes(Document(page_content="", metadata={"deep": [value]}))
 
 
 @settings(max_examples=40, deadline=None)
