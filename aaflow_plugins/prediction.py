@@ -19,10 +19,10 @@ from aaflow_plugins.report import Calls, Report
 #: What rank 0 does by itself where it leads.
 _LED: Final = frozenset({"load", "upsert"})
 
-#: Agreements of all ranks in a run over shards: begin, plan, documents, end, and two for each of three exchanges.
-_AGREEMENTS: Final = 10
-#: Exchanges of all with all: how many texts, texts across blocks, their vectors.
-_EXCHANGES: Final = 3
+#: What ranks do together in a run over shards: agreements (begin, plan, sample, end, and two for each exchange), and
+#: exchanges of all with all (how many texts, those across blocks, their vectors, what each has stored).
+_AGREEMENTS: Final = 18
+_EXCHANGES: Final = 7
 #: Bytes that an exchange sends to a rank for which it has nothing.
 _NOTHING: Final = 512
 

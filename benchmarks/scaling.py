@@ -24,10 +24,14 @@ from benchmarks.scaling_shape import (
     load,
     splitter,
     stored,
+    warm,
 )
 
 #: Simulated cost of the model, for all contenders: milliseconds a request and a text.
 _REQUEST_MS, _ITEM_MS = 20.0, 1.5
+
+#: Files a worker for a warm-up: requests enough that each rank gets one.
+_WARM_UP = 48
 
 Way = Callable[[list[str], Mapping[str, Any]], Done]
 
@@ -119,9 +123,13 @@ def _reported(executor: Any) -> dict[str, float]:
 def _work(way: Way) -> Callable[[Mapping[str, Any]], Work]:
     def prepare(parameters: Mapping[str, Any]) -> Work:
         paths = parameters["paths"]
-        return Work(
-            lambda given: way(given, parameters), digest, lambda: way(paths[:8], parameters), lambda: paths, facts
-        )
+        few = paths[: _WARM_UP * parameters["workers"]]
+
+        def warm_up() -> None:
+            warm()
+            way(few, parameters)
+
+        return Work(lambda given: way(given, parameters), digest, warm_up, lambda: paths, facts)
 
     return prepare
 
@@ -208,7 +216,7 @@ def _cases(scale: Scale) -> list[Case]:
     found.append(case("4,096 files", 4, {**large, **simulated, "chunks_a_file": 1}, _ray_actors, _dask, _ours))
     for workers in WORKERS:
         apart = (_led,) if workers > 1 else (_one_process,)
-        found.append(case("strong, no cost of a model", workers, large, *apart, _ray, _ray_actors, _dask, _ours))
+        found.append(case("strong, no cost of a model", workers, large, *apart, _ray_actors, _dask, _ours))
     return found
 
 

@@ -96,6 +96,11 @@ def load(paths: Sequence[str]) -> list[Any]:
     ]
 
 
+def warm() -> None:
+    """Let pyarrow import what it imports at its first array: pandas, where that is installed."""
+    pa.array([""])
+
+
 # -- what is stored --------------------------------------------------------------------------------------
 
 
