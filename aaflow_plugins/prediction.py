@@ -212,7 +212,7 @@ def costs_of(reports: Sequence[Report], batch: int | None = None) -> Costs:
         raise ValueError(
             "all measured requests cost the same: what others would cost takes a report of another batch size"
         )
-    alone = [stage.seconds(items, 1, Cluster()) for stage in stages]
+    alone = [_elapsed(largest, at) for at in range(len(stages))]
     longest, added = max(alone), sum(alone)
     hideable = added - longest
     overlap = min(1.0, max(0.0, (added - largest.wall_seconds) / hideable)) if hideable > 0 else 0.0
@@ -349,6 +349,13 @@ def _stage(reports: Sequence[Report], at: int, largest: Report) -> Stage:
         min(1.0, idle / called) if called else 0.0,
         max(1.0, called / modelled) if modelled else 1.0,
     )
+
+
+def _elapsed(report: Report, at: int) -> float:
+    """Seconds in which an operator was at work, calls that were under way together counted once."""
+    called = report.calls_of(at).seconds
+    together = max(1.0, called / report.model_seconds) if report.model_seconds else 1.0
+    return max(0.0, report.operators[at].busy_seconds - called) + called / together
 
 
 def _line(calls: Sequence[Calls]) -> tuple[float, float]:

@@ -19,14 +19,16 @@ ALPHA, BETA, BATCH = 0.02, 0.0015, 64
 IDEAL = Cluster(network=Network(0.0, 1e30, 0.0))
 
 
-def report(documents: int = 512, *, batch: int = BATCH, overlap: float = 0.0, idle: float = 1.0) -> Report:
+def report(
+    documents: int = 512, *, batch: int = BATCH, overlap: float = 0.0, idle: float = 1.0, at_once: int = 1
+) -> Report:
     """Of a run of 4 chunks a document, in requests that cost what is known; a last request may be smaller."""
     rows = 4 * documents
     sizes = [batch] * (rows // batch) + ([rows % batch] if rows % batch else [])
     calls = Calls(len(sizes), rows, ALPHA * len(sizes) + BETA * rows)
     split, upsert, beside = 100e-6 * rows, 50e-6 * rows, 10e-6 * rows
     busy = calls.seconds + beside
-    wall = busy + (1 - overlap) * (split + upsert)
+    wall = calls.seconds / at_once + beside + (1 - overlap) * (split + upsert)
     return Report(
         [
             OperatorReport("load", "documents", rows=documents, batches=1),
@@ -36,7 +38,7 @@ def report(documents: int = 512, *, batch: int = BATCH, overlap: float = 0.0, id
         ],
         wall_seconds=wall + 0.5,
         cpu_seconds=split + upsert + beside + (1 - idle) * calls.seconds,
-        model_seconds=calls.seconds,
+        model_seconds=calls.seconds / at_once,
         resident_bytes=1,
         grown_bytes=10_000_000 + 2000 * documents,
         in_flight_bytes=1000,
@@ -115,6 +117,16 @@ def test_one_rank_takes_what_was_measured() -> None:
             assert predicted.efficiency == 1.0
             for seconds, operator in zip(predicted.stages, measured.operators, strict=True):
                 assert seconds == pytest.approx(operator.busy_seconds, rel=1e-6)
+
+
+def test_calls_that_were_under_way_together_stay_so_on_each_rank_unless_they_are_bounded() -> None:
+    measured = report(8192, at_once=4)
+    costs = costs_of([measured])
+    assert predict(costs, 1, IDEAL).total == pytest.approx(measured.wall_seconds, rel=1e-6)
+    one, two = (predict(costs, ranks, IDEAL, gather="shards").stages[2] for ranks in (1, 2))
+    assert one == pytest.approx(2 * two, rel=0.02)
+    bound = Cluster(max_concurrency=4, network=IDEAL.network)
+    assert predict(costs, 2, bound, gather="shards").stages[2] == pytest.approx(one, rel=0.02)
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4, 8, 32])
