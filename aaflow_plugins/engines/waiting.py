@@ -24,7 +24,13 @@ def wait_for(look: Callable[[], T | None], whom: str | None = None, check: Calla
     """
     began, told = time.monotonic(), whom is None
     while (found := look()) is None:
-        check()
+        try:
+            check()
+        except BaseException:
+            # What came before the bad news counts: all ranks go the same way by it.
+            if (found := look()) is None:
+                raise
+            return found
         waited = time.monotonic() - began
         # Soon on an idle machine; out of the way where ranks share cores.
         time.sleep(min(0.001, waited / 8) if waited > 0.0002 else 0)
