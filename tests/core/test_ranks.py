@@ -108,11 +108,18 @@ def test_a_launcher_of_another_mpi() -> None:
     assert "a launcher has started 4 ranks, but the MPI library that mpi4py found sees 1" in done.stderr
 
 
-def test_the_script_of_the_readme(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "folder", "files"),
+    [
+        ("index_on_ranks.py", "index", ["index.faiss", "index.pkl"]),
+        ("shards_on_ranks.py", "shards", ["manifest.json", "shard-00000", "shard-00001"]),
+    ],
+)
+def test_scripts_of_the_readme(name: str, folder: str, files: list[str], tmp_path: Path) -> None:
     pytest.importorskip("wordllama", reason="its model needs numpy 2")
-    (script,) = (block for block in code_blocks(ROOT / "README.md") if block.file == "index_on_ranks.py")
-    (tmp_path / "index_on_ranks.py").write_text(script.code, encoding="utf-8")
-    command = launch_command(2, ["index_on_ranks.py"])
+    (script,) = (block for block in code_blocks(ROOT / "README.md") if block.file == name)
+    (tmp_path / name).write_text(script.code, encoding="utf-8")
+    command = launch_command(2, [name])
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=SECONDS, check=False)
     assert done.returncode == 0, done.stderr
-    assert sorted(path.name for path in (tmp_path / "index").iterdir()) == ["index.faiss", "index.pkl"]
+    assert sorted(path.name for path in (tmp_path / folder).iterdir()) == files
