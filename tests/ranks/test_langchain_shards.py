@@ -295,7 +295,7 @@ def test_metadata_that_does_not_travel(job: Communicator) -> None:
     given = [Document(page_content=text, metadata={"odd": Hashed}) for text in "abcdefgh"]
     found: Any = ingest(given, splitter=None, embedding=Hashed(), vectorstore=FAISS, executor=shards())
     if job.size > 1:
-        with pytest.raises((TypeError, RankError), match="can't go to another rank: a abc.ABCMeta is no plain data"):
+        with pytest.raises((TypeError, RankError), match=r"can't go to another rank: a abc\.ABCMeta is no"):
             found.similarity_search("a", 8)
 
 
