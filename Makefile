@@ -66,6 +66,7 @@ test-mpi: $(INSTALLED)  ## the engine between ranks, run at 1 to 4 of them, and 
 test-all: test lint test-wheel test-oldest test-pythons test-upstream test-chains test-benchmarks  ## all of the above
 
 bench: $(INSTALLED)  ## the benchmarks (two hours or more; ARGS="--quick" for a look)
+	@$(BIN)/python -m pip install -qq --editable '.[bench]'
 	@$(BIN)/python -m benchmarks all $(ARGS)
 
 clean:  ## remove environments, builds and caches
