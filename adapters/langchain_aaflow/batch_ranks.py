@@ -28,11 +28,12 @@ import logging
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field
+from types import CodeType, FunctionType
 from typing import Any
 
 import pyarrow as pa
 from langchain_core.prompts import BasePromptTemplate
-from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables import RunnableConfig, RunnableLambda
 
 from aaflow_plugins.engines.communicator import Communicator, RankError, within_a_block
 from aaflow_plugins.engines.waiting import wait_for
@@ -69,9 +70,15 @@ async def aranks_for(executor: Executor | None) -> Communicator | None:
     return await asyncio.to_thread(ranks_for, executor) if executor is not None and _is_shared(executor) else None
 
 
+def is_for_ranks(executor: Executor | None) -> bool:
+    """Whether `batch` of a chain with this executor is a call of all ranks, where there are several."""
+    if executor is None:
+        return False
+    return executor.engine not in ("auto", "local") or (executor.engine == "auto" and executor.gather != "root")
+
+
 def _is_shared(executor: Executor) -> bool:
-    named = executor.engine not in ("auto", "local") or (executor.engine == "auto" and executor.gather != "root")
-    return named and not within_a_block()
+    return is_for_ranks(executor) and not within_a_block()
 
 
 def check_retrievers(node: Node) -> None:
@@ -124,8 +131,29 @@ def shared_configs(configs: Sequence[RunnableConfig], limit: int | None, ranks: 
 
 
 def told_of(node: Node) -> list[Any]:
-    """What tells a chain from others: its plan, and the texts of its prompts."""
-    return [plan_of(node).fingerprint(), *(s.native for s in node.walk() if isinstance(s.native, BasePromptTemplate))]
+    """What tells a chain from others: its plan, the texts of its prompts, and the code of its functions."""
+    told: list[Any] = [plan_of(node).fingerprint()]
+    for step in node.walk():
+        if isinstance(step.native, BasePromptTemplate):
+            told.append(step.native)
+        elif isinstance(step.native, RunnableLambda):
+            told += [_told_of_function(vars(step.native).get(name)) for name in ("func", "afunc")]
+    return told
+
+
+def _told_of_function(function: Any) -> list[Any]:
+    """What a function's code is. What it encloses may be each rank's own: a counter, a device."""
+    return _told_of_code(function.__code__) if isinstance(function, FunctionType) else [type(function).__qualname__]
+
+
+def _told_of_code(code: CodeType) -> list[Any]:
+    constants = [_told_of_code(each) if isinstance(each, CodeType) else _told(each) for each in code.co_consts]
+    return [code.co_code.hex(), *code.co_names, *constants]
+
+
+def _told(constant: Any) -> str:
+    # The order of a set of strings is another one in each process.
+    return repr(sorted(map(repr, constant)) if isinstance(constant, frozenset) else constant)
 
 
 @dataclass

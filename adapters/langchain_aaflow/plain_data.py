@@ -132,7 +132,12 @@ def _written(value: Any, other: Callable[[Any], Any]) -> Any:
         return {_TAG: "model", _CLASS: name, _VALUE: {key: _written(each, other) for key, each in state.items()}}
     if issubclass(kind, Enum) and (member := _member_name(value)) and (name := _name_of(kind)):
         return {_TAG: "member", _CLASS: name, _VALUE: member}
-    if issubclass(kind, str) and not kind.__dictoffset__ and (name := _name_of(kind)):
+    if (
+        issubclass(kind, str)
+        and not issubclass(kind, np.generic)
+        and not kind.__dictoffset__
+        and (name := _name_of(kind))
+    ):
         return {_TAG: "str", _CLASS: name, _VALUE: str.__str__(value)}
     return other(value)
 

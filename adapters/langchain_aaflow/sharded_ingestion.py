@@ -25,7 +25,7 @@ from aaflow_plugins.engines.tasks import digest_of
 from aaflow_plugins.executor import Executor
 from aaflow_plugins.operators import Embed, Load
 from aaflow_plugins.plan import Plan
-from aaflow_plugins.progress import ProgressCallback
+from aaflow_plugins.progress import Progress, ProgressCallback
 from aaflow_plugins.report import Report
 from aaflow_plugins.scheduler import Sizes
 from aaflow_plugins.shards import Edges, all_counts, blocks, check_same_texts, embed_edges, share_of
@@ -127,7 +127,13 @@ class Sharded:
         own = self.executor.of_rank(self.ranks)
         sizes = Sizes(tuple(map(plans.size_of, documents)))
         plan = Plan([plans.load(), plans.split(self.splitter)])
-        return own.run(plan, documents, collect, sizes=sizes, total=len(documents), progress=self.progress), own.report
+        return own.run(plan, documents, collect, sizes=sizes, total=len(documents), progress=self._step), own.report
+
+    def _step(self, progress: Progress) -> None:
+        """After each batch of this rank's own: another's failure is heard of before all of the block is done."""
+        self.ranks.check()
+        if self.progress:
+            self.progress(progress)
 
     def _store(self, rows: list[Row], embed: Embed, split_report: Report | None) -> None:
         """Embed and store rows: those whose batch is another rank's or ends on another first and last."""
@@ -147,7 +153,7 @@ class Sharded:
             lambda batches: sum(1 for _ in batches),
             sizes=Sizes(tuple(map(_size_of, between))),
             total=len(between),
-            progress=self.progress,
+            progress=self._step,
         )
         self._add(rows[last:], edges.last)
         self.executor.report = _joined(split_report, own.report, first + len(edges.last))

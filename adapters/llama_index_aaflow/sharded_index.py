@@ -188,6 +188,22 @@ class ShardedVectorStoreIndex(AcceleratedVectorStoreIndex):
         """Refused as `insert_nodes` is."""
         self.insert_nodes(nodes)
 
+    def update_ref_doc(self, document: Document, **update_kwargs: Any) -> NoReturn:
+        """Refused before anything is deleted, as `insert_nodes` is."""
+        self.insert_nodes([])
+
+    async def aupdate_ref_doc(self, document: Document, **update_kwargs: Any) -> NoReturn:
+        """Refused before anything is deleted, as `insert_nodes` is."""
+        self.insert_nodes([])
+
+    def refresh_ref_docs(self, documents: Sequence[Document], **update_kwargs: Any) -> NoReturn:
+        """Refused on all ranks, whichever have the documents, as `insert_nodes` is."""
+        self.insert_nodes([])
+
+    async def arefresh_ref_docs(self, documents: Sequence[Document], **update_kwargs: Any) -> NoReturn:
+        """Refused on all ranks, whichever have the documents, as `insert_nodes` is."""
+        self.insert_nodes([])
+
     @classmethod
     def _of(cls, local: VectorStoreIndex) -> ShardedVectorStoreIndex:
         made = object.__new__(cls)

@@ -116,7 +116,8 @@ with ranks.together("work"):
 
 def test_where_it_is_faulty_the_ranks_of_a_job_do_without() -> None:
     done = run(launch_command(2, ["-c", FAULTY]), with_stand_in("crashes"))
-    assert sorted(done.stdout.splitlines()) == ["rank 0 of 2: mpi", "rank 1 of 2: mpi"], done.stderr
+    # The launcher may put what ranks write at the same time into one line.
+    assert all(done.stdout.count(f"rank {rank} of 2: mpi") == 1 for rank in range(2)), done.stdout + done.stderr
     reason = "pycylon found, but it fails its self-check: the Arrow round trip ended by SIGSEGV"
     assert done.stderr == f"{reason}; using the mpi engine\n"
 

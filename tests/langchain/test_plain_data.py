@@ -147,6 +147,7 @@ def test_what_is_no_data() -> None:
         *times,
         np.array([1]),
         np.datetime64("2026"),
+        np.str_("text"),
         {1, 2},
         object(),
         ValueError("no"),

@@ -335,3 +335,22 @@ def test_each_rank_reports_of_its_own(ranks: Communicator) -> None:
     accelerate(plain(Echo()) | RunnableLambda(Opaque), executor=executor).batch(QUESTIONS)
     assert executor.report is not None
     assert executor.report.operators[0].rows == len(block(ranks, 23))
+
+
+def test_a_chain_for_all_ranks_is_the_outermost(ranks: Communicator) -> None:
+    """What calls a chain for some inputs alone would meet ranks that call it for others, or not at all."""
+    executor = Executor(engine="mpi")
+    chain = accelerate(RunnablePassthrough() | RunnableLambda(str), executor=executor)
+    for wrap in (chain.with_retry, chain.map, lambda: chain.with_fallbacks([RunnableLambda(repr)])):
+        with pytest.raises(ValueError, match="call of all ranks"):
+            wrap()
+    for bare in (RunnableLambda(str), RunnableLambda(str).with_retry()):
+        with pytest.raises(ValueError, match="put it in a sequence"):
+            accelerate(bare, executor=executor)
+    assert accelerate(RunnableLambda(str), executor=Executor()).batch([1, 2]) == ["1", "2"]
+
+
+def test_functions_that_differ(ranks: Communicator) -> None:
+    other = RunnableLambda((lambda value: value + 100) if ranks.rank else (lambda value: value + 1))
+    with pytest.raises(RankError, match="runs something else"):
+        accelerate(RunnablePassthrough() | other, executor=Executor(engine="mpi")).batch([1, 2, 3, 4])

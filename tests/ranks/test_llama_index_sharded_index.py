@@ -208,6 +208,11 @@ def test_what_is_refused(ranks: Communicator) -> None:
     _, ours = both(ranks, given)
     with pytest.raises(NotImplementedError, match="an index in shards takes no more documents"):
         ours.insert(given[0])
+    kept = list(ours.docstore.docs)
+    for change in (lambda: ours.update_ref_doc(given[0]), lambda: ours.refresh_ref_docs(given)):
+        with pytest.raises(NotImplementedError, match="an index in shards takes no more documents"):
+            change()
+    assert list(ours.docstore.docs) == kept
     with pytest.raises(ValueError, match="vector_store_query_mode 'mmr' needs all vectors in one store"):
         ours.as_retriever(vector_store_query_mode="mmr")
     with pytest.raises(RankError, match="rank 1 runs something else"):

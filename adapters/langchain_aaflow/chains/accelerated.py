@@ -39,6 +39,7 @@ from langchain_aaflow.batch_ranks import (
     batch_on,
     check_retrievers,
     in_thread,
+    is_for_ranks,
     ranks_for,
     shared_configs,
     told_of,
@@ -120,6 +121,31 @@ class Batching:
             if outcome is not None:
                 outcome.position = x.failed_at
             x.close()
+
+    def with_retry(self, **kwargs: Any) -> Any:
+        """As natively; refused for a chain whose batch is for all ranks: what is tried again is one rank's affair."""
+        self._check_outermost("with_retry")
+        native: Any = super()
+        return native.with_retry(**kwargs)
+
+    def with_fallbacks(self, fallbacks: Sequence[Runnable[Any, Any]], **kwargs: Any) -> Any:
+        """As natively; refused for a chain whose batch is for all ranks."""
+        self._check_outermost("with_fallbacks")
+        native: Any = super()
+        return native.with_fallbacks(fallbacks, **kwargs)
+
+    def map(self) -> Any:
+        """As natively; refused for a chain whose batch is for all ranks."""
+        self._check_outermost("map")
+        native: Any = super()
+        return native.map()
+
+    def _check_outermost(self, method: str) -> None:
+        if is_for_ranks(self._settings[0]):
+            raise ValueError(
+                f"{method}: this chain's batch is a call of all ranks, which nothing may wrap that calls it for some "
+                f"inputs alone; wrap what is not accelerated, and accelerate the whole: `chain.{method}(...) | ...`"
+            )
 
     def _on(
         self,
@@ -403,11 +429,20 @@ def accelerate_chain(native: R, executor: Executor | None = None, *, batch_queri
 
     Returns:
         The accelerated runnable; one whose batches gain nothing is returned as it is.
+
+    Raises:
+        ValueError: If its batches are to be for all ranks, and it is of no class whose batches can be.
     """
     kind: Any = type(native)
     origin = getattr(kind, "__pydantic_generic_metadata__", {}).get("origin") or kind
     accelerated = _ACCELERATED.get(origin, kind if issubclass(kind, Batching) else None)
     if accelerated is None:
+        if is_for_ranks(executor):
+            known = ", ".join(each.__name__ for each in _ACCELERATED)
+            raise ValueError(
+                f"executor: ranks share the batches of {known}, not of {kind.__name__}: put it in a sequence, such as "
+                "`RunnablePassthrough() | it`"
+            )
         return native
     twin = copy.copy(native)
     object.__setattr__(twin, "__class__", accelerated)
