@@ -87,9 +87,9 @@ def check_retrievers(node: Node) -> None:
     Raises:
         ValueError: If there is one.
     """
-    if any(isinstance(step.native, ShardedRetriever) for step in node.walk()):
+    if any(isinstance(step.native, ShardedRetriever) and step.native.ranks.size > 1 for step in node.walk()):
         raise ValueError(
-            "a retriever over shards is asked by all ranks together, not by each for its block of a batch: retrieve "
+            "a retriever over shards is asked by all ranks together, not for each input of a batch by itself: retrieve "
             "first, by `retriever.batch(queries)`, and give the chain what comes of it"
         )
 

@@ -31,6 +31,7 @@ from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import get_config_list, run_in_executor
 from langchain_core.vectorstores import VectorStore, VectorStoreRetriever
 
+from aaflow_plugins.engines.communicator import Communicator
 from aaflow_plugins.engines.tasks import digest_of
 from aaflow_plugins.executor import Executor
 from aaflow_plugins.plugins import ranks_of
@@ -257,6 +258,13 @@ _found: ContextVar[tuple[str, list[Document]] | None] = ContextVar("_found", def
 
 class ShardedRetriever(VectorStoreRetriever):
     """Retrieves from a `ShardedVectorStore`: all ranks make each call."""
+
+    @property
+    def ranks(self) -> Communicator:
+        """The ranks that have the shards."""
+        store: Any = self.vectorstore
+        ranks: Communicator = store._place.ranks
+        return ranks
 
     def batch(
         self,

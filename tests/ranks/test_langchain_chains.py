@@ -324,8 +324,9 @@ def test_a_retriever_that_all_ranks_ask_together_is_refused(ranks: Communicator)
     embedding = DeterministicFakeEmbedding(size=8)
     store = ingest(given, splitter=None, embedding=embedding, vectorstore=FAISS, executor=on("shards", batch_size=4))
     retriever: Any = store.as_retriever()
-    with pytest.raises(ValueError, match="a retriever over shards is asked by all ranks together"):
-        accelerate(retriever | str, executor=on()).batch(QUESTIONS)
+    for executor in (on(), Executor()):
+        with pytest.raises(ValueError, match="a retriever over shards is asked by all ranks together"):
+            accelerate(retriever | str, executor=executor).batch(QUESTIONS)
     found = [str(documents) for documents in retriever.batch(QUESTIONS)]
     assert accelerate(RunnableLambda(str) | str, executor=on("all")).batch(found) == found
 

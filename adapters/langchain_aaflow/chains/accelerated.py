@@ -290,6 +290,7 @@ class Batching:
             return None
         native: Any = self
         node = translate(native, batch_queries=self._settings[1])
+        check_retrievers(node)
         return None if isinstance(node, Call) else node
 
     def _limit(self, configs: Sequence[RunnableConfig]) -> int | None:
