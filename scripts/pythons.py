@@ -1,6 +1,7 @@
 """Run on the other supported Pythons that this machine has the tests that depend on the interpreter.
 
-Threads, event loops, imports, and native functions known by their code.
+Threads, event loops, imports, and native functions known by their code. Arguments like `3.13` choose Pythons; all
+others go to pytest.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ _TESTS = (
 def main(arguments: list[str]) -> int:
     """Return the first exit status that is not 0."""
     status = 0
-    for minor in _SUPPORTED:
+    chosen_minors = [minor for minor in _SUPPORTED if f"3.{minor}" in arguments] or _SUPPORTED
+    tests = [each for each in arguments if each not in {f"3.{minor}" for minor in _SUPPORTED}]
+    for minor in chosen_minors:
         if minor == sys.version_info.minor:
             continue
         chosen = interpreter(minor)
@@ -39,7 +42,7 @@ def main(arguments: list[str]) -> int:
             print(f"Skipped: there is no working Python 3.{minor} here")
             continue
         python = fresh(f".venv-3.{minor}", "--editable", ".[test]", interpreter=chosen)
-        status = status or run_tests(python, "-m", "not slow", *(arguments or _TESTS))
+        status = status or run_tests(python, "-m", "not slow", *(tests or _TESTS))
     return status
 
 

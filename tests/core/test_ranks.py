@@ -112,7 +112,7 @@ def test_a_launcher_of_another_mpi() -> None:
     ("name", "folder", "files"),
     [
         ("index_on_ranks.py", "index", ["index.faiss", "index.pkl"]),
-        ("shards_on_ranks.py", "shards", ["manifest.json", "shard-00000", "shard-00001"]),
+        pytest.param("shards_on_ranks.py", "shards", ["manifest.json", "shard-00000", "shard-00001"], marks=SLOW),
     ],
 )
 def test_scripts_of_the_readme(name: str, folder: str, files: list[str], tmp_path: Path) -> None:
