@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rich import box
 from rich.table import Table
 
 from aaflow_plugins.prediction import Cluster, Costs, Prediction
@@ -30,17 +31,18 @@ def costs_table(costs: Costs) -> Table:
 
 def predictions_table(costs: Costs, predictions: Sequence[Prediction], gather: str) -> Table:
     """What is predicted, one row for each number of ranks."""
-    table = Table(title=f"predicted, not measured; results in {gather}; seconds of the busiest rank")
-    for title in ("ranks", "documents", *(stage.kind for stage in costs.stages), "exchange", "total"):
+    title = f"predicted, not measured; results in {gather}; seconds of the busiest rank"
+    table = Table(title=title, box=box.SIMPLE, padding=(0, 1, 0, 0))  # ten columns in a terminal's usual width
+    for title in ("ranks", "docu-\nments", *(stage.kind for stage in costs.stages), "ex-\nchange", "total"):
         table.add_column(title, justify="right")
-    table.add_column("MiB kept a rank", justify="right")
-    table.add_column("efficiency", justify="right")
+    table.add_column("MiB a rank", justify="right")
+    table.add_column("effi-\nciency", justify="right")
     for each in predictions:
         table.add_row(
             f"{each.ranks:,}",
-            f"{each.items:,}",
-            *(f"{seconds:.3f}" for seconds in (*each.stages, each.exchange, each.total)),
-            f"{each.memory / 2**20:,.1f}" if each.memory else "-",
+            f"{each.items}",
+            *map(_seconds, (*each.stages, each.exchange, each.total)),
+            f"{each.memory / 2**20:,.0f}" if each.memory else "-",
             f"{each.efficiency:.0%}",
         )
     return table
@@ -63,6 +65,11 @@ def assumptions(costs: Costs, cluster: Cluster) -> str:
         f"of equal size; rank 0, where it leads, packs and unpacks a row in "
         f"{costs.handing * 1e6:g} µs; {costs.overlap:.0%} of what can overlap in a rank does, as measured."
     )
+
+
+def _seconds(seconds: float) -> str:
+    """As many places as tell something, so that a row fits on a line."""
+    return f"{seconds:.3f}" if seconds < 10 else f"{seconds:.1f}" if seconds < 1000 else f"{seconds:,.0f}"
 
 
 def _duration(seconds: float) -> str:
