@@ -252,16 +252,16 @@ def test_the_command_prints_what_is_predicted_and_what_is_assumed(tmp_path: Path
         path.write_text(report(batch=batch).to_json())
     status, said = plan(str(paths[0]), "--ranks", "2,4,...,2048", "--items", "1000000")
     assert status == 0, said
-    rows = [line for line in said.splitlines() if "1,000,000" in line]
-    assert [line.split()[1] for line in rows] == [f"{2**power:,}" for power in range(1, 12)]
+    rows = [line for line in said.splitlines() if " 1000000 " in line]
+    assert [line.split()[0] for line in rows] == [f"{2**power:,}" for power in range(1, 12)]
     assert "predicted, not measured" in said
     assert "alpha is within beta" in said
     status, said = plan(*map(str, paths), "--ranks", "1,3,5,...,9", "--weak", "--gather", "root", "--batch", "256")
     assert status == 0, said
     assert "20.00 ms" in said
     assert "alpha is within beta" not in said
-    assert [line.split()[3] for line in said.splitlines() if "%" in line and "│" in line] == [
-        f"{512 * ranks:,}" for ranks in (1, 3, 5, 7, 9)
+    assert [line.split()[1] for line in said.splitlines() if line.rstrip().endswith("%")] == [
+        f"{512 * ranks}" for ranks in (1, 3, 5, 7, 9)
     ]
 
 
