@@ -274,15 +274,22 @@ def threads_of(width: int, total: int) -> int | None:
         return None
     generator = np.random.default_rng(0)
     matrix, queries = generator.standard_normal((total, width)), generator.standard_normal((3, 1, width))
-    cut = total // 3
+    # Small parts, too: older versions share out the rows of a small product otherwise.
+    cuts = {min(cut, total) for cut in (1, 4, total // 3, total // 2, max(total - 4, 0))}
     for threads in range(1, (os.cpu_count() or 1) + 1):
-        parts = [RowProduct(matrix[:cut], 0, total, threads), RowProduct(matrix[cut:], cut, total, threads)]
-        if all(
-            np.concatenate([part(query) for part in parts]).tobytes() == np.dot(query, matrix.T)[0].tobytes()
-            for query in queries
-        ):
+        if all(_is_reproduced(matrix, queries, cut, threads) for cut in cuts):
             return threads
     return None
+
+
+def _is_reproduced(matrix: Array, queries: Array, cut: int, threads: int) -> bool:
+    """Whether two parts of a matrix give the products of the whole."""
+    total = len(matrix)
+    parts = [RowProduct(matrix[:cut], 0, total, threads), RowProduct(matrix[cut:], cut, total, threads)]
+    return all(
+        np.concatenate([part(query) for part in parts]).tobytes() == np.dot(query, matrix.T)[0].tobytes()
+        for query in queries
+    )
 
 
 def _document(entry: dict[str, Any]) -> Document:

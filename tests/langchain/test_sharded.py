@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from langchain_aaflow.sharded_in_memory import RowProduct, left_over, threads_of
@@ -15,6 +15,7 @@ from langchain_aaflow.sharded_in_memory import RowProduct, left_over, threads_of
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 90), st.sampled_from([1, 3, 16, 300]), st.lists(st.floats(0, 1), max_size=3), st.integers(0, 9))
+@example(39, 300, [0.125], 0)
 def test_rows_of_a_product(total: int, width: int, cuts: list[float], seed: int) -> None:
     """Bit for bit those of the whole product, wherever the parts are cut."""
     random = np.random.default_rng(seed)
