@@ -11,7 +11,7 @@ after rescoring (equal scores, or a cut-off that lies within the rounding error)
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from importlib import import_module
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -64,6 +64,16 @@ _Conditions = tuple[int, int, int, int]
 _trusted: WeakKeyDictionary[Any, tuple[_Conditions, Rescore | None]] = WeakKeyDictionary()
 
 
+class AnsweredIndex:
+    """Stands in for an index in a native search: gives the answer that is already known."""
+
+    answer: Any = None
+
+    def search(self, vectors: Matrix, k: int) -> Any:
+        """The answer, whatever is asked."""
+        return self.answer
+
+
 def batch_search_reason(index: Any) -> str | None:
     """Why many queries on this index are searched one by one; None if they can be batched."""
     if type(index) not in (faiss.IndexFlatL2, faiss.IndexFlatIP):
@@ -92,7 +102,7 @@ def search_each(index: Any, queries: Matrix, k: int) -> Iterator[tuple[Matrix, I
         for row in range(len(queries)):
             yield index.search(queries[row : row + 1], k)
         return
-    error = _ErrorBound(index)
+    error = ErrorBound(index)
     proposals = _propose(index, queries, k + SPARE)
     for row in range(len(queries)):
         query = queries[row : row + 1]
@@ -171,7 +181,7 @@ def _smallest(scores: Matrix, count: int) -> tuple[Matrix, Ids] | None:
 
 
 def _certain_top(
-    error: _ErrorBound, query: Matrix, scores: Matrix, ids: Ids, cut_off: float, k: int
+    error: ErrorBound, query: Matrix, scores: Matrix, ids: Ids, cut_off: float, k: int
 ) -> tuple[Matrix, Ids] | None:
     """The top `k` of the rescored candidates, if no other answer of a single search is possible."""
     order = np.argsort(scores if error.ascending else -scores, kind="stable")[: k + 1]
@@ -185,7 +195,7 @@ def _certain_top(
     return ranked[None, :k], ids[order[:k]][None, :]
 
 
-class _ErrorBound:
+class ErrorBound:
     """How far two ways of computing one float32 score can lie apart.
 
     A sum of `d` products in any order, fused or not, is off by at most `g = d·u/(1 - d·u)` times the sum of the
@@ -235,7 +245,7 @@ def _rescorer(index: Any, queries: Matrix, k: int) -> Rescore | None:
         return known[1]
     if len(queries) < MIN_QUERIES:
         return None
-    trial = _Trial(index, k)
+    trial = Trial(index, k)
     if not trial.tells(queries):
         # Not remembered: other queries may tell.
         return None
@@ -243,7 +253,7 @@ def _rescorer(index: Any, queries: Matrix, k: int) -> Rescore | None:
     return trial.routine
 
 
-class _Trial:
+class Trial:
     """Finds the routine that gives the bits of a single search, by queries on which the routines differ.
 
     A degenerate query (zeros, a unit vector, a row that is there thousands of times) gives the same scores by any
@@ -254,7 +264,7 @@ class _Trial:
 
     def __init__(self, index: Any, k: int) -> None:
         self._index, self._k = index, k
-        self._left: list[Rescore] = [_by_subset, _by_product]
+        self._left: list[Rescore] = [by_subset, by_product]
 
     @property
     def routine(self) -> Rescore | None:
@@ -281,7 +291,7 @@ class _Trial:
         padded: Ids = np.resize(ids[0], -(-rows // step) * step)
         found: dict[Rescore, Matrix] = {
             way: np.concatenate([way(self._index, query, padded[at : at + step]) for at in range(0, rows, step)])[:rows]
-            for way in (_by_subset, _by_product)
+            for way in (by_subset, by_product)
         }
         self._left = [way for way in self._left if found[way].tobytes() == scores[0].tobytes()]
         one, other = found.values()
@@ -303,7 +313,7 @@ def _stored(index: Any) -> Matrix:
     return matrix
 
 
-def _by_subset(index: Any, query: Matrix, ids: Ids) -> Matrix:
+def by_subset(index: Any, query: Matrix, ids: Ids) -> Matrix:
     """One distance after the other: what faiss does for one query on few vectors."""
     scores = np.empty(len(ids), dtype=np.float32)
     labels = np.ascontiguousarray(ids)
@@ -311,7 +321,7 @@ def _by_subset(index: Any, query: Matrix, ids: Ids) -> Matrix:
     return scores
 
 
-def _by_product(index: Any, query: Matrix, ids: Ids) -> Matrix:
+def by_product(index: Any, query: Matrix, ids: Ids) -> Matrix:
     """A matrix product: what faiss 1.15 does for one query on 10,000 vectors or more."""
     rows = _stored(index)[ids]
     scores = _product(query)(rows)[:, 0]
@@ -345,11 +355,16 @@ def _squares(rows: Matrix) -> Matrix:
 
 
 @contextmanager
-def _threads_for(products: int) -> Iterator[None]:
-    """Let faiss use as many threads as so many multiplications are worth, in this thread alone."""
+def limited_threads(count: int) -> Iterator[None]:
+    """Let faiss use so many threads at the most, in this thread alone."""
     most = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(min(most, 1 + products // THREAD_PRODUCTS))
+    faiss.omp_set_num_threads(min(most, count))
     try:
         yield
     finally:
         faiss.omp_set_num_threads(most)
+
+
+def _threads_for(products: int) -> AbstractContextManager[None]:
+    """As many threads as so many multiplications are worth."""
+    return limited_threads(1 + products // THREAD_PRODUCTS)

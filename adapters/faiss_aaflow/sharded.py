@@ -9,8 +9,6 @@ follows from what the ranks have found.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, Final
 
@@ -24,13 +22,14 @@ from faiss_aaflow.search import (
     MIN_QUERIES,
     MIN_VECTORS,
     SPARE,
+    ErrorBound,
     Ids,
     Rescore,
-    _by_product,
-    _by_subset,
-    _ErrorBound,
-    _Trial,
+    Trial,
+    by_product,
+    by_subset,
     faiss,
+    limited_threads,
     search_each,
 )
 
@@ -63,7 +62,7 @@ def search_parts(
     routine = _routine_of(index, total, k)
     if len(ranks.agree(getattr(routine, "__name__", "unknown").encode())) > 1 or routine is None:
         return None
-    if routine is _by_product:
+    if routine is by_product:
         return _by_products(ranks, index, first, queries, k)
     return _one_by_one(ranks, index, first, queries, k)
 
@@ -72,7 +71,7 @@ def _routine_of(index: Any, total: int, k: int) -> Rescore | None:
     """The routine by which one index of so many rows computes the scores of a single query, in this process."""
     threads = faiss.omp_get_max_threads()
     if threads == 1 or total < MIN_VECTORS or k < 1 or k > total:
-        return _by_subset
+        return by_subset
     rows = min(total, max(MIN_VECTORS, _ROWS_A_THREAD * threads))
     falling = index.metric_type == faiss.METRIC_INNER_PRODUCT
     return _tried_out(falling, index.d, rows, k, threads, faiss.cvar.distance_compute_blas_threshold)
@@ -84,7 +83,7 @@ def _tried_out(falling: bool, width: int, rows: int, k: int, *conditions: int) -
     random = np.random.default_rng(0)
     index = (faiss.IndexFlatIP if falling else faiss.IndexFlatL2)(width)
     index.add(random.standard_normal((rows, width), dtype=np.float32))
-    trial = _Trial(index, k)
+    trial = Trial(index, k)
     return trial.routine if trial.tells(random.standard_normal((MIN_QUERIES, width), dtype=np.float32)) else None
 
 
@@ -115,11 +114,11 @@ def _by_products(ranks: Communicator, index: Any, first: int, queries: Matrix, k
     for number, query in enumerate(queries):
         held = rows[number][rows[number] >= 0]
         if len(held):
-            scores[number, : len(held)] = _by_product(index, query[None], np.resize(held, step))[: len(held)]
+            scores[number, : len(held)] = by_product(index, query[None], np.resize(held, step))[: len(held)]
     best, numbers = ranks.reduce_top_k(scores, np.where(rows < 0, -1, rows + first), largest=falling)
     certain: npt.NDArray[np.bool_] = np.asarray(np.isfinite(best[:, :k]).all(axis=1))
     if index.ntotal > step:
-        error = _ErrorBound(index)
+        error = ErrorBound(index)
         for number in np.flatnonzero(certain).tolist():
             kth, end = float(best[number, k - 1]), float(proposed[number, -1])
             certain[number] = error.separates(queries[number][None], kth, end)
@@ -149,20 +148,9 @@ def proposals(index: Any, queries: Matrix, k: int) -> tuple[Matrix, Ids]:
 
 def _searched(index: Any, queries: Matrix, k: int) -> tuple[Matrix, Ids]:
     """What single searches find in one thread, one row a query."""
-    with _one_thread():
+    with limited_threads(1):
         scores, rows = zip(*search_each(index, queries, k), strict=True)
     return np.concatenate(scores), np.concatenate(rows)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Have faiss search in this thread alone."""
-    most = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)
-    try:
-        yield
-    finally:
-        faiss.omp_set_num_threads(most)
 
 
 def _put_first_ties(index: Any, query: Matrix, scores: Matrix, rows: Ids, k: int) -> None:
@@ -178,7 +166,7 @@ def _put_first_ties(index: Any, query: Matrix, scores: Matrix, rows: Ids, k: int
     found, held = scores, rows
     if rows[-1] >= 0 and scores[-1] == scores[k - 1]:
         # More rows than were asked for may have this score.
-        with _one_thread():
+        with limited_threads(1):
             _, found, held = index.range_search(query, float(np.nextafter(scores[k - 1], np.float32(-np.inf))))
     order = np.lexsort((held, -found, held < 0))[: len(rows)]
     scores[:], rows[:] = found[order], held[order]

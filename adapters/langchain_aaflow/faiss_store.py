@@ -30,7 +30,7 @@ from aaflow_plugins.collector import paused_collector
 from aaflow_plugins.embedding import Matrix, Vectors
 from aaflow_plugins.random_ids import random_ids
 from aaflow_plugins.storing import VectorSink
-from faiss_aaflow.search import batch_search_reason, search_each
+from faiss_aaflow.search import AnsweredIndex, batch_search_reason, search_each
 from langchain_aaflow.documents import documents
 from langchain_aaflow.joining import aembed_query, asearch, embed_query, joins_of, search
 from langchain_aaflow.native_stores import replaced_methods, shared_view, turn_on
@@ -153,7 +153,7 @@ class AcceleratedFAISS(FAISS):
         queries = self._query_matrix(embeddings)
         if queries is None:
             return [self.similarity_search_with_score_by_vector(each, **options) for each in embeddings]
-        answered = _AnsweredIndex()
+        answered = AnsweredIndex()
         # The native method turns the index's answer into documents: filter, threshold and all.
         reader = object.__new__(FAISS)
         reader.__dict__ = {**self.__dict__, "index": answered}
@@ -285,15 +285,6 @@ class FaissSink(VectorSink):
         # A row is in three places, and the number of a vector in the index decides which document it stands for.
         with turn_on(view.index):
             return view._FAISS__add(texts, rows, metadatas=metadatas, ids=given)  # type: ignore[arg-type]
-
-
-class _AnsweredIndex:
-    """Stands in for an index in a native search: gives the answer that is already known."""
-
-    answer: Any = None
-
-    def search(self, vectors: Matrix, k: int) -> Any:
-        return self.answer
 
 
 def native_reason(store: FAISS | type[FAISS]) -> str | None:

@@ -14,8 +14,8 @@ from langchain_community.vectorstores.utils import DistanceStrategy
 from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 
-from aaflow_plugins.embedding import Matrix
 from aaflow_plugins.shards import Manifest
+from faiss_aaflow.search import AnsweredIndex
 from faiss_aaflow.sharded import search_parts
 from langchain_aaflow.sharded_parts import Part, Place, Results, documents_of
 
@@ -89,7 +89,7 @@ class FaissPart(Part):
         scores, rows = found
         documents = documents_of(place, self, [row for row in np.unique(rows).tolist() if row >= 0])
         # The native method turns an index's answer into documents: filter, threshold and all.
-        answered = _AnsweredIndex()
+        answered = AnsweredIndex()
         reader = object.__new__(FAISS)
         reader.__dict__ = {
             **self.store.__dict__,
@@ -153,12 +153,3 @@ def load(
     for other in loaded[1:]:
         loaded[0].merge_from(other)
     return FaissPart(loaded[0])
-
-
-class _AnsweredIndex:
-    """Stands in for an index in a native search: gives the answer that is already known."""
-
-    answer: Any = None
-
-    def search(self, vectors: Matrix, k: int) -> Any:
-        return self.answer

@@ -22,7 +22,7 @@ from llama_index.vector_stores.faiss import FaissVectorStore
 from aaflow_plugins.dataplane.vectors import to_numpy
 from aaflow_plugins.embedding import Matrix
 from aaflow_plugins.known_code import is_one_of
-from faiss_aaflow.search import batch_search_reason, search_each
+from faiss_aaflow.search import AnsweredIndex, batch_search_reason, search_each
 
 faiss: Any = import_module("faiss")
 
@@ -91,7 +91,7 @@ class AcceleratedFaissVectorStore(FaissVectorStore):
         Raises:
             Exception: What `query` raises for the first query that it refuses.
         """
-        answered = _AnsweredIndex()
+        answered = AnsweredIndex()
         reader = _with_index(self, answered)
         results = []
         for query, answer in zip(queries, self._answers(queries), strict=True):
@@ -139,15 +139,6 @@ def native_reason(store_or_class: Any) -> str | None:
     if not (is_one_of(vars(FaissVectorStore)["add"], _ADD) and is_one_of(vars(FaissVectorStore)["query"], _QUERY)):
         return "the installed FaissVectorStore adds or queries in another way than known"
     return None
-
-
-class _AnsweredIndex:
-    """Stands in for an index in a native query: gives the answer that is already known."""
-
-    answer: Any = None
-
-    def search(self, vectors: Matrix, k: int) -> Any:
-        return self.answer
 
 
 def _with_index(store: FaissVectorStore, index: Any) -> FaissVectorStore:

@@ -134,7 +134,7 @@ def test_rounding_errors_stay_within_the_bound(metric: str) -> None:
         points, queries = spread(3000, dim)
         points *= np.random.default_rng(2).uniform(0.1, 3, (3000, 1)).astype(np.float32)
         index = store_of(points, metric).index
-        bound = faiss_search._ErrorBound(index)
+        bound = faiss_search.ErrorBound(index)
         ids = np.arange(3000)
         products = points.astype(np.float64) @ queries.astype(np.float64).T
         lengths = np.linalg.norm(points.astype(np.float64), axis=1)
@@ -143,14 +143,14 @@ def test_rounding_errors_stay_within_the_bound(metric: str) -> None:
             reach = bound.growth * (
                 lengths * np.linalg.norm(query) if metric == "ip" else (lengths + np.linalg.norm(query)) ** 2
             )
-            for way in (faiss_search._by_subset, faiss_search._by_product):
+            for way in (faiss_search.by_subset, faiss_search.by_product):
                 assert (np.abs(way(index, queries[row : row + 1], ids) - true) <= reach + bound.tiny).all()
 
 
 @pytest.mark.parametrize("metric", ["l2", "ip"])
 def test_a_cut_off_within_the_rounding_error_is_not_certain(metric: str) -> None:
     points, queries = spread(3000, 64)
-    error = faiss_search._ErrorBound(store_of(points, metric).index)
+    error = faiss_search.ErrorBound(store_of(points, metric).index)
     scores = np.array([0.5, 0.6, 0.7, 0.8], np.float32)
     kth, better = (0.6, 1) if metric == "l2" else (0.7, -1)
     ids = np.arange(4)
@@ -267,8 +267,8 @@ def test_trust_in_a_routine_ends_with_the_index_it_was_tested_on(monkeypatch: py
 
 def test_untrusted_routines_mean_single_searches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(faiss_search, "MIN_VECTORS", 1000)
-    monkeypatch.setattr(faiss_search, "_by_subset", lambda index, query, ids: np.zeros(len(ids), np.float32))
-    monkeypatch.setattr(faiss_search, "_by_product", lambda index, query, ids: np.zeros(len(ids), np.float32))
+    monkeypatch.setattr(faiss_search, "by_subset", lambda index, query, ids: np.zeros(len(ids), np.float32))
+    monkeypatch.setattr(faiss_search, "by_product", lambda index, query, ids: np.zeros(len(ids), np.float32))
     points, queries = spread(3000, 16)
     store = store_of(points, "l2")
     assert_batch_is_single(store, queries, k=4)
