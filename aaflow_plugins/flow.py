@@ -67,7 +67,7 @@ class Flow(ABC):
         self._numbers = itertools.count()
 
     def _fits(self, slots: int, place: Place) -> bool:
-        return self.limit is None or self._in_flight == 0 or self._in_flight + slots <= self.limit
+        return self.limit is None or slots == 0 or self._in_flight == 0 or self._in_flight + slots <= self.limit
 
     def _put(self, urgent: bool, place: Place, waiting: Any) -> None:
         heapq.heappush(self._queue, (not urgent, place, next(self._numbers), waiting))
@@ -80,7 +80,8 @@ class Flow(ABC):
             function: The call.
             *args: Its arguments.
             urgent: Whether it comes before all that wait.
-            slots: What it takes of the limit, if it makes so many calls at once itself.
+            slots: What it takes of the limit: more than one if it makes so many calls at once itself; none if it is
+                short, so that it need not wait for long ones.
 
         Raises:
             StoppedError: In place of a StopIteration, which no coroutine can raise.
@@ -332,7 +333,8 @@ class ThreadFlow(Flow):
         self._by_item = limit is None
         self._at_work: Counter[Place] = Counter()
         self._name = f"aaflow-flow-{next(self._flows)}"
-        self._pool: ThreadPoolExecutor | None = None
+        self._pools: dict[bool, ThreadPoolExecutor] = {}
+        self._short_calls = 0
         self._ready: deque[_Task] = deque()
         self._current: _Task | None = None
         self._idle: list[Callable[[], None]] = []
@@ -366,16 +368,19 @@ class ThreadFlow(Flow):
         if self._interrupt is not None:
             raise self._interrupt
         work = _Work(_Promise(), function, args, slots, () if urgent else _place.get())
-        self._put(urgent, work.place, work)
-        self._submit_what_fits()
+        if slots:
+            self._put(urgent, work.place, work)
+            self._submit_what_fits()
+        else:
+            self._submit(work)
         result: T = await work.promise
         return result
 
     async def call_here(self, function: Callable[..., T], *args: Any) -> T:
-        """As `call`, in the very context of the one that awaits it: what `function` sets there is seen from now on."""
+        """A short call in the very context of the one that awaits it: what `function` sets there is seen afterwards."""
         assert self._current is not None
         # From a coroutine of its own: the call begins when this one waits, and has left its context.
-        return await self.spawn(self.call(self._current.context.run, function, *args))
+        return await self.spawn(self.call(self._current.context.run, function, *args, slots=0))
 
     def spawn(self, coroutine: Coroutine[Any, Any, T], context: Context | None = None) -> Awaitable[T]:
         """Begin a coroutine; it runs when the current one waits."""
@@ -431,7 +436,7 @@ class ThreadFlow(Flow):
             idle, self._idle = self._idle, []
             for function in idle:
                 function()
-        elif self._in_flight:
+        elif self._in_flight or self._short_calls:
             self._receive(block=True)
             while self._receive(block=False):
                 pass
@@ -485,14 +490,18 @@ class ThreadFlow(Flow):
             else:
                 inbox.put((work, result, None))
 
-        if self._pool is None:
+        is_short = work.slots == 0
+        if is_short:
+            self._short_calls += 1
+        else:
+            self._in_flight += work.slots
+            self._at_work[work.place[:1]] += 1
+        if (pool := self._pools.get(is_short)) is None:
             assert self.limit is not None
             threads = self.limit * _THREADS_AN_ITEM if self._by_item else self.limit
-            self._pool = ThreadPoolExecutor(threads, thread_name_prefix=self._name)
-        self._in_flight += work.slots
-        self._at_work[work.place[:1]] += 1
+            pool = self._pools[is_short] = ThreadPoolExecutor(threads, thread_name_prefix=self._name)
         with interrupts_put_off():
-            self._pool.submit(run)
+            pool.submit(run)
 
     def _receive(self, *, block: bool) -> bool:
         """Take note of a call that has ended; False if none has."""
@@ -503,10 +512,13 @@ class ThreadFlow(Flow):
         if work is None:
             assert error is not None
             raise error
-        self._in_flight -= work.slots
-        self._at_work[work.place[:1]] -= 1
-        if not self._at_work[work.place[:1]]:
-            del self._at_work[work.place[:1]]
+        if work.slots:
+            self._in_flight -= work.slots
+            self._at_work[work.place[:1]] -= 1
+            if not self._at_work[work.place[:1]]:
+                del self._at_work[work.place[:1]]
+        else:
+            self._short_calls -= 1
         self.settle(work.promise, value, error)
         if error is not None and not isinstance(error, Exception):
             raise error
@@ -514,8 +526,9 @@ class ThreadFlow(Flow):
         return True
 
     def _shut_down(self) -> None:
-        if self._pool:
-            self._pool.shutdown(wait=True, cancel_futures=True)
+        for pool in self._pools.values():
+            pool.shutdown(wait=True, cancel_futures=True)
+        if self._pools:
             await_threads(self._name)
 
     def _stop(self, error: BaseException) -> None:
@@ -527,7 +540,7 @@ class ThreadFlow(Flow):
             work, value, failed = self._inbox.get()
             if work is not None:
                 self.settle(work.promise, value, failed)
-        self._in_flight = 0
+        self._in_flight = self._short_calls = 0
         self._at_work.clear()
         for task in list(self._blocked):
             promise = task.waits_for
@@ -563,7 +576,7 @@ class LoopFlow(Flow):
     @asynccontextmanager
     async def slot(self, slots: int = 1, *, urgent: bool = False) -> Any:
         """Hold some of the `limit` slots during the block."""
-        if self.limit is None:
+        if self.limit is None or slots == 0:
             yield
             return
         turn = self._loop.create_future()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import copy_context
 from functools import partial
@@ -53,43 +53,67 @@ async def batch(x: Execution, node: Node, values: list[Any], configs: Configs, k
 
 async def _batch_of_steps(x: Execution, node: Steps, values: list[Any], configs: Configs, kwargs: Kwargs) -> list[Any]:
     configs = get_config_list(configs, len(values))
-    runs = await _roots(x, node, values, configs)
+    roots = _Roots(x, node, values, configs)
+    await roots.begin_first()
 
     def child(index: int, step: int) -> RunnableConfig:
-        return x.child(configs[index], runs[index], f"seq:step:{step + 1}")
+        return x.child(configs[index], roots.runs[index], f"seq:step:{step + 1}")
 
     try:
-        outputs = await Pipeline(x, node.steps, values, child, kwargs).run()
+        outputs = await Pipeline(x, node.steps, values, child, kwargs, begin=roots.begin).run()
     except BaseException as error:
-        await x.all_of([x.fail(run, error) for run in runs])
+        await roots.begin_others()
+        await x.all_of([x.fail(run, error) for run in roots.runs])
+        await x.made()
         if x.return_exceptions:
             return [raised(error) for _ in values]
         raise
     # As natively, no root ends well before it is known that none fails.
     await x.all_of(
         x.fail(run, output) if isinstance(output, Exception) else x.end(run, output)
-        for run, output in zip(runs, outputs, strict=True)
+        for run, output in zip(roots.runs, outputs, strict=True)
     )
+    await x.made()
     failed = [output for output in outputs if isinstance(output, Exception)]
     if failed and not x.return_exceptions:
         raise failed[0]
     return outputs
 
 
-async def _roots(x: Execution, node: Steps, values: list[Any], configs: list[RunnableConfig]) -> list[Any]:
-    """Begin the run of every input; if that is cancelled, end those that have begun."""
-    begun: list[Any] = []
+class _Roots:
+    """The runs of a sequence for each of the inputs.
 
-    async def begin(value: Any, config: RunnableConfig) -> Any:
-        run = await x.start(config, value, node.native, defaults=False, aside=False)
-        begun.append(run)
-        return run
+    Natively all of them begin before the first step of any. So they do here if a handler may see or stop that;
+    otherwise each begins with its input, or when it is known that the batch fails.
 
-    try:
-        return await x.all_of(map(begin, values, configs))
-    except asyncio.CancelledError as error:
-        await x.all_of([x.fail(run, error) for run in begun])
-        raise
+    Attributes:
+        runs: Their managers; None of those that have not begun, or if nothing listens.
+    """
+
+    def __init__(self, x: Execution, node: Steps, values: list[Any], configs: list[RunnableConfig]) -> None:
+        self._x, self._node, self._values, self._configs = x, node, values, configs
+        self.runs: list[Any] = [None] * len(values)
+
+    async def begin_first(self) -> None:
+        """Begin those that can't begin later; if that is cancelled, end those that have begun."""
+        if self._x.may_begin_later(self._configs):
+            return
+        try:
+            await self._x.all_of(map(self.begin, range(len(self.runs))))
+        except asyncio.CancelledError as error:
+            await self._x.all_of([self._x.fail(run, error) for run in self.runs])
+            raise
+
+    async def begin(self, index: int) -> None:
+        """Begin one, unless it has begun."""
+        if self._x.listening and self.runs[index] is None:
+            self.runs[index] = await self._x.start(
+                self._configs[index], self._values[index], self._node.native, defaults=False, aside=False
+            )
+
+    async def begin_others(self) -> None:
+        """Begin those that have not, as they are to fail."""
+        await self._x.all_of(map(self.begin, range(len(self.runs))))
 
 
 async def _native_batch(x: Execution, node: Node, values: list[Any], configs: Configs, kwargs: Kwargs) -> list[Any]:
@@ -128,6 +152,7 @@ class Pipeline:
         config_of: ConfigOf,
         kwargs: Kwargs,
         *,
+        begin: Callable[[int], Awaitable[None]] | None = None,
         meeting: bool = True,
     ) -> None:
         """Set up.
@@ -138,10 +163,11 @@ class Pipeline:
             values: The inputs.
             config_of: The configuration of an input at a step, by their numbers.
             kwargs: Keyword arguments for the first step.
+            begin: What comes before the first step of an input.
             meeting: Whether inputs have yet to meet where a step asks for it.
         """
         self._x, self._steps, self._values = x, steps, values
-        self._config_of, self._kwargs = config_of, kwargs
+        self._config_of, self._kwargs, self._begin = config_of, kwargs, begin
         self._outputs: list[Any] = [None] * len(values)
         self._positions = [0] * len(values)
         self._tasks: dict[int, asyncio.Task[Any]] = {}
@@ -188,17 +214,8 @@ class Pipeline:
         x = self._x
         if x.asynchronous and (task := asyncio.current_task()):
             self._tasks[index] = task
-        value, step = self._values[index], 0
         try:
-            for step in range(len(self._steps)):
-                if self._is_dropped(index, step):
-                    return
-                self._positions[index] = step
-                with self._watch.at(step) if self._watch else _UNWATCHED:
-                    value = await self._take(index, step, value)
-                if x.return_exceptions and isinstance(value, Exception):
-                    raise value
-            self._outputs[index] = value
+            self._outputs[index] = await x.in_line(self._through(index))
             self._positions[index] = len(self._steps)
         except _DroppedError:
             return
@@ -206,6 +223,7 @@ class Pipeline:
             if self._failure is None:
                 raise
         except Exception as error:
+            step = self._positions[index]
             if x.return_exceptions:
                 self._outputs[index] = raised(error)
                 self._leave(index)
@@ -218,11 +236,26 @@ class Pipeline:
             if self._watch:
                 self._watch.ended()
 
+    async def _through(self, index: int) -> Any:
+        x, value = self._x, self._values[index]
+        if self._begin is not None:
+            await self._begin(index)
+        for step in range(len(self._steps)):
+            if self._is_dropped(index, step):
+                raise _DroppedError
+            self._positions[index] = step
+            with self._watch.at(step) if self._watch else _UNWATCHED:
+                value = await self._take(index, step, value)
+            if x.return_exceptions and isinstance(value, Exception):
+                raise value
+        return value
+
     async def _take(self, index: int, step: int, value: Any) -> Any:
         x, node, met = self._x, self._steps[step], self._meetings.get(step)
         if isinstance(met, _Retrial):
             return await self._try(index, step, value, met)
         if met is not None:
+            await x.made()  # what follows is done for all inputs, in the line of one of them
             promise = met.promises[index] = x.flow.promise()
             met.arrive(index, value)
             self._begin_if_complete(step)

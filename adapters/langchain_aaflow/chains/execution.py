@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import inspect
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from contextvars import Context, copy_context
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from contextvars import Context, ContextVar, copy_context
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
 from langchain_core.callbacks import AsyncCallbackManager, CallbackManager, UsageMetadataCallbackHandler
@@ -25,12 +26,18 @@ from langchain_core.tracers import LangChainTracer
 from langchain_core.tracers.run_collector import RunCollectorCallbackHandler
 
 from aaflow_plugins.flow import Flow, LoopFlow, ThreadFlow
+from aaflow_plugins.hops import Line
 from aaflow_plugins.operators import StoppedError
-from langchain_aaflow.chains.telling import tell
+from langchain_aaflow.chains.telling import in_line, note, tell
 from langchain_aaflow.chains.watching import Watch
+
+T = TypeVar("T")
 
 #: Handlers that only note what they are told.
 QUICK = {LangChainTracer, RunCollectorCallbackHandler, UsageMetadataCallbackHandler}
+
+#: The events of the input that the current context belongs to.
+_line: ContextVar[Line | None] = ContextVar("aaflow_line", default=None)
 
 #: What `run_type` is given as where the native code names none.
 _NOT_GIVEN: Any = object()
@@ -123,11 +130,7 @@ class Execution:
         """Have the handlers told of the beginning of a run of an input's own, whose run manager `event` gives."""
         flow = self.flow
         if isinstance(flow, LoopFlow):
-            if _sets_context(manager):
-                return await event()
-            telling = tell(flow.hops, manager, event)
-            await asyncio.gather(*telling.calls, return_exceptions=True)
-            return telling.result()
+            return await (event() if _sets_context(manager) else self.told(manager, event))
         assert isinstance(flow, ThreadFlow)
         return await flow.call_here(event) if _may_wait(manager) else event()
 
@@ -161,11 +164,37 @@ class Execution:
                 raise
             event()  # after an interrupt no call is made any more; the run is ended all the same
 
+    def may_begin_later(self, configs: Sequence[RunnableConfig]) -> bool:
+        """Whether handlers may be told of the beginning of an input's run when another's is under way already.
+
+        So they may if none of them can stop the batch by failing, or is told in the loop's own thread.
+        """
+        if not (self.listening and self.asynchronous):
+            return False
+        distinct = {_handlers_in(config): config for config in configs}
+        try:
+            return all(
+                not (handler.raise_error or handler.run_inline or inspect.iscoroutinefunction(handler.on_chain_start))
+                for config in distinct.values()
+                for handler in _configure(AsyncCallbackManager, config).handlers
+            )
+        except Exception:
+            return False  # natively it is logged, or raised, when the handler is to be told
+
     async def told(self, source: Any, event: partial[Any]) -> Any:
-        """Have the handlers of `source` told what happens to a run, even if the step is cancelled meanwhile."""
+        """Have the handlers of `source` told what happens to a run, even if the step is cancelled meanwhile.
+
+        Where an input has a line, plain handlers are told when it waits for the line the next time.
+        """
         if not isinstance(self.flow, LoopFlow):
             return event()
-        telling, cancelled = tell(self.flow.hops, source, event), False
+        noted, line, cancelled = note(source, event), self._line(), False
+        if line is not None:
+            if noted is not None and noted.may_wait and not line.is_slow:
+                noted.put(line)
+                return noted.result
+            await line.made()
+        telling = tell(self.flow.hops, event, noted)
         for call in telling.calls:
             while not call.done():
                 try:
@@ -179,6 +208,31 @@ class Execution:
             raise asyncio.CancelledError
         return begun
 
+    async def in_line(self, work: Coroutine[Any, Any, T]) -> T:
+        """Await what is done with one input, and that handlers have been told of all of it, in line."""
+        if self.listening and isinstance(self.flow, LoopFlow) and self._line() is None:
+            _line.set(Line(self.flow.hops))
+        try:
+            return await work
+        finally:
+            await self.made()
+
+    async def made(self) -> None:
+        """Wait until handlers have been told all that happened to this input."""
+        if (line := self._line()) is not None:
+            await line.made()
+
+    def telling_in_line(self, config: RunnableConfig) -> RunnableConfig | None:
+        """A configuration with which a native call tells the only handler in line; None if there is not just one."""
+        line, manager = self._line(), config.get("callbacks")
+        if line is None or line.is_slow or not isinstance(manager, AsyncCallbackManager) or len(manager.handlers) != 1:
+            return None
+        return {**config, "callbacks": in_line(manager, line)}
+
+    def _line(self) -> Line | None:
+        line = _line.get()
+        return line if line is not None and isinstance(self.flow, LoopFlow) and line.is_of(self.flow.hops) else None
+
     async def within(self, run: Any, work: Awaitable[Any]) -> Any:
         """Await `work`, and end its run with what comes of it."""
         try:
@@ -191,7 +245,15 @@ class Execution:
 
     def child(self, config: RunnableConfig, run: Any, tag: str | None = None) -> RunnableConfig:
         """The configuration of a step below a run."""
-        return config if run is None else patch_config(config, callbacks=run.get_child(tag))
+        if run is None:
+            return config
+        if not _is_complete(config):
+            return patch_config(config, callbacks=run.get_child(tag))
+        below = _copied(config)
+        below["callbacks"] = run.get_child(tag)
+        below.pop("run_name", None)
+        below.pop("run_id", None)
+        return below
 
     def unseen(self, config: RunnableConfig) -> RunnableConfig:
         """The configuration of what a function calls, where nothing listens: below a run, as natively."""
@@ -222,8 +284,10 @@ class Execution:
         return not self.listening and var_child_runnable_config.get() is config
 
     def ensured(self, config: RunnableConfig) -> RunnableConfig:
-        """`ensure_config(config)`, but the very object where that would make an equal one."""
-        return config if self.inherits(config) else ensure_config(config)
+        """`ensure_config(config)`, but the very object where that would make an equal one and nobody sees it."""
+        if self.inherits(config):
+            return config
+        return _copied(config) if _is_complete(config) else ensure_config(config)
 
     def context(self, config: RunnableConfig) -> Context:
         """A copy of the current context in which `config` is the one that runnables inherit."""
@@ -233,6 +297,7 @@ class Execution:
 
     async def sleep(self, seconds: float) -> None:
         """Wait, as a retry does."""
+        await self.made()
         if self.asynchronous:
             await asyncio.sleep(seconds)
         else:
@@ -241,23 +306,78 @@ class Execution:
     # -- calls -------------------------------------------------------------------------------------------
 
     async def invoke(
-        self, native: Runnable[Any, Any], value: Any, config: RunnableConfig, kwargs: dict[str, Any], context: Context
+        self,
+        native: Runnable[Any, Any],
+        value: Any,
+        config: RunnableConfig,
+        kwargs: dict[str, Any],
+        context: Context,
+        *,
+        is_short: bool = False,
     ) -> Any:
-        """Invoke a runnable natively, in `context`, in a slot of its own."""
+        """Invoke a runnable natively, in `context`, in a slot of its own; or in none if that is a short call."""
         if self.asynchronous:
             return await self.awaited(partial(native.ainvoke, value, config, **kwargs), context)
-        return await self.flow.call(partial(context.run, native.invoke, value, config, **kwargs))
+        call = partial(context.run, native.invoke, value, config, **kwargs)
+        return await self.flow.call(call, slots=0 if is_short else 1)
+
+    async def called(self, function: Callable[..., T], *args: Any) -> T:
+        """What a blocking call returns, in a slot of its own."""
+        await self.made()
+        return await self.flow.call(function, *args)
 
     async def awaited(
-        self, begin: Callable[[], Coroutine[Any, Any, Any]], context: Context, *, slots: int = 1, urgent: bool = False
+        self,
+        begin: Callable[[], Coroutine[Any, Any, Any]],
+        context: Context,
+        *,
+        slots: int = 1,
+        urgent: bool = False,
+        in_line: bool = False,
     ) -> Any:
-        """Await what an asynchronous call begins, in `context` and in its slots."""
+        """Await what an asynchronous call begins, in `context` and in its slots.
+
+        Args:
+            begin: Begins it.
+            context: Its context.
+            slots: How many slots it takes.
+            urgent: Whether it comes before all that wait for slots.
+            in_line: Whether its own handlers are told in line, after all that has happened before.
+        """
+        if not in_line:
+            await self.made()
         flow = self.flow
         assert isinstance(flow, LoopFlow)
         if flow.limit is None:
             return await flow.spawn(context.run(begin), context)
         async with flow.slot(slots, urgent=urgent):
             return await flow.spawn(context.run(begin), context)
+
+
+def _handlers_in(config: RunnableConfig) -> Any:
+    """What tells the handlers of two configurations apart."""
+    callbacks = config.get("callbacks")
+    return tuple(map(id, callbacks)) if isinstance(callbacks, list) else id(callbacks)
+
+
+#: The keys that `ensure_config` gives every configuration.
+_ENSURED = frozenset(ensure_config())
+
+
+def _is_complete(config: RunnableConfig) -> bool:
+    """Whether `ensure_config` would add nothing to it: it has been through it, in this context or one above."""
+    inherited = var_child_runnable_config.get() or {}
+    return config.keys() >= _ENSURED and config.keys() >= inherited.keys()
+
+
+def _copied(config: RunnableConfig) -> RunnableConfig:
+    """What `ensure_config` makes of a complete configuration, but with the same callback manager: nobody changes it."""
+    return {
+        **config,
+        "tags": config["tags"].copy(),
+        "metadata": config["metadata"].copy(),
+        "configurable": config["configurable"].copy(),
+    }
 
 
 def _may_wait(manager: Any) -> bool:

@@ -10,7 +10,13 @@ from langchain_core.runnables import RunnableConfig
 
 
 class Caller(Protocol):
-    """Calls a model for one batch."""
+    """Calls a model for one batch.
+
+    Attributes:
+        is_known: Whether no code of anybody else's sees the handlers that a call is given.
+    """
+
+    is_known: bool
 
     def invoke(self, value: Any, config: RunnableConfig | None, kwargs: dict[str, Any]) -> AIMessage:
         """What the model's `invoke` returns."""
@@ -22,8 +28,8 @@ class Caller(Protocol):
 class Native:
     """Calls a model by its own methods."""
 
-    def __init__(self, model: BaseChatModel) -> None:
-        self._model = model
+    def __init__(self, model: BaseChatModel, *, is_known: bool = False) -> None:
+        self._model, self.is_known = model, is_known
 
     def invoke(self, value: Any, config: RunnableConfig | None, kwargs: dict[str, Any]) -> AIMessage:
         """What the model's `invoke` returns."""
@@ -49,5 +55,8 @@ def caller_of(model: BaseChatModel, *, listening: bool) -> Caller:
 
         model = limited(borrowing(model))
         lean = None if listening else lean_chat(model)
-        return Native(with_lean_results(model)) if lean is None or isinstance(lean, str) else lean
+        if lean is not None and not isinstance(lean, str):
+            return lean
+        lean_results = with_lean_results(model)
+        return Native(lean_results, is_known=lean_results is not model)
     return Native(model)

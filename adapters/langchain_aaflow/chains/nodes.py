@@ -22,9 +22,10 @@ from langchain_core.callbacks import (
 from langchain_core.documents import Document
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import BaseMessage
-from langchain_core.output_parsers import BaseOutputParser
+from langchain_core.output_parsers import BaseOutputParser, StrOutputParser
 from langchain_core.outputs import ChatGeneration, Generation
-from langchain_core.prompts import BasePromptTemplate
+from langchain_core.prompts import BasePromptTemplate, ChatPromptTemplate, MessagesPlaceholder, PromptTemplate
+from langchain_core.prompts.message import BaseMessagePromptTemplate
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import (
     RouterRunnable,
@@ -145,9 +146,11 @@ class Generate(Call):
         self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs, context: Context
     ) -> Any:
         caller = x.shared(self, lambda: caller_of(self.native, listening=x.listening))
-        if x.asynchronous:
-            return await x.awaited(partial(caller.ainvoke, value, config, kwargs), context)
-        return await x.flow.call(context.run, caller.invoke, value, config, kwargs)
+        if not x.asynchronous:
+            return await x.flow.call(context.run, caller.invoke, value, config, kwargs)
+        in_line = x.telling_in_line(config) if caller.is_known else None
+        begin = partial(caller.ainvoke, value, in_line or config, kwargs)
+        return await x.awaited(begin, context, in_line=in_line is not None)
 
 
 class Quick(Node):
@@ -160,17 +163,17 @@ class Quick(Node):
     @override
     async def run(self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs) -> Any:
         if kwargs or (x.listening and not x.asynchronous):
-            return await x.invoke(self.native, value, config, kwargs, copy_context())
+            return await x.invoke(self.native, value, config, kwargs, copy_context(), is_short=True)
         if not x.listening:
             return self.compute(value)
-        config = self.configured(ensure_config(config))
+        config = self.configured(x.ensured(config))
         run = await x.start(config, value, self.native, run_type=self.run_type, serialized=self.serialized)
-        return await x.within(run, self._compute_in(x.context(x.child(config, run)), value))
+        return await x.within(run, self._compute_below(x, x.child(config, run), value))
 
     @override
     async def below(self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs) -> Any:
         if kwargs or (x.listening and not x.asynchronous):
-            return await x.invoke(self.native, value, config, kwargs, x.context(config))
+            return await x.invoke(self.native, value, config, kwargs, x.context(config), is_short=True)
         return await super().below(x, value, config, kwargs) if x.listening else self.compute(value)
 
     def configured(self, config: RunnableConfig) -> RunnableConfig:
@@ -181,8 +184,16 @@ class Quick(Node):
         """The output."""
         raise NotImplementedError
 
-    async def _compute_in(self, context: Context, value: Any) -> Any:
-        return context.run(self.compute, value)
+    @property
+    def is_plain(self) -> bool:
+        """Whether no code of anybody else's takes part in computing."""
+        return True
+
+    async def _compute_below(self, x: Execution, config: RunnableConfig, value: Any) -> Any:
+        if self.is_plain:
+            return self.compute(value)
+        await x.made()
+        return x.context(config).run(self.compute, value)
 
 
 class Prompt(Quick):
@@ -197,6 +208,13 @@ class Prompt(Quick):
         """What the template is, for handlers."""
         return self.native._serialized
 
+    @property
+    @override
+    def is_plain(self) -> bool:
+        native: Any = self.native
+        messages = native.messages if type(native) is ChatPromptTemplate else [native]
+        return all(map(_is_text, messages)) and not native.partial_variables and native.output_parser is None
+
     @override
     def configured(self, config: RunnableConfig) -> RunnableConfig:
         config["metadata"].update(self.native.metadata or {})
@@ -208,12 +226,28 @@ class Prompt(Quick):
         return self.native._format_prompt_with_error_handling(value)
 
 
+def _is_text(message: Any) -> bool:
+    """Whether a message of a prompt is text, or made of a text template and the values alone."""
+    if type(message) is MessagesPlaceholder:
+        return True
+    if isinstance(message, BaseMessagePromptTemplate):
+        message = getattr(message, "prompt", None)
+    if type(message) is PromptTemplate:
+        return message.template_format == "f-string" and not message.partial_variables
+    return isinstance(message, BaseMessage)
+
+
 class Parse(Quick):
     """An output parser."""
 
     kind = "parse"
     run_type = "parser"
     native: BaseOutputParser[Any]
+
+    @property
+    @override
+    def is_plain(self) -> bool:
+        return type(self.native) is StrOutputParser
 
     @override
     def compute(self, value: Any) -> Any:
@@ -260,7 +294,7 @@ class Function(Node):
         if kwargs or (x.listening and not x.asynchronous):
             return await x.invoke(self.native, value, config, kwargs, copy_context())
         if x.listening:
-            config = ensure_config(config)
+            config = x.ensured(config)
             run = await x.start(config, value, self.native, run_type=None)
             return await x.within(run, self._called(x, value, x.child(config, run)))
         if self._looks_up and type(value) is dict:
@@ -282,7 +316,7 @@ class Function(Node):
             return await x.flow.call(context.run, self._call, value, config)
         if not hasattr(self.native, "afunc"):
             try:
-                output = await x.flow.call(context.run, self.native.func, value)
+                output = await x.called(context.run, self.native.func, value)
             except StoppedError as stopped:
                 raise RuntimeError from stopped.error
         else:
@@ -324,6 +358,7 @@ class Retrieve(Node):
             return await x.invoke(self.native, value, config, kwargs, copy_context())
         run = await self._start(x, value, config) if x.listening else None
         try:
+            await x.made()
             documents = await self._answer(x, value)
         except BaseException as error:
             if run is not None:
@@ -334,7 +369,7 @@ class Retrieve(Node):
         return documents
 
     async def _start(self, x: Execution, query: str, config: RunnableConfig) -> Any:
-        config = ensure_config(config)
+        config = x.ensured(config)
         native = self.native
         configure: Any = AsyncCallbackManager.configure if x.asynchronous else CallbackManager.configure
         manager = configure(

