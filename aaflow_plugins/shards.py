@@ -1,9 +1,9 @@
 """Shards: each rank keeps what comes of its own block of the input.
 
 Blocks are contiguous, so that what the ranks hold, one after the other, is what one process would hold. Batches of
-texts to embed are those of one process too: a batch is embedded by the rank that has its first text, and only the
-texts and vectors of batches that lie across blocks go from rank to rank. On disk shards are folders beside a
-manifest, which says how many rows each has.
+texts to embed are those of one process too: a batch is embedded as a whole, by the rank that has its first text
+(`embed_edges`) or by one that has less to do (`embed_evenly`), and no other texts and vectors go from rank to rank. On
+disk shards are folders beside a manifest, which says how many rows each has.
 """
 
 from __future__ import annotations
@@ -103,25 +103,109 @@ def embed_edges(
         TypeError: If a row that another rank waits for is neither.
         Exception: What `embed` raises.
     """
-    counts = all_counts(ranks, len(texts))
-    ends = np.cumsum(counts)
-    stop = int(ends[ranks.rank])
-    start = stop - len(texts)
-    first = min(len(texts), -start % batch_size)
-    owner = np.searchsorted(ends, start // batch_size * batch_size, side="right")
-    sent = [text.encode("utf-8", "surrogatepass") for text in texts[:first]]
-    came = _shuffled(ranks, np.repeat(owner, first), text=pa.array(sent, pa.large_binary()))
-    taken = [text.decode("utf-8", "surrogatepass") for text in came["text"].to_pylist()]
-    begun = len(texts) - stop % batch_size if taken else len(texts)
-    batch = [*texts[begun:], *taken]
-    rows = list(embed(batch)) if taken else []
-    if len(rows) != len(batch):
-        raise ValueError(f"{len(rows)} vectors for {len(batch)} texts")
-    own = len(batch) - len(taken)
-    homes = np.searchsorted(ends, np.arange(stop, stop + len(taken)), side="right")
-    kinds, values = zip(*map(pack_vector, rows[own:]), strict=True) if taken else ((), ())
-    back = _shuffled(ranks, homes, kind=pa.array(kinds, pa.string()), row=pa.array(values, pa.large_binary()))
-    return Edges(list(map(unpack_vector, back["kind"].to_pylist(), back["row"].to_pylist())), rows[:own])
+    ends = np.cumsum(all_counts(ranks, len(texts)))
+    lent = _Lent(ranks, texts, ends, -(-ends // batch_size) * batch_size)
+    begun = len(texts) - ends[ranks.rank] % batch_size if lent.after else len(texts)
+    own = texts[begun:]
+    rows = _embedded([*own, *lent.after], embed)
+    first, _ = lent.returned([], rows[len(own) :])
+    return Edges(first, rows[: len(own)])
+
+
+def embed_evenly(
+    ranks: Communicator, texts: Sequence[str], batch_size: int, embed: Callable[[list[str]], Sequence[Any]]
+) -> list[Any]:
+    """Embed the texts of all ranks, as many batches on one rank as on another, wherever the texts are.
+
+    All ranks make this call together. Neighbouring batches are one rank's, so that what goes from rank to rank is what
+    some ranks have more than others, and no rank waits for another before it has embedded its share.
+
+    Args:
+        ranks: The ranks.
+        texts: This rank's texts; those of all ranks, one after the other, are the whole input.
+        batch_size: Texts a batch, as for `embed_edges`.
+        embed: Embeds consecutive texts from the beginning of a batch on, one row a text: lists of numbers or
+            one-dimensional arrays.
+
+    Returns:
+        The rows of this rank's texts.
+
+    Raises:
+        TypeError: If a row that another rank waits for is neither.
+        Exception: What `embed` raises.
+    """
+    ends = np.cumsum(all_counts(ranks, len(texts)))
+    batches = -(-ends[-1] // batch_size)
+    shares = -(-batches * np.arange(1, ranks.size + 1) // ranks.size)
+    lent = _Lent(ranks, texts, ends, shares * batch_size)
+    rows = _embedded([*lent.before, *texts[lent.kept], *lent.after], embed)
+    stop = len(rows) - len(lent.after)
+    first, last = lent.returned(rows[: len(lent.before)], rows[stop:])
+    return [*first, *rows[len(lent.before) : stop], *last]
+
+
+def _embedded(texts: list[str], embed: Callable[[list[str]], Sequence[Any]]) -> list[Any]:
+    rows = list(embed(texts)) if texts else []
+    if len(rows) != len(texts):
+        raise ValueError(f"{len(rows)} vectors for {len(texts)} texts")
+    return rows
+
+
+class _Lent:
+    """Texts at other ranks than those that have them, until their vectors come back.
+
+    Each rank embeds a run of consecutive texts, most of which it has.
+
+    Attributes:
+        before: What this rank embeds of the texts that ranks before it have.
+        after: The same of ranks after it.
+        kept: Which of its own texts it embeds.
+    """
+
+    def __init__(self, ranks: Communicator, texts: Sequence[str], ends: Any, runs: Any) -> None:
+        """Lend texts; all ranks make this call together.
+
+        Args:
+            ranks: The ranks.
+            texts: This rank's.
+            ends: For each rank the number of texts up to the last of its own.
+            runs: For each rank the number of texts, or more, up to the last of those it embeds.
+        """
+        self._ranks, self._ends = ranks, ends
+        stop = int(ends[ranks.rank])
+        start = stop - len(texts)
+        takers = np.searchsorted(runs, np.arange(start, stop), side="right")
+        first, last = np.searchsorted(takers, [ranks.rank, ranks.rank + 1]).tolist()
+        self.kept = slice(first, last)
+        self._to_lower = first
+        away = [*range(first), *range(last, len(texts))]
+        sent = [texts[row].encode("utf-8", "surrogatepass") for row in away]
+        numbers = np.array(away, np.int64) + start
+        came = _shuffled(ranks, takers[away], number=numbers, text=pa.array(sent, pa.large_binary()))
+        self._numbers = came["number"].to_numpy()
+        taken = [text.decode("utf-8", "surrogatepass") for text in came["text"].to_pylist()]
+        split = int(np.searchsorted(self._numbers, start))
+        self.before, self.after = taken[:split], taken[split:]
+
+    def returned(self, before: Sequence[Any], after: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+        """Give back the vectors of what was taken; all ranks make this call together.
+
+        Args:
+            before: A row for each text of `before`.
+            after: A row for each text of `after`.
+
+        Returns:
+            The rows of this rank's texts in front of `kept`, and of those behind.
+
+        Raises:
+            TypeError: If a row is neither a list of numbers nor a one-dimensional array.
+        """
+        packed = list(map(pack_vector, [*before, *after]))
+        kinds, values = zip(*packed, strict=True) if packed else ((), ())
+        homes = np.searchsorted(self._ends, self._numbers, side="right")
+        back = _shuffled(self._ranks, homes, kind=pa.array(kinds, pa.string()), row=pa.array(values, pa.large_binary()))
+        rows = list(map(unpack_vector, back["kind"].to_pylist(), back["row"].to_pylist()))
+        return rows[: self._to_lower], rows[self._to_lower :]
 
 
 def _shuffled(ranks: Communicator, to: Any, **columns: pa.Array) -> pa.Table:

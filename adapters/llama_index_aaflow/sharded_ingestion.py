@@ -18,7 +18,7 @@ from llama_index.core.storage.docstore import SimpleDocumentStore
 from aaflow_plugins.engines.communicator import Communicator
 from aaflow_plugins.executor import Executor
 from aaflow_plugins.remote import sample_of
-from aaflow_plugins.shards import blocks, check_same_texts, embed_edges
+from aaflow_plugins.shards import blocks, check_same_texts, embed_evenly
 from llama_index_aaflow.embeddings import is_openai
 from llama_index_aaflow.ingestion_cache import quick_cache
 from llama_index_aaflow.ingestion_overlap import parses_by_document
@@ -185,11 +185,11 @@ class ShardedEmbedding:
                 raise ValueError(f"{type(self._embedding).__name__} gave {len(rows)} vectors for {len(batch)} texts")
             return rows
 
-        edges = embed_edges(self._ranks, texts, self._at_once, embed)
-        rest = texts[len(edges.first) : len(texts) - len(edges.last)]
-        whole = len(rest) if self._at_once == self._embedding.embed_batch_size else self._at_once
-        rows = [row for start in range(0, len(rest), whole or 1) for row in embed(rest[start : start + whole])]
-        return [*edges.first, *rows, *edges.last]
+        def embed_run(run: list[str]) -> list[Any]:
+            whole = len(run) if self._at_once == self._embedding.embed_batch_size else self._at_once
+            return [row for start in range(0, len(run), whole) for row in embed(run[start : start + whole])]
+
+        return embed_evenly(self._ranks, texts, self._at_once, embed_run)
 
 
 # -- one run ---------------------------------------------------------------------------------------------

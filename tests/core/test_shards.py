@@ -13,7 +13,17 @@ from hypothesis import strategies as st
 
 from aaflow_plugins.engines.local import LocalCommunicator
 from aaflow_plugins.executor import Executor
-from aaflow_plugins.shards import MANIFEST, Edges, Manifest, blocks, embed_edges, pack_vector, share_of, unpack_vector
+from aaflow_plugins.shards import (
+    MANIFEST,
+    Edges,
+    Manifest,
+    blocks,
+    embed_edges,
+    embed_evenly,
+    pack_vector,
+    share_of,
+    unpack_vector,
+)
 
 
 @given(st.lists(st.integers(0, 10**6)), st.integers(1, 9))
@@ -52,6 +62,11 @@ def test_shares_of_calls_in_flight(total: int, size: int) -> None:
 
 def test_one_rank_has_no_edges() -> None:
     assert embed_edges(LocalCommunicator(), ["a", "b", "c"], 2, list) == Edges([], [])
+
+
+def test_one_rank_embeds_all() -> None:
+    assert embed_evenly(LocalCommunicator(), ["a", "b", "c"], 2, list) == ["a", "b", "c"]
+    assert embed_evenly(LocalCommunicator(), [], 2, list) == []
 
 
 @pytest.mark.parametrize(

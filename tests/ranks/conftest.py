@@ -36,6 +36,12 @@ def ranks(request: pytest.FixtureRequest) -> Communicator:
     return found
 
 
+@pytest.fixture
+def job() -> Communicator:
+    """All ranks; unlike those of `ranks` each test has blocks of its own, also where there is one rank."""
+    return engine("mpi")
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Iterator[None]:
     ranks = pyfuncitem.funcargs.get("ranks")

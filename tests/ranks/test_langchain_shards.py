@@ -24,19 +24,12 @@ from langchain_text_splitters import RecursiveCharacterTextSplitter
 
 from aaflow_plugins.engines.communicator import Communicator, RankError
 from aaflow_plugins.executor import Executor
-from aaflow_plugins.plugins import engine
-from aaflow_plugins.shards import Manifest, all_counts, blocks, check_same_texts, embed_edges
+from aaflow_plugins.shards import Manifest, all_counts, blocks, check_same_texts, embed_edges, embed_evenly
 from faiss_aaflow.sharded import search_parts
 from langchain_aaflow import ingest
 from langchain_aaflow.sharded_parts import part_of
 from langchain_aaflow.sharded_store import ShardedVectorStore
 from tests.ranks.test_langchain_ingest import Hashed, documents
-
-
-@pytest.fixture
-def job() -> Communicator:
-    """All ranks; unlike those of `ranks` each test has blocks of its own, also where there is one rank."""
-    return engine("mpi")
 
 
 def shards(**settings: Any) -> Executor:
@@ -447,6 +440,40 @@ def test_batches_are_those_of_one_process(job: Communicator) -> None:
             assert vectors == [[0.1 + start + row, length] for row, length in enumerate(lengths)]
             assert all(batch in batches for batch in made)
             assert sum(all_counts(job, len(made))) == len(batches)
+
+
+def test_batches_are_shared_evenly(job: Communicator) -> None:
+    """Whatever the blocks, a rank embeds one batch more than another at the most, and those of one process."""
+    random = np.random.default_rng(8)
+    with job.together("evenly"):
+        for _ in range(12):
+            counts = random.choice([0, 1, 2, 5, 40], job.size).tolist()
+            batch_size = int(random.choice([1, 2, 4, 7, 30]))
+            whole = [f"text {number} \ud800" for number in range(sum(counts))]
+            start = sum(counts[: job.rank])
+            own = whole[start : start + counts[job.rank]]
+            runs: list[list[str]] = []
+
+            def embed(run: list[str], runs: Any = runs, number: Any = whole.index) -> list[list[float]]:
+                runs.append(run)
+                return [[0.1 + number(text)] for text in run]
+
+            vectors = embed_evenly(job, own, batch_size, embed)
+            assert vectors == [[0.1 + start + row] for row in range(len(own))]
+            run = runs[0] if runs else []
+            first = whole.index(run[0]) if run else 0
+            assert run == whole[first : first + len(run)]
+            assert first % batch_size == 0
+            assert len(run) % batch_size == 0 or first + len(run) == len(whole)
+            batches = all_counts(job, -(-len(run) // batch_size))
+            assert sum(batches) == -(-len(whole) // batch_size)
+            assert max(batches) - min(batches) <= 1
+
+
+def test_vectors_missing(job: Communicator) -> None:
+    error = "2 vectors for 3 texts" if job.rank == 0 else "rank 0 failed: ValueError: 2 vectors for 3 texts"
+    with pytest.raises((ValueError, RankError), match=error), job.together("missing"):
+        embed_evenly(job, ["a", "b", "c"] if job.rank == 0 else [], 3, lambda run: [[1.0]] * (len(run) - 1))
 
 
 def test_other_texts(job: Communicator) -> None:
