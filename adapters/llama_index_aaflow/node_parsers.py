@@ -35,7 +35,7 @@ from llama_index_instrumentation import get_dispatcher
 from aaflow_plugins.collector import paused_collector
 from llama_index_aaflow.known_code import is_earlier, is_known, unknown
 from llama_index_aaflow.native_classes import found, overridden, with_class
-from llama_index_aaflow.parsing.counting import checked, counter_for
+from llama_index_aaflow.parsing.counting import checked, counter_for, expect_documents
 from llama_index_aaflow.parsing.nodes import build_nodes, build_separately, can_copy, is_text, postprocess
 from llama_index_aaflow.parsing.records import records
 from llama_index_aaflow.parsing.sections import sections
@@ -121,6 +121,7 @@ def _restore(native: Any) -> Any:
 
 def _parse_nodes(self: Any, nodes: Sequence[BaseNode], show_progress: bool = False, **kwargs: Any) -> list[BaseNode]:
     """Make nodes of documents, as `MetadataAwareTextSplitter._parse_nodes` does."""
+    expect_documents(self._tokenizer, nodes)
     made: list[BaseNode] = []
     for node in get_tqdm_iterable(nodes, show_progress, "Parsing nodes"):
         metadata_str = self._get_metadata_str(node)

@@ -179,6 +179,17 @@ def test_loaded_only_when_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
     assert tokens.engine.startswith("splintr-rs ")
 
 
+def test_loaded_at_once_for_what_is_to_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each text is counted as a whole and in parts, so that half the characters make it worth while."""
+    pytest.importorskip("splintr")
+    monkeypatch.setattr(tokenizers, "_WORTH_LOADING", 1000)
+    tokens = OrdinaryTokens(tiktoken.get_encoding("cl100k_base"))
+    tokens.expect(499)
+    assert tokens.engine == "tiktoken"
+    tokens.expect(500)
+    assert tokens.engine.startswith("splintr-rs ")
+
+
 def test_long_s() -> None:
     """The one character on which the two tokenizers differ is left to tiktoken."""
     tokens = made("o200k_base", faster=True)

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, Protocol
 
+from llama_index.core.schema import Document, TextNode
+
 from aaflow_plugins.tokenizers import OrdinaryTokens, encoding_behind, ordinary_tokens
 
 
@@ -60,6 +62,12 @@ def counter_for(tokenizer: Callable[[str], Any], text: str) -> Counter:
     """What counts a text and the parts of it as a tokenizer function does."""
     tokens = known_tokens(tokenizer)
     return EachCounted(tokenizer) if tokens is None or not tokens.is_ordinary(text) else tokens
+
+
+def expect_documents(tokenizer: Callable[[str], Any], documents: Iterable[Any]) -> None:
+    """Say what texts are to be counted, so that a tokenizer that is worth loading is loaded first."""
+    if (tokens := known_tokens(tokenizer)) is not None:
+        tokens.expect(sum(len(each.text) for each in documents if type(each) in (Document, TextNode)))
 
 
 def checked(counter: Counter, tokenizer: Callable[[str], Any]) -> Counter:
