@@ -11,8 +11,9 @@ import struct
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from contextvars import copy_context
+from concurrent.futures import CancelledError, Future
+from contextlib import suppress
+from itertools import islice
 from types import TracebackType
 from typing import Any, Final, TypeVar
 
@@ -27,8 +28,9 @@ from aaflow_plugins.remote import RemoteCall
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
-#: Tasks that another rank has been given and not answered: one at work, the others so that it need not wait.
-TASKS_A_RANK: Final = 3
+#: Tasks that another rank has been given and not answered: one at work, the other so that it need not wait. With more
+#: of them it would be left with several at the end, when the others have none.
+TASKS_A_RANK: Final = 2
 
 #: Before each message: the number of the task and that of its function, or what became of it. Padded, so that the Arrow
 #: data after it keeps its alignment.
@@ -50,11 +52,13 @@ class TaskPool:
     def __init__(self, ranks: Communicator) -> None:
         self._ranks = ranks
         self._numbers = 0
-        self._given: dict[int, Future[pa.RecordBatch | None]] = {}
-        self._to_send: deque[tuple[int, pa.Buffer]] = deque()
+        self._given: dict[int, _Task] = {}
+        #: What nobody has begun.
+        self._waiting: deque[_Task] = deque()
         #: Tasks that each rank may still be given; rank 0 is this one.
         self._free = {rank: TASKS_A_RANK if rank else 1 for rank in range(ranks.size)}
-        self._freed = threading.Condition()
+        #: Guards all of these, and tells of changes.
+        self._changed = threading.Condition()
         self._failure: BaseException | None = None
         self._ending = False
         self._thread = threading.Thread(target=self._talk, name="aaflow-ranks", daemon=True)
@@ -78,7 +82,8 @@ class TaskPool:
     def do(self, function: int, elsewhere: RemoteCall, here: Callable[[Any], Any], item: Any) -> Any:
         """What `here(item)` returns, wherever that is found out.
 
-        What another rank fails on, or cannot carry, is done here: the result, or the exception, is the native one.
+        What another rank fails on, or cannot carry, is done here: the result, or the exception, is the native one. Not
+        for the main thread: an interrupt may come while it has the lock.
 
         Args:
             function: The number of the function that the other ranks call.
@@ -90,71 +95,81 @@ class TaskPool:
             RankError: If another rank fails.
             Exception: What `here` raises.
         """
-        rank = self._place()
-        if rank:
+        task = self._put(_Task(function, elsewhere, item))
+        with self._changed:
+            # This rank comes last, as it has other things to do.
+            self._changed.wait_for(lambda: task not in self._waiting or (self._free[0] and not self._roomiest()))
+            if self._take(task):
+                task.answer.set_result(None)
+
+        def in_turn(item: Any) -> Any:
+            with self._changed:
+                self._changed.wait_for(lambda: self._free[0])
+                self._free[0] -= 1
             try:
-                answer = self._hand_out(rank, function, elsewhere.pack(item)).result()
-                result = None if answer is None else elsewhere.unpack(item, answer)
-            except UnicodeEncodeError:  # text that UTF-8 cannot carry stays here
-                result = None
+                return here(item)
             finally:
-                self._release(rank)
-            if result is not None:
-                return result
-            rank = self._place(here=True)
-        try:
-            return here(item)
-        finally:
-            self._release(rank)
+                with self._changed:
+                    self._release(0)
+
+        return task.result(in_turn)
 
     def each(
         self, function: int, elsewhere: RemoteCall, here: Callable[[Any], Any], items: Iterable[Any]
     ) -> Iterator[Any]:
         """What `do` returns for each item, in order, with several under way.
 
-        Items are read, and results kept, as far ahead as twice the slots.
+        The thread that iterates does tasks itself while the result that comes next is not there. Items are read, and
+        results kept, as far ahead as twice the slots.
         """
-        window: deque[Future[Any]] = deque()
-        threads = ThreadPoolExecutor(self.slots, thread_name_prefix="aaflow-task")
+        window: deque[_Task] = deque()
+        coming = iter(items)
         try:
-            for item in items:
-                run = copy_context().run
-                with interrupts_put_off():
-                    window.append(threads.submit(run, self.do, function, elsewhere, here, item))
-                if len(window) >= 2 * self.slots:
-                    yield result_of(window.popleft())
-            while window:
-                yield result_of(window.popleft())
+            while True:
+                for item in islice(coming, 2 * self.slots - len(window)):
+                    with interrupts_put_off():
+                        window.append(self._put(_Task(function, elsewhere, item)))
+                if not window:
+                    return
+                while not window[0].answer.done() and (task := self._first(window)):
+                    task.do(here)
+                yield window.popleft().result(here)
         finally:
-            threads.shutdown(wait=True, cancel_futures=True)
+            for task in window:
+                with interrupts_put_off(), self._changed:
+                    withdrawn = self._take(task)
+                if not withdrawn:
+                    with suppress(Exception):
+                        result_of(task.answer)
 
-    def _place(self, *, here: bool = False) -> int:
-        """The rank that is to do the next task: of those that may be given one, the one with the least to do."""
-
-        def free() -> list[int]:
-            return [rank for rank, more in self._free.items() if more and (rank == 0 or not here)]
-
-        with self._freed:
-            self._freed.wait_for(free)
-            # Rank 0 comes last, as it has other things to do.
-            rank = max(free(), key=lambda each: (each > 0, self._free[each]))
-            self._free[rank] -= 1
-            return rank
-
-    def _release(self, rank: int) -> None:
-        with self._freed:
-            self._free[rank] += 1
-            self._freed.notify_all()
-
-    def _hand_out(self, rank: int, function: int, batch: pa.RecordBatch) -> Future[pa.RecordBatch | None]:
-        future: Future[pa.RecordBatch | None] = Future()
-        with self._freed:
+    def _put(self, task: _Task) -> _Task:
+        with self._changed:
             if self._failure is not None:
                 raise self._failure
-            self._numbers += 1
-            self._given[self._numbers] = future
-            self._to_send.append((rank, _message(self._numbers, function, batch)))
-        return future
+            self._waiting.append(task)
+        return task
+
+    def _first(self, tasks: Iterable[_Task]) -> _Task | None:
+        """The first of some tasks that nobody has begun, to be done by this thread; None if others are idle."""
+        with interrupts_put_off(), self._changed:
+            idle = sum(more == TASKS_A_RANK for rank, more in self._free.items() if rank)
+            return next(filter(self._take, tasks), None) if len(self._waiting) > idle else None
+
+    def _take(self, task: _Task) -> bool:
+        """Whether nobody has begun a task; nobody else will."""
+        waits = task in self._waiting
+        if waits:
+            self._waiting.remove(task)
+        return waits
+
+    def _roomiest(self) -> int:
+        """Of the other ranks that may be given a task the one with the least to do; 0 if there is none."""
+        rank = max(range(1, self._ranks.size), key=self._free.__getitem__, default=0)
+        return rank if self._free[rank] else 0
+
+    def _release(self, rank: int) -> None:
+        self._free[rank] += 1
+        self._changed.notify_all()
 
     # -- in the thread that talks --------------------------------------------------------------------------
 
@@ -165,27 +180,96 @@ class TaskPool:
                 pass
         except BaseException as error:
             failure = error
-        with self._freed:
+        with self._changed:
             self._failure = failure
-            given, self._given = list(self._given.values()), {}
-        for future in given:
-            future.set_exception(failure)
+            tasks = [*self._given.values(), *self._waiting]
+            self._given.clear()
+            self._waiting.clear()
+            self._changed.notify_all()
+        for task in tasks:
+            task.answer.set_exception(failure)
 
     def _exchange(self) -> bool | None:
         """Send what is to be sent and take what has come; None if there was nothing, True if all is over."""
         if self._ending:
             return True
         moved = None
-        while self._to_send:
-            self._ranks.post(*self._to_send.popleft())
+        while (given := self._next()) is not None:
+            self._give(*given)
             moved = False
         while (arrived := self._ranks.poll()) is not None:
-            number, state, batch = _read(arrived[1])
-            with self._freed:
-                future = self._given.pop(number)
-            future.set_result(None if state == _FAILED else batch)
+            rank, message = arrived
+            number, state, batch = _read(message)
+            with self._changed:
+                task = self._given.pop(number)
+                self._release(rank)
+            task.answer.set_result(None if state == _FAILED else batch)
             moved = False
         return moved
+
+    def _next(self) -> tuple[int, int, _Task] | None:
+        """A rank, and the number and the task that it is to be given; None if there is none to be given."""
+        with self._changed:
+            rank = self._roomiest()
+            if not (rank and self._waiting):
+                return None
+            self._free[rank] -= 1
+            self._numbers += 1
+            self._given[self._numbers] = task = self._waiting.popleft()
+            self._changed.notify_all()
+            return rank, self._numbers, task
+
+    def _give(self, rank: int, number: int, task: _Task) -> None:
+        try:
+            message = _message(number, task.function, task.elsewhere.pack(task.item))
+        except Exception as error:
+            # As for text that UTF-8 cannot carry.
+            _log.info("a task stays at rank 0: %r", error)
+            with self._changed:
+                del self._given[number]
+                self._release(rank)
+            task.answer.set_result(None)
+        else:
+            self._ranks.post(rank, message)
+
+
+class _Task:
+    """Something to be done, here or elsewhere.
+
+    Attributes:
+        function: The number of the function that the other ranks call.
+        elsewhere: How to pack the item, and to unpack what comes back.
+        item: What with.
+        answer: What another rank has answered; None if it is still to be done here.
+    """
+
+    def __init__(self, function: int, elsewhere: RemoteCall, item: Any) -> None:
+        self.function, self.elsewhere, self.item = function, elsewhere, item
+        self.answer: Future[Any] = Future()
+        self._done_here = False
+
+    def do(self, here: Callable[[Any], Any]) -> None:
+        """Do it in this thread."""
+        self._done_here = True
+        try:
+            found, error = here(self.item), None
+        except Exception as raised:
+            found, error = None, raised
+        with interrupts_put_off():
+            self.answer.set_exception(error) if error else self.answer.set_result(found)
+
+    def result(self, here: Callable[[Any], Any]) -> Any:
+        """What has been found out, waited for, or is now.
+
+        Raises:
+            RankError: If another rank fails.
+            Exception: What `here` raises.
+        """
+        answer = result_of(self.answer)
+        if self._done_here:
+            return answer
+        result = None if answer is None else self.elsewhere.unpack(self.item, answer)
+        return here(self.item) if result is None else result
 
 
 def serve(ranks: Communicator, functions: Functions) -> None:

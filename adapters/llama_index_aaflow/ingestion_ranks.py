@@ -35,10 +35,8 @@ from llama_index_aaflow.fetched import Ahead, Fetched, lists
 from llama_index_aaflow.incremental_keys import NoKeyError, transformation_key
 from llama_index_aaflow.ingestion_overlap import (
     SETTINGS,
-    Parsing,
     are_apart,
     groups,
-    nothing_kept,
     parses_by_document,
     run_overlapping,
 )
@@ -152,17 +150,14 @@ class Help(Helping):
             return native(steps)
         shared = [self._shared(position, step) for position, step in enumerate(steps)]
         first = shared[0] if shared else None
-        if not isinstance(first, _SharedParser) or len(steps) < 2 or not SETTINGS.issuperset(settings):
-            return native(shared)
-        if is_openai(steps[1]):
-            return run_overlapping(native, [steps[0], *shared[1:]], settings, executor, first.parse)
-        embedding = shared[1]
-        if isinstance(embedding, _SharedEmbedding) and nothing_kept(
-            settings.get("cache"), settings.get("cache_collection")
+        if (
+            isinstance(first, _SharedParser)
+            and len(steps) > 1
+            and is_openai(steps[1])
+            and SETTINGS.issuperset(settings)
         ):
-            parsing = Parsing(steps[0], steps[1], first.parse)
-            parsing.ahead = embedding.ahead = Ahead(steps[1], embedding.fetched(parsing.batches()))
-            shared[0] = parsing
+            return run_overlapping(native, [steps[0], *shared[1:]], settings, executor, first.parse)
+        # A parser comes to its end first, as natively: all ranks are at work, and its tasks don't wait behind batches.
         return native(shared)
 
     def _shared(self, position: int, step: Any) -> Any:
@@ -311,13 +306,7 @@ class _Embedding:
 
 
 class _SharedEmbedding:
-    """An embedding model, as the native code applies it, whose batches are embedded by all ranks.
-
-    Attributes:
-        ahead: The replies, once there are batches.
-    """
-
-    ahead: Ahead | None = None
+    """An embedding model, as the native code applies it, whose batches are embedded by all ranks."""
 
     def __init__(self, embedding: Any, pool: TaskPool, position: int, call: RemoteCall) -> None:
         self._embedding, self._pool, self._position, self._call = embedding, pool, position, call
@@ -328,9 +317,9 @@ class _SharedEmbedding:
 
     def __call__(self, nodes: Any, **kwargs: Any) -> Any:
         """Give nodes their vectors."""
-        ahead = self.ahead
-        if ahead is None or not ahead.complete:
-            ahead = Ahead(self._embedding, self.fetched(self._batches(nodes)))
+        tasks = _together(self._batches(nodes))
+        replies = chain.from_iterable(self._pool.each(self._position, self._call, self._here, tasks))
+        ahead = Ahead(self._embedding, replies)
         embedding = with_class(self._embedding, type(self._embedding))
 
         def rows_of(texts: list[str]) -> Any:
@@ -339,11 +328,6 @@ class _SharedEmbedding:
 
         embedding.__dict__["_get_text_embeddings"] = rows_of
         return embedding(nodes, **kwargs)
-
-    def fetched(self, batches: Iterable[list[str]]) -> Iterator[Fetched]:
-        """The replies for batches, in order."""
-        tasks = _together(batches)
-        return chain.from_iterable(self._pool.each(self._position, self._call, self._here, tasks))
 
     def _here(self, batches: list[list[str]]) -> list[Fetched]:
         return [Fetched(batch, self._embedding._get_text_embeddings(batch)) for batch in batches]
