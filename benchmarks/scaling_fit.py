@@ -48,7 +48,8 @@ def compared(
     """Predicted times of stages and of all, each against the one that was measured, with the error."""
     cluster = Cluster(cores=os.cpu_count() or 1, ranks_a_node=workers)
     predicted = predict(costs, workers, cluster, items=documents, gather=gather)
-    times = {**dict(zip(STAGES, predicted.stages, strict=True)), "exchange": predicted.exchange}
+    # What is measured is all that no stage accounts for, be there other ranks or not.
+    times = {**dict(zip(STAGES, predicted.stages, strict=True)), "exchange": predicted.exchange + costs.framework}
     pairs = [(name, times[name], seconds[name]) for name in times if name in seconds]
     pairs.append(("total", predicted.total, measured.spread("wall").median))
     told = ", ".join(f"{name} {_against(*pair)}" for name, *pair in pairs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -87,8 +88,15 @@ def our_parser(given: list[Any], steps: list[Any]) -> Sequence[Any]:
     return ours("shards")(given, steps[:1])
 
 
+def _bound_threads(parameters: Mapping[str, Any]) -> None:
+    """Have the model's tokenizer use the thread that calls it alone, here and in what is started from here."""
+    if parameters["threads"] == 1:
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
 def _work(way: Way) -> Callable[[Mapping[str, Any]], Work]:
     def prepare(parameters: Mapping[str, Any]) -> Work:
+        _bound_threads(parameters)
         given = documents(parameters["corpus"])
         few = [type(each)(text=each.text[:_WARM_UP], id_=each.id_) for each in given[:8]]
 
@@ -147,6 +155,7 @@ def _peer(call: Callable[[int], tuple[Callable[[list[Any]], object], Callable[[s
     """
 
     def prepare(parameters: Mapping[str, Any]) -> Work:
+        _bound_threads(parameters)
         texts = read_sample(parameters["corpus"])
         own = blocks([len(text) for _, text in texts], 4 * workers)
         parts = [texts[part.start : part.stop] for part in own if part]
@@ -232,8 +241,15 @@ def _cases(scale: Scale) -> list[Case]:
     if scale.quick:  # starting what takes part takes most of the time
         left_out = ("processes", "Dask", "4 ")
         names = tuple(name for name in names if not any(word in name for word in left_out))
-    parameters = {"batch": _BATCH, **sample.parameters}
-    return [Case("SentenceSplitter 256/20, WordLlama (256 floats)", parameters, names, sample.megabytes)]
+    return [
+        Case(
+            f"SentenceSplitter 256/20, WordLlama (256 floats){title}",
+            {"batch": _BATCH, "threads": threads, **sample.parameters},
+            names,
+            sample.megabytes,
+        )
+        for title, threads in (("", None), ("; one thread a worker", 1))[: 1 if scale.quick else 2]
+    ]
 
 
 def _notes(case: CaseResult, _: Sequence[CaseResult]) -> list[str]:
@@ -277,8 +293,10 @@ BENCHMARK = Benchmark(
         "Dask, the nodes stay with their workers; at root, and with native worker processes, they come to the caller. "
         "Ranks, actors and workers begin before anything is timed, native worker processes with each call, as they "
         "always do. Ray and Dask run the native pipeline, and are given four blocks of texts for each worker; so a "
-        "batch of texts may be composed otherwise, which changes nothing about these vectors. CPU and memory are the "
-        "calling process's, or rank 0's, alone. The embedding's share is what the parser alone leaves of the whole."
+        "batch of texts may be composed otherwise, which changes nothing about these vectors. The model's tokenizer "
+        "uses all cores by itself, so that one worker is more than one core; where a case says so, it uses one thread, "
+        "for all contenders alike. CPU and memory are the calling process's, or rank 0's, alone. The embedding's share "
+        "is what the parser alone leaves of the whole."
     ),
     metric="wall",
     contenders=_contenders(),
