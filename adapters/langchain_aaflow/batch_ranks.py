@@ -40,7 +40,8 @@ from aaflow_plugins.engines.waiting import wait_for
 from aaflow_plugins.executor import Executor
 from aaflow_plugins.plugins import ranks_of
 from aaflow_plugins.shards import blocks, share_of
-from langchain_aaflow.chains.nodes import Node, Retry
+from langchain_aaflow.chains.composite_nodes import Retry
+from langchain_aaflow.chains.nodes import Node
 from langchain_aaflow.chains.plans import plan_of
 from langchain_aaflow.plain_data import NoDataError, digest_of_data, from_json, to_json
 from langchain_aaflow.sharded_store import ShardedRetriever

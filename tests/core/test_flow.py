@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
-from aaflow_plugins.flow import Flow, LoopFlow, Outcome, Point, ThreadFlow
+from aaflow_plugins.flow import Flow, Outcome, Point
+from aaflow_plugins.loop_flow import LoopFlow
 from aaflow_plugins.operators import StoppedError
+from aaflow_plugins.thread_flow import ThreadFlow
 
 Main = Callable[[Flow], Coroutine[Any, Any, Any]]
 

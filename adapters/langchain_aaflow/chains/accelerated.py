@@ -31,7 +31,9 @@ from pydantic import PrivateAttr
 from aaflow_plugins.collector import spared_collector
 from aaflow_plugins.engines.communicator import Communicator
 from aaflow_plugins.executor import Executor
-from aaflow_plugins.flow import FIRST_BLOCK, Flow, LoopFlow, ThreadFlow
+from aaflow_plugins.flow import FIRST_BLOCK, Flow
+from aaflow_plugins.loop_flow import LoopFlow
+from aaflow_plugins.thread_flow import ThreadFlow
 from langchain_aaflow.batch_ranks import (
     Job,
     Outcome,
@@ -47,8 +49,9 @@ from langchain_aaflow.batch_ranks import (
 )
 from langchain_aaflow.chains.as_completed import drive, each_as_completed, taken
 from langchain_aaflow.chains.batches import batch
+from langchain_aaflow.chains.composite_nodes import Bind
 from langchain_aaflow.chains.execution import Execution
-from langchain_aaflow.chains.nodes import Bind, Call, Kwargs, Node
+from langchain_aaflow.chains.nodes import Call, Kwargs, Node
 from langchain_aaflow.chains.plans import plan_of
 from langchain_aaflow.chains.translate import translate
 from langchain_aaflow.chains.watching import Watch

@@ -8,7 +8,7 @@ from typing import Any
 
 from langchain_core.runnables import RunnableConfig
 
-from aaflow_plugins.flow import ThreadFlow
+from aaflow_plugins.thread_flow import ThreadFlow
 from langchain_aaflow.chains.execution import Execution, raised
 from langchain_aaflow.chains.nodes import Kwargs, Node
 

@@ -14,8 +14,9 @@ from langchain_core.runnables.config import get_config_list
 from tenacity import AsyncRetrying, RetryError
 
 from aaflow_plugins.operators import StoppedError
+from langchain_aaflow.chains.composite_nodes import Bind, RankedError, Retry, Route, Steps
 from langchain_aaflow.chains.execution import Execution, raised
-from langchain_aaflow.chains.nodes import Bind, Kwargs, Node, RankedError, Retry, Route, Steps
+from langchain_aaflow.chains.nodes import Kwargs, Node
 
 Configs = Sequence[RunnableConfig]
 _UNWATCHED: AbstractContextManager[None] = nullcontext()

@@ -25,9 +25,11 @@ from langchain_core.runnables.config import (
 from langchain_core.tracers import LangChainTracer
 from langchain_core.tracers.run_collector import RunCollectorCallbackHandler
 
-from aaflow_plugins.flow import Flow, LoopFlow, ThreadFlow
+from aaflow_plugins.flow import Flow
 from aaflow_plugins.hops import Line
+from aaflow_plugins.loop_flow import LoopFlow
 from aaflow_plugins.operators import StoppedError
+from aaflow_plugins.thread_flow import ThreadFlow
 from langchain_aaflow.chains.telling import in_line, note, tell
 from langchain_aaflow.chains.watching import Watch
 

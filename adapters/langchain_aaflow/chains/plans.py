@@ -12,7 +12,9 @@ from aaflow_plugins.dataplane.batch import Batch
 from aaflow_plugins.dataplane.schemas import native
 from aaflow_plugins.operators import Apply, Load
 from aaflow_plugins.plan import Plan
-from langchain_aaflow.chains.nodes import Node, Retrieve, Steps
+from langchain_aaflow.chains.composite_nodes import Steps
+from langchain_aaflow.chains.leaf_nodes import Retrieve
+from langchain_aaflow.chains.nodes import Node
 from langchain_aaflow.chains.translate import translate
 
 _ITEM = pa.schema([native("item", "object")])

@@ -39,8 +39,9 @@ from langchain_core.runnables.configurable import RunnableConfigurableAlternativ
 from langchain_core.runnables.retry import RunnableRetry
 from langchain_core.runnables.utils import accepts_config, accepts_run_manager
 
-from langchain_aaflow.chains import nodes
-from langchain_aaflow.chains.nodes import Node
+from langchain_aaflow.chains import composite_nodes as composites
+from langchain_aaflow.chains import leaf_nodes as leaves
+from langchain_aaflow.chains.nodes import Call, Node
 from langchain_aaflow.chains.order import is_in_order, order_reason
 from langchain_aaflow.retrieval import batched_retrieval
 
@@ -88,61 +89,63 @@ def translate(native: Any, *, batch_queries: bool = False) -> Node:
         return translate(inner, batch_queries=batch_queries)
 
     if _is(native, RunnableSequence):
-        return nodes.Steps(native, {f"seq:step:{number}": step(inner) for number, inner in enumerate(native.steps, 1)})
+        return composites.Steps(
+            native, {f"seq:step:{number}": step(inner) for number, inner in enumerate(native.steps, 1)}
+        )
     if _is(native, RunnableParallel):
-        return nodes.Parallel(native, {key: step(inner) for key, inner in native.steps__.items()})
+        return composites.Parallel(native, {key: step(inner) for key, inner in native.steps__.items()})
     if _is(native, RunnableAssign):
-        return nodes.Assign(native, {"mapper": step(native.mapper)})
+        return composites.Assign(native, {"mapper": step(native.mapper)})
     if _is(native, RunnableBranch):
         inner = {}
         for number, (condition, branch) in enumerate(native.branches, 1):
             inner[f"condition:{number}"] = step(condition)
             inner[f"branch:{number}"] = step(branch)
-        return nodes.Branch(native, {**inner, "branch:default": step(native.default)})
+        return composites.Branch(native, {**inner, "branch:default": step(native.default)})
     if _is(native, RunnableEach):
-        return nodes.Each(native, {"bound": step(native.bound)})
+        return composites.Each(native, {"bound": step(native.bound)})
     if _is(native, RunnableBinding):
-        binding = nodes.Bind(native, {"bound": step(native.bound)})
+        binding = composites.Bind(native, {"bound": step(native.bound)})
         binding.sees_runs = bool(native.config.get("callbacks") or native.config_factories)
         return binding
     if _is(native, RunnableWithFallbacks):
         tried = {
             f"fallback:{number}" if number else "runnable": step(inner) for number, inner in enumerate(native.runnables)
         }
-        return nodes.Fallbacks(native, tried)
+        return composites.Fallbacks(native, tried)
     if _is(native, RunnableRetry):
-        return nodes.Retry(native, step(native.bound))
+        return composites.Retry(native, step(native.bound))
     if _is(native, RouterRunnable):
-        return nodes.Route(native, {key: step(inner) for key, inner in native.runnables.items()})
+        return composites.Route(native, {key: step(inner) for key, inner in native.runnables.items()})
     if _is(native, RunnableConfigurableFields):
-        return nodes.Configure(native, {"default": step(native.default)})
+        return composites.Configure(native, {"default": step(native.default)})
     if _is(native, RunnableConfigurableAlternatives) and all(
         isinstance(a, Runnable) for a in native.alternatives.values()
     ):
         others = {key: step(inner) for key, inner in native.alternatives.items()}
-        return nodes.Configure(native, {"default": step(native.default), **others})
+        return composites.Configure(native, {"default": step(native.default), **others})
     if isinstance(native, RunnableLambda):
         return _function(native)
     if _is(native, RunnablePassthrough) and native.func is None and native.afunc is None:
-        return nodes.Pass(native)
+        return leaves.Pass(native)
     if _is(native, RunnablePick):
-        return nodes.Pick(native)
+        return leaves.Pick(native)
     if isinstance(native, BasePromptTemplate):
         return _prompt(native)
     if isinstance(native, BaseOutputParser | BaseGenerationOutputParser):
         owner: Any = BaseOutputParser if isinstance(native, BaseOutputParser) else BaseGenerationOutputParser
         if _is(native, owner) and type(native) in _PARSERS and getattr(native, "pydantic_object", None) is None:
-            return nodes.Parse(native)
+            return leaves.Parse(native)
         return _call(native, f"{type(native).__name__} may run code of its own", sees_runs=False)
     if isinstance(native, BaseRetriever):
         retrieval = batched_retrieval(native, batch_queries=batch_queries) if _is(native, BaseRetriever) else None
         if isinstance(retrieval, str) or retrieval is None:
             return _call(native, retrieval or "it is not invoked as retrievers are", sees_runs=False)
-        return nodes.Retrieve(native, retrieval)
+        return leaves.Retrieve(native, retrieval)
     if isinstance(native, BaseChatModel):
         # Handlers of its own are told the run above.
         told = bool(native.callbacks) or native.verbose
-        return nodes.Generate(native, None, batches=not _per_input(native), sees_runs=told)
+        return leaves.Generate(native, None, batches=not _per_input(native), sees_runs=told)
     if isinstance(native, RunnableGenerator):
         return _call(native, "it is a generator", ordered=True)
     return _call(native, f"{type(native).__name__} is not known")
@@ -154,15 +157,15 @@ def _function(native: Any) -> Node:
     functions = [getattr(native, name) for name in ("func", "afunc") if hasattr(native, name)]
     for function in functions:
         if reason := order_reason(function):
-            call = nodes.Call(native, reason, ordered=True)
+            call = Call(native, reason, ordered=True)
             call.one_by_one = any(map(is_in_order, functions))
             return call
     if any(accepts_config(function) or accepts_run_manager(function) for function in functions):
-        return nodes.Call(native, "its function is given its run's configuration")
+        return Call(native, "its function is given its run's configuration")
     if not hasattr(native, "func"):
         # Invoked natively, `invoke` says that it can't; `ainvoke` needs nothing else.
-        return nodes.Call(native, "it has no synchronous function", sees_runs=False)
-    return nodes.Function(native)
+        return Call(native, "it has no synchronous function", sees_runs=False)
+    return leaves.Function(native)
 
 
 def _prompt(native: BasePromptTemplate[Any]) -> Node:
@@ -172,7 +175,7 @@ def _prompt(native: BasePromptTemplate[Any]) -> Node:
         and not any(map(callable, native.partial_variables.values()))
         and all(map(_is_plain_message, getattr(native, "messages", ())))
     ):
-        return nodes.Prompt(native)
+        return leaves.Prompt(native)
     return _call(native, f"{type(native).__name__} may run code of its own", sees_runs=False)
 
 
@@ -183,7 +186,7 @@ def _is_plain_message(message: Any) -> bool:
 
 
 def _call(native: Runnable[Any, Any], reason: str, *, ordered: bool = False, sees_runs: bool = True) -> Node:
-    return nodes.Call(native, reason, batches=not _per_input(native), ordered=ordered, sees_runs=sees_runs)
+    return Call(native, reason, batches=not _per_input(native), ordered=ordered, sees_runs=sees_runs)
 
 
 def _per_input(native: Runnable[Any, Any]) -> bool:

@@ -12,7 +12,8 @@ from llama_index.core.indices.vector_store import VectorIndexRetriever
 from llama_index.core.schema import QueryBundle
 from llama_index.core.vector_stores.types import VectorStoreQueryMode
 
-from aaflow_plugins.flow import FIRST_BLOCK, Flow, LoopFlow, Outcome, Point
+from aaflow_plugins.flow import FIRST_BLOCK, Flow, Outcome, Point
+from aaflow_plugins.loop_flow import LoopFlow
 from llama_index_aaflow.query.answers import Answers, Vector
 from llama_index_aaflow.query.embedding import JoinsQueries, joins_now
 from llama_index_aaflow.query.searching import JoinsSearches

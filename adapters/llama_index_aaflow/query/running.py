@@ -11,7 +11,9 @@ from typing import Any
 
 from aaflow_plugins.batching import Batching
 from aaflow_plugins.collector import spared_collector
-from aaflow_plugins.flow import Flow, LoopFlow, ThreadFlow
+from aaflow_plugins.flow import Flow
+from aaflow_plugins.loop_flow import LoopFlow
+from aaflow_plugins.thread_flow import ThreadFlow
 from llama_index_aaflow.query.ahead import Ahead, looks_ahead
 from llama_index_aaflow.query.answers import run_with
 from llama_index_aaflow.query.map_steps import CallSlots, slots
