@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import heapq
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -12,9 +11,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks import knowledge
-from benchmarks.chat_completions import Latency
 from benchmarks.harness import Benchmark, Case, Contender, Scale
-from benchmarks.many_inputs import chat_serving, cost_note, floor_note
+from benchmarks.many_inputs import chat_serving, cost_note, floor_note, in_turn_note
 from benchmarks.measure import Work
 from benchmarks.openai_server import Connection
 from benchmarks.results import CaseResult
@@ -163,24 +161,6 @@ def _serve(case: Case) -> Iterator[Mapping[str, Any]]:
         yield shared
 
 
-def in_turn(latencies: Sequence[float], bound: int) -> float:
-    """Seconds that calls take which begin in this order, each as soon as one of `bound` slots is free."""
-    free = [0.0] * bound
-    for latency in latencies:
-        heapq.heapreplace(free, free[0] + latency)
-    return max(free)
-
-
-def _expected(case: CaseResult) -> float:
-    """What in-order calls with the case's latencies take, over many draws."""
-    calls, bound = int(case.default.fact("calls") or 0), case.parameters["bound"]
-    draws = [
-        in_turn([Latency(*_LATENCY, seed).seconds(str(call).encode()) for call in range(calls)], bound)
-        for seed in range(200)
-    ]
-    return sum(draws) / len(draws)
-
-
 def _notes(case: CaseResult, _: Sequence[CaseResult]) -> list[str]:
     requests = "; ".join(f"{each.name} {each.fact('embedding_requests'):,.0f}" for each in case.contenders)
     latency = case.default.fact("latency") or 0.0
@@ -189,7 +169,7 @@ def _notes(case: CaseResult, _: Sequence[CaseResult]) -> list[str]:
         f"Requests for embeddings: {requests}.",
         f"LLM floor: {latency:.1f} s of the model's latency / {case.parameters['bound']} at once.",
         floor_note(case),
-        f"Calls that begin in order, each as soon as a slot is free, take {_expected(case):.2f} s of their own.",
+        in_turn_note(case),
     ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import heapq
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -186,3 +187,22 @@ def floor_note(case: CaseResult) -> str:
     floor = case.default.fact("floor") or 0.0
     ratios = "; ".join(f"{each.name} {each.spread('wall').median / floor:.2f}x" for each in case.contenders)
     return f"Wall time over the floor of {floor:.2f} s: {ratios}."
+
+
+def in_turn(latencies: Sequence[float], bound: int) -> float:
+    """Seconds that calls take which begin in this order, each as soon as one of `bound` slots is free."""
+    free = [0.0] * bound
+    for latency in latencies:
+        heapq.heapreplace(free, free[0] + latency)
+    return max(free)
+
+
+def in_turn_note(case: CaseResult) -> str:
+    """What in-order calls with the case's latencies take, over many draws: the last ones leave slots empty."""
+    calls, bound = int(case.default.fact("calls") or 0), case.parameters["bound"]
+    draws = [
+        in_turn([Latency(*case.parameters["llm"], seed).seconds(str(call).encode()) for call in range(calls)], bound)
+        for seed in range(200)
+    ]
+    expected = sum(draws) / len(draws)
+    return f"Calls that begin in order, each as soon as a slot is free, take {expected:.2f} s of their own."

@@ -20,6 +20,7 @@ from benchmarks.many_inputs import (
     contenders,
     cost_note,
     floor_note,
+    in_turn_note,
 )
 from benchmarks.results import CaseResult
 
@@ -101,8 +102,10 @@ def _notes(case: CaseResult, _: Sequence[CaseResult]) -> list[str]:
     if case.parameters["llm"][1:] == [*_FAST]:
         return notes  # next to nothing is the model's: its share is no yardstick
     bound, latency = case.parameters["bound"], case.default.fact("latency") or 0.0
-    floor = f"{latency:.1f} s of the model's latency / {bound} at once" if bound else "the model's longest latency"
-    return [*notes, f"LLM floor: {floor}.", floor_note(case)]
+    if not bound:
+        return [*notes, "LLM floor: the model's longest latency.", floor_note(case)]
+    floor = f"LLM floor: {latency:.1f} s of the model's latency / {bound} at once."
+    return [*notes, floor, floor_note(case), in_turn_note(case)]
 
 
 BENCHMARK = Benchmark(
