@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -45,9 +45,11 @@ class Ahead:
     def pull(self) -> bool:
         """Wait for one more reply and keep it; False if there are no more."""
         fetched = next(self.replies, None)
-        if fetched is not None:
-            self._waiting.append(fetched)
-        return fetched is not None
+        if fetched is None:
+            return False
+        # Lists are what is asked for in the end, and the arrays' memory is that of threads, which share none.
+        self._waiting.append(fetched if fetched.rows is None else replace(fetched, rows=lists(fetched.rows)))
+        return True
 
     def take(self, texts: list[str]) -> list[Any] | None:
         """The rows of the next batch if these are its texts; None otherwise.

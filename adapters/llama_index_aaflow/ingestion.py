@@ -21,6 +21,7 @@ from aaflow_plugins.known_code import is_from
 from aaflow_plugins.plugins import ranks_of
 from llama_index_aaflow.embeddings import is_openai
 from llama_index_aaflow.incremental_runs import Keeping, begun
+from llama_index_aaflow.ingestion_beside import may_run_beside, run_beside
 from llama_index_aaflow.ingestion_cache import quick_cache
 from llama_index_aaflow.ingestion_overlap import run_overlapping
 from llama_index_aaflow.ingestion_ranks import help_of_ranks, run_on
@@ -190,7 +191,9 @@ def _run(
 
         if (helped := help_of_ranks()) is not None:
             return helped.run(loop_of, nodes, steps, settings, executor)
-        return run_overlapping(loop_of, steps, settings, executor)
+        if may_run_beside(steps, settings):
+            return run_beside(loop_of, steps, quick.get("cache"))
+        return run_overlapping(loop_of, steps, settings, executor, quick.get("cache"))
     loop, quick = run.applied(native), run.settings(quick)
 
     def apply(steps: list[Any]) -> Any:

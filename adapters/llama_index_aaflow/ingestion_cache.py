@@ -1,4 +1,9 @@
-"""`IngestionCache` as `run_transformations` uses it: the same entries, written sooner."""
+"""`IngestionCache` as `run_transformations` uses it: the same entries, written sooner.
+
+Where a parser's nodes are embedded next, their two entries differ in the vectors alone. So the nodes are written once:
+what the second entry says of a node is what the first says, and its vector. The first can be written while nodes are
+still made.
+"""
 
 from __future__ import annotations
 
@@ -26,32 +31,64 @@ def quick_cache(cache: Any) -> Any:
         and is_known(doc_to_json)
         and plain_nodes_are_known()
     )
-    return _QuickCache(cache) if known else cache
+    return QuickCache(cache) if known else cache
 
 
-class _QuickCache:
+class QuickCache:
+    """Stands for an `IngestionCache`."""
+
     def __init__(self, cache: IngestionCache) -> None:
+        """Set up.
+
+        Args:
+            cache: The native cache, which gets the entries.
+        """
         self._cache = cache
         self.get = cache.get
+        self._parsed: Sequence[Any] = ()
+        self._written: list[Written] = []
+
+    def expect(self, parsed: Sequence[Any], written: list[Written]) -> None:
+        """Be told of what comes next: these nodes are put, get their vectors and no other change, and are put again.
+
+        Args:
+            parsed: The nodes.
+            written: `written_node` of each.
+        """
+        self._parsed, self._written = parsed, written
 
     def put(self, key: str, nodes: Sequence[Any], collection: str | None = None) -> None:
         """Put nodes under a key, as `IngestionCache.put` does."""
         cache = self._cache
         with paused_collector():
-            value = {cache.nodes_key: [_written(node) for node in nodes]}
-        cache.cache.put(key, value, collection=collection or cache.collection)
+            if nodes is self._parsed:
+                entry = list(map(_entry_with_vector, nodes, self._written))
+            else:
+                entry = [_entry(node, written_node(node)) for node in nodes]
+        cache.cache.put(key, {cache.nodes_key: entry}, collection=collection or cache.collection)
 
+
+#: The data of a node without its vector; None for a node that has to be written natively.
+Written = dict[str, Any] | None
 
 _TYPE = TextNode.get_type()
 
 
-def _written(node: Any) -> dict[str, Any]:
-    if not is_plain(node):
+def written_node(node: Any) -> Written:
+    """What is written of a node beside its vector."""
+    return dumped(node) if is_plain(node) else None
+
+
+def _entry_with_vector(node: Any, written: Written) -> dict[str, Any]:
+    return _entry(node, None if written is None else written.copy())
+
+
+def _entry(node: Any, written: Written) -> dict[str, Any]:
+    if written is None:
         return doc_to_json(node)
-    data = dumped(node)
     embedding = node.embedding
     if embedding is not None:
-        if not {float}.issuperset(map(type, embedding)):
+        if type(embedding) is not list or not {float}.issuperset(map(type, embedding)):
             return doc_to_json(node)
-        data["embedding"] = embedding.copy()
-    return {DATA_KEY: data, TYPE_KEY: _TYPE}
+        written["embedding"] = embedding.copy()
+    return {DATA_KEY: written, TYPE_KEY: _TYPE}

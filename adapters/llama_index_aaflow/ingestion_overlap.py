@@ -25,6 +25,7 @@ from aaflow_plugins.collector import rare_collector
 from aaflow_plugins.executor import Executor
 from llama_index_aaflow import node_parsers
 from llama_index_aaflow.embeddings import is_openai
+from llama_index_aaflow.ingestion_cache import QuickCache, Written, written_node
 from llama_index_aaflow.known_code import unknown
 from llama_index_aaflow.listening import nobody_listens
 from llama_index_aaflow.native_classes import found
@@ -44,6 +45,7 @@ def run_overlapping(
     steps: list[Any],
     settings: dict[str, Any],
     executor: Executor | None,
+    cache: Any = None,
     parse: Callable[[list[Any]], Iterable[list[Any]]] | None = None,
 ) -> Any:
     """Apply steps, the embedding requests of the second going out during the first where that makes no difference.
@@ -53,19 +55,21 @@ def run_overlapping(
         steps: Accelerated transformations.
         settings: Keyword arguments of the native function.
         executor: Bounds the requests in flight.
+        cache: What the native function is given for a cache.
         parse: Makes the nodes of documents, in groups, as the first step does; None to have it done by that.
     """
     if not _may_overlap(steps, settings):
         return native(steps)
     from llama_index_aaflow.openai_embedding import fetching
 
-    parsing = Parsing(steps[0], steps[1], parse or (lambda documents: map(steps[0], groups(documents))))
+    parsing = Parsing(steps[0], steps[1], parse or (lambda documents: map(steps[0], groups(documents))), cache)
 
     def use(ahead: Any) -> Any:
         parsing.ahead = ahead
         return native([parsing, *steps[1:]])
 
-    return fetching(steps[1], parsing.batches, executor, use)
+    with rare_collector():
+        return fetching(steps[1], parsing.batches, executor, use)
 
 
 def _may_overlap(steps: list[Any], settings: dict[str, Any]) -> bool:
@@ -120,15 +124,20 @@ class Parsing:
 
     ahead: Any
 
-    def __init__(self, parser: Any, embedding: Any, parse: Callable[[list[Any]], Iterable[list[Any]]]) -> None:
+    def __init__(
+        self, parser: Any, embedding: Any, parse: Callable[[list[Any]], Iterable[list[Any]]], cache: Any = None
+    ) -> None:
         """Set up.
 
         Args:
             parser: The parser.
             embedding: The model that is to embed its nodes.
             parse: Makes the nodes of documents, which come in groups.
+            cache: What the native code is given for a cache.
         """
         self._parser, self._embedding, self._parse = parser, embedding, parse
+        self._cache = cache if isinstance(cache, QuickCache) else None
+        self._written: list[Written] = []
         self._documents: list[Any] = []
         self._nodes: list[Any] = []
         self._parsed = False
@@ -143,10 +152,11 @@ class Parsing:
         if kwargs not in ({}, {"show_progress": False}) or not are_apart(nodes):
             return self._parser(nodes, **kwargs)
         self._documents = nodes
-        with rare_collector():
-            while not self._parsed and self.ahead.pull():
-                pass
+        while not self._parsed and self.ahead.pull():
+            pass
         self.ahead.complete = True
+        if self._cache is not None:
+            self._cache.expect(self._nodes, self._written)
         return self._nodes
 
     def batches(self) -> Iterator[list[str]]:
@@ -155,6 +165,8 @@ class Parsing:
         texts: list[str] = []
         for made in self._parse(self._documents):
             self._nodes += made
+            if self._cache is not None:
+                self._written += map(written_node, made)
             for node in made:
                 texts.append(node.get_content(metadata_mode=MetadataMode.EMBED))
                 if len(texts) == size:

@@ -156,7 +156,7 @@ class Help(Helping):
             and is_openai(steps[1])
             and SETTINGS.issuperset(settings)
         ):
-            return run_overlapping(native, [steps[0], *shared[1:]], settings, executor, first.parse)
+            return run_overlapping(native, [steps[0], *shared[1:]], settings, executor, parse=first.parse)
         # A parser comes to its end first, as natively: all ranks are at work, and its tasks don't wait behind batches.
         return native(shared)
 

@@ -35,7 +35,7 @@ from llama_index_instrumentation import get_dispatcher
 from aaflow_plugins.collector import paused_collector
 from llama_index_aaflow.known_code import is_earlier, is_known, unknown
 from llama_index_aaflow.native_classes import found, overridden, with_class
-from llama_index_aaflow.parsing.counting import checked, counter_for, expect_documents
+from llama_index_aaflow.parsing.counting import checked, counter_for, expect_documents, known_tokens
 from llama_index_aaflow.parsing.nodes import build_nodes, build_separately, can_copy, is_text, postprocess
 from llama_index_aaflow.parsing.records import records
 from llama_index_aaflow.parsing.sections import sections
@@ -77,6 +77,18 @@ def native_reason(parser: Any) -> str | None:
     if reason is None and isinstance(parser, HierarchicalNodeParser):
         return next(filter(None, map(native_reason, parser.node_parser_map.values())), None)
     return reason
+
+
+def calls_nothing_unknown(parser: Accelerated) -> bool:
+    """Whether an accelerated parser calls no function of the user's, so that nobody sees which thread it works in."""
+    if cast(Any, parser).id_func not in (None, node_utils.default_id_func):
+        return False
+    if isinstance(parser, SentenceSplitter):
+        cuts = (*parser._split_fns, *parser._sub_sentence_split_fns)
+        return known_tokens(parser._tokenizer) is not None and all(map(gives_parts, cuts))
+    if isinstance(parser, SentenceWindowNodeParser):
+        return gives_parts(parser.sentence_splitter)
+    return isinstance(parser, MarkdownNodeParser)
 
 
 class Accelerated:

@@ -16,6 +16,7 @@ from typing import Any, Final, TypeVar
 import llama_index.embeddings.openai.base as native_module
 from llama_index.core.base.embeddings import base as base_module
 from llama_index.core.base.embeddings.base import BaseEmbedding
+from llama_index.core.schema import MetadataMode
 from llama_index.core.storage.kvstore import SimpleKVStore
 from llama_index.embeddings.openai import OpenAIEmbedding
 from llama_index_instrumentation import get_dispatcher
@@ -29,6 +30,7 @@ from aaflow_plugins.known_code import is_from
 from llama_index_aaflow.fetched import Ahead, Fetched, lists
 from llama_index_aaflow.known_code import plain
 from llama_index_aaflow.native_classes import StandsFor, found, overridden, sharing, with_class
+from llama_index_aaflow.storage.plain_nodes import give_vectors
 from openai_aaflow.replies import decode
 from openai_aaflow.requests import apost, post, resource_reason
 
@@ -83,6 +85,18 @@ _span: Final = get_dispatcher(base_module.__name__).span
 
 class Sooner(StandsFor):
     """What stands for the native methods of `OpenAIEmbedding`."""
+
+    def __call__(self: Any, nodes: Sequence[Any], **kwargs: Any) -> Sequence[Any]:
+        """Embed nodes, as the native method does."""
+        texts = [node.get_content(metadata_mode=MetadataMode.EMBED) for node in nodes]
+        give_vectors(nodes, self.get_text_embedding_batch(texts, **kwargs))
+        return nodes
+
+    async def acall(self: Any, nodes: Sequence[Any], **kwargs: Any) -> Sequence[Any]:
+        """Asynchronously embed nodes, as the native method does."""
+        texts = [node.get_content(metadata_mode=MetadataMode.EMBED) for node in nodes]
+        give_vectors(nodes, await self.aget_text_embedding_batch(texts, **kwargs))
+        return nodes
 
     @_span
     def get_text_embedding_batch(self: Any, texts: list[str], show_progress: bool = False, **kwargs: Any) -> Any:

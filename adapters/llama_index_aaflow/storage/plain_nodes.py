@@ -19,9 +19,11 @@ from llama_index.core.schema import (
     TextNode,
 )
 from llama_index.core.storage.docstore.utils import doc_to_json
+from pydantic import BaseModel
 
 from aaflow_plugins.collector import paused_collector
 from llama_index_aaflow.known_code import is_native
+from llama_index_aaflow.native_classes import found
 from llama_index_aaflow.parsing.nodes import is_text
 
 Fields = dict[str, Any]
@@ -180,6 +182,41 @@ def _with_vector(node: BaseNode, vector: Any) -> BaseNode:
     copy = node.model_copy()
     copy.embedding = vector
     return copy
+
+
+def give_vectors(nodes: Iterable[Any], vectors: list[Any]) -> None:
+    """Assign each node its vector, as `BaseEmbedding.__call__` does.
+
+    Args:
+        nodes: Any nodes.
+        vectors: A vector for each. The nodes get copies; of vectors that nobody else keeps there are never two.
+    """
+    known = _assigning_is_known()
+    vectors = vectors[::-1]
+    for node in nodes:
+        if not vectors:
+            return
+        vector = vectors.pop()
+        if known and type(node) is TextNode and type(vector) is list and {float}.issuperset(map(type, vector)):
+            node.__dict__["embedding"] = vector.copy()
+            node.__pydantic_fields_set__.add("embedding")
+        else:
+            node.embedding = vector
+
+
+@lru_cache(maxsize=1)
+def _assigning_is_known() -> bool:
+    """Whether assigning a vector natively does, here, what it is replaced by."""
+    native, ours = TextNode(id_="i", text="t"), TextNode(id_="i", text="t")
+    native.embedding = vector = [0.5, 1.0]
+    ours.__dict__["embedding"] = vector.copy()
+    ours.__pydantic_fields_set__.add("embedding")
+    return (
+        found(TextNode, "__setattr__") is found(BaseModel, "__setattr__")
+        and native.embedding is not vector
+        and list(native.__dict__.items()) == list(ours.__dict__.items())
+        and native.__reduce_ex__(4)[2] == ours.__reduce_ex__(4)[2]
+    )
 
 
 @lru_cache(maxsize=1)

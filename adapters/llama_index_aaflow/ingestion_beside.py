@@ -1,0 +1,179 @@
+"""Embedding by a model of this process while documents are still parsed.
+
+Natively the model begins when the parser is through with all documents. Here, where nobody can tell, a thread parses
+one group of documents after the other, and the model, which stays in the caller's thread, gets what is there in the
+batches of its native loop. Much of what models do leaves the interpreter to other threads, so both have a core.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import copy_context
+from typing import Any, Final
+
+from llama_index.core.base.embeddings import base as base_module
+from llama_index.core.base.embeddings.base import BaseEmbedding
+from llama_index.core.schema import MetadataMode
+
+from aaflow_plugins.collector import rare_collector
+from aaflow_plugins.interrupts import interrupts_put_off, result_of
+from aaflow_plugins.known_code import is_from
+from llama_index_aaflow.ingestion_cache import QuickCache, Written, written_node
+from llama_index_aaflow.ingestion_overlap import SETTINGS, are_apart, groups, nothing_kept, parses_by_document
+from llama_index_aaflow.known_code import plain
+from llama_index_aaflow.listening import nobody_listens
+from llama_index_aaflow.native_classes import found
+from llama_index_aaflow.node_parsers import calls_nothing_unknown
+from llama_index_aaflow.parsing.nodes import ATOMS
+from llama_index_aaflow.storage.plain_nodes import give_vectors
+
+#: What a model has to have of the base class: it then makes vectors of batches of texts, and of nothing else.
+_METHODS: Final = ("__call__", "get_text_embedding_batch")
+
+_THREAD: Final = "aaflow-parser"
+
+
+def may_run_beside(steps: list[Any], settings: dict[str, Any]) -> bool:
+    """Whether the first step may parse in a thread while the second, an embedding model, works.
+
+    Args:
+        steps: Accelerated transformations.
+        settings: Keyword arguments of the native function that applies them.
+    """
+    if len(steps) < 2 or not isinstance(steps[1], BaseEmbedding) or not parses_by_document(steps[0]):
+        return False
+    parser, model = steps[:2]
+    return (
+        SETTINGS.issuperset(settings)
+        and nothing_kept(settings.get("cache"), settings.get("cache_collection"))
+        and _embeds_by_batches(model)
+        and calls_nothing_unknown(parser)
+        and not parser.callback_manager.handlers
+        and not model.callback_manager.handlers
+        and nobody_listens()
+    )
+
+
+def run_beside(native: Callable[[list[Any]], Any], steps: list[Any], cache: Any) -> Any:
+    """Apply steps, of which the first two `may_run_beside`.
+
+    Args:
+        native: Applies a list of steps natively, to the nodes that it knows of.
+        steps: Accelerated transformations.
+        cache: What the native function is given for a cache.
+    """
+    parsing = _Parsing(steps[0], steps[1], cache if isinstance(cache, QuickCache) else None)
+    with rare_collector():
+        return native([parsing, _Embedding(steps[1], parsing), *steps[2:]])
+
+
+def _embeds_by_batches(model: BaseEmbedding) -> bool:
+    return all(
+        found(type(model), name) is found(BaseEmbedding, name)
+        and is_from(plain(found(BaseEmbedding, name)), base_module)
+        and name not in vars(model)
+        for name in _METHODS
+    )
+
+
+class _Parsing:
+    """A parser, as the native code applies it, whose nodes have been embedded when it is through.
+
+    Attributes:
+        nodes: The nodes; empty unless they have been embedded.
+        vectors: What the model gave for them, in order.
+        error: What it raised.
+    """
+
+    def __init__(self, parser: Any, model: Any, cache: QuickCache | None) -> None:
+        self._parser, self._model, self._cache = parser, model, cache
+        self.nodes: list[Any] = []
+        self.vectors: list[Any] = []
+        self.error: Exception | None = None
+
+    def to_dict(self, **kwargs: Any) -> Any:
+        """What the cache knows the parser by."""
+        return self._parser.to_dict(**kwargs)
+
+    def __call__(self, documents: Any, **kwargs: Any) -> Any:
+        """Make nodes of documents."""
+        # The oldest versions hand this on from `run`.
+        if kwargs not in ({}, {"show_progress": False}) or not are_apart(documents) or not _are_plain(documents):
+            return self._parser(documents, **kwargs)
+        nodes: list[Any] = []
+        written: list[Written] = []
+        texts: list[str] = []
+        with _thread() as submit:
+            parts = [submit(self._part, group) for group in groups(documents)]
+            for part in parts:
+                made, new_texts, new_written = result_of(part)
+                nodes += made
+                written += new_written
+                for text in new_texts:
+                    texts.append(text)
+                    if len(texts) == self._model.embed_batch_size:
+                        self._embed(texts)
+                        texts = []
+            if texts:
+                self._embed(texts)
+        if self._cache is not None:
+            self._cache.expect(nodes, written)
+        self.nodes = nodes
+        return nodes
+
+    def _part(self, documents: list[Any]) -> tuple[list[Any], list[str], list[Written]]:
+        nodes = self._parser(documents)
+        texts = [node.get_content(metadata_mode=MetadataMode.EMBED) for node in nodes]
+        return nodes, texts, [] if self._cache is None else list(map(written_node, nodes))
+
+    def _embed(self, texts: list[str]) -> None:
+        if self.error is None:
+            try:
+                self.vectors += self._model.get_text_embedding_batch(texts)
+            except Exception as error:
+                # It is raised where it would be natively: after what the parser made is in the cache.
+                self.error = error
+
+
+class _Embedding:
+    """A model, as the native code applies it, that has done its work while the nodes were made."""
+
+    def __init__(self, model: Any, parsing: _Parsing) -> None:
+        self._model, self._parsing = model, parsing
+
+    def to_dict(self, **kwargs: Any) -> Any:
+        """What the cache knows the model by."""
+        return self._model.to_dict(**kwargs)
+
+    def __call__(self, nodes: Any, **kwargs: Any) -> Any:
+        """Give nodes their vectors."""
+        parsing = self._parsing
+        if nodes is not parsing.nodes:
+            return self._model(nodes, **kwargs)
+        if parsing.error is not None:
+            raise parsing.error
+        vectors, parsing.vectors = parsing.vectors, []
+        give_vectors(nodes, vectors)
+        return nodes
+
+
+def _are_plain(documents: list[Any]) -> bool:
+    """Whether what the documents hold is written without anybody's own code."""
+    return all(ATOMS.issuperset(map(type, document.metadata.values())) for document in documents)
+
+
+@contextmanager
+def _thread() -> Iterator[Callable[..., Future[Any]]]:
+    """A thread that does one thing after the other; left in the middle, it is through with what it has begun."""
+    pool = ThreadPoolExecutor(1, thread_name_prefix=_THREAD)
+
+    def submit(function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        with interrupts_put_off():
+            return pool.submit(copy_context().run, function, *arguments)
+
+    try:
+        yield submit
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
