@@ -64,7 +64,7 @@ def run_beside(native: Callable[[list[Any]], Any], steps: list[Any], cache: Any)
         steps: Accelerated transformations.
         cache: What the native function is given for a cache.
     """
-    parsing = _Parsing(steps[0], steps[1], cache if isinstance(cache, QuickCache) else None)
+    parsing = _Parsing(steps[0], steps[1], cache)
     with rare_collector():
         return native([parsing, _Embedding(steps[1], parsing), *steps[2:]])
 
@@ -83,13 +83,17 @@ class _Parsing:
 
     Attributes:
         nodes: The nodes; empty unless they have been embedded.
+        named: What the cache knows the model by, from before it has done anything.
         vectors: What the model gave for them, in order.
         error: What it raised.
     """
 
-    def __init__(self, parser: Any, model: Any, cache: QuickCache | None) -> None:
-        self._parser, self._model, self._cache = parser, model, cache
+    def __init__(self, parser: Any, model: Any, cache: Any) -> None:
+        self._parser, self._model = parser, model
+        self._cached = cache is not None
+        self._cache = cache if isinstance(cache, QuickCache) else None
         self.nodes: list[Any] = []
+        self.named: Any = None
         self.vectors: list[Any] = []
         self.error: Exception | None = None
 
@@ -102,6 +106,11 @@ class _Parsing:
         # The oldest versions hand this on from `run`.
         if kwargs not in ({}, {"show_progress": False}) or not are_apart(documents) or not _are_plain(documents):
             return self._parser(documents, **kwargs)
+        if self._cached:
+            try:
+                self.named = self._model.to_dict()
+            except Exception:
+                return self._parser(documents, **kwargs)  # it fails again when the native code asks
         nodes: list[Any] = []
         written: list[Written] = []
         texts: list[str] = []
@@ -145,7 +154,7 @@ class _Embedding:
 
     def to_dict(self, **kwargs: Any) -> Any:
         """What the cache knows the model by."""
-        return self._model.to_dict(**kwargs)
+        return self._model.to_dict(**kwargs) if self._parsing.named is None else self._parsing.named
 
     def __call__(self, nodes: Any, **kwargs: Any) -> Any:
         """Give nodes their vectors."""

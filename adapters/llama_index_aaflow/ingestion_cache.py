@@ -45,8 +45,7 @@ class QuickCache:
         """
         self._cache = cache
         self.get = cache.get
-        self._parsed: Sequence[Any] = ()
-        self._written: list[Written] = []
+        self._expected: list[tuple[Sequence[Any], list[Written]]] = []
 
     def expect(self, parsed: Sequence[Any], written: list[Written]) -> None:
         """Be told of what comes next: these nodes are put, get their vectors and no other change, and are put again.
@@ -55,14 +54,15 @@ class QuickCache:
             parsed: The nodes.
             written: `written_node` of each.
         """
-        self._parsed, self._written = parsed, written
+        self._expected = [(parsed, written)] * 2
 
     def put(self, key: str, nodes: Sequence[Any], collection: str | None = None) -> None:
         """Put nodes under a key, as `IngestionCache.put` does."""
         cache = self._cache
         with paused_collector():
-            if nodes is self._parsed:
-                entry = list(map(_entry_with_vector, nodes, self._written))
+            parsed, written = self._expected.pop() if self._expected else (None, [])
+            if nodes is parsed:
+                entry = [_entry(node, data and data.copy()) for node, data in zip(nodes, written, strict=True)]
             else:
                 entry = [_entry(node, written_node(node)) for node in nodes]
         cache.cache.put(key, {cache.nodes_key: entry}, collection=collection or cache.collection)
@@ -77,10 +77,6 @@ _TYPE = TextNode.get_type()
 def written_node(node: Any) -> Written:
     """What is written of a node beside its vector."""
     return dumped(node) if is_plain(node) else None
-
-
-def _entry_with_vector(node: Any, written: Written) -> dict[str, Any]:
-    return _entry(node, None if written is None else written.copy())
 
 
 def _entry(node: Any, written: Written) -> dict[str, Any]:

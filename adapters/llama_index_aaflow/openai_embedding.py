@@ -86,6 +86,7 @@ _span: Final = get_dispatcher(base_module.__name__).span
 class Sooner(StandsFor):
     """What stands for the native methods of `OpenAIEmbedding`."""
 
+    @_span
     def __call__(self: Any, nodes: Sequence[Any], **kwargs: Any) -> Sequence[Any]:
         """Embed nodes, as the native method does."""
         texts = [node.get_content(metadata_mode=MetadataMode.EMBED) for node in nodes]

@@ -1,0 +1,236 @@
+"""A model of this process that embeds while documents are parsed: results, order of calls, failures, who calls."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from llama_index.core.ingestion import IngestionPipeline
+from llama_index.core.node_parser import (
+    MarkdownNodeParser,
+    SentenceSplitter,
+    SentenceWindowNodeParser,
+    TokenTextSplitter,
+)
+from llama_index.core.schema import TextNode
+from llama_index.core.storage.docstore import SimpleDocumentStore
+from llama_index.core.vector_stores import SimpleVectorStore
+from pydantic import PrivateAttr
+
+from llama_index_aaflow import accelerate
+from tests.llama_index.parsing_outcomes import corpus, numbered, texts, visible
+from tests.llama_index.pipelines import Failing, Lengths, Shouting, documents, left
+from tests.llama_index.tracing import spans, watched
+
+TEXTS = ["One sentence. " * 60, "# Title\nText of it.\n## Sub\n" + "words " * 90, "", "short", " \n", "a. b. c." * 9]
+
+
+class Recorded(Lengths):
+    """A model that tells what it is asked, in which thread, and may misbehave.
+
+    Attributes:
+        fault: What is wrong with the batch `at`.
+    """
+
+    fault: str = ""
+    at: int = 1
+    _asked: list[Any] = PrivateAttr(default_factory=list)
+
+    def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
+        self._asked.append((list(texts), threading.current_thread()))
+        rows: list[Any] = super()._get_text_embeddings(texts)
+        if len(self._asked) != self.at + 1:
+            return rows
+        if self.fault == "raises":
+            raise LookupError("no vectors")
+        if self.fault == "resizes":
+            self.embed_batch_size = 5
+        faulty: dict[str, Any] = {
+            "short": rows[1:],
+            "long": [*rows, *rows],
+            "tuples": [tuple(row) for row in rows],
+            "ints": [[len(row), 1] for row in rows],
+            "texts": [["a"] for _ in rows],
+            "nothing": None,
+        }
+        return faulty.get(self.fault, rows)  # type: ignore[no-any-return]
+
+
+PARSERS: dict[str, Callable[[], Any]] = {
+    "sentences": lambda: SentenceSplitter(chunk_size=64, chunk_overlap=8),
+    "windows": SentenceWindowNodeParser,
+    "markdown": MarkdownNodeParser,
+    "tokens": lambda: TokenTextSplitter(chunk_size=64, chunk_overlap=8),
+    "own ids": lambda: SentenceSplitter(chunk_size=64, chunk_overlap=8, id_func=numbered),
+}
+
+
+def seen(steps: list[Any], given_texts: Any, *, accelerated: bool, runs: int = 1, **fields: Any) -> Any:
+    """What runs give or raise, the batches, and all that is left behind; of random ids, which is where."""
+    pipeline = IngestionPipeline(transformations=steps, **fields)
+    pipeline = accelerate(pipeline) if accelerated else pipeline
+    told = []
+    for _ in range(runs):
+        try:
+            nodes = pipeline.run(documents=documents(given_texts))
+        except Exception as error:
+            told.append(repr((type(error), str(error).split("\n")[0])))
+            continue
+        told.append(repr(visible(list(nodes))))
+        for number, node in enumerate(nodes):
+            told[-1] = told[-1].replace(node.node_id, f"node {number}")
+    held = repr(left(pipeline))
+    for kept in pipeline.cache.cache.to_dict().values():
+        for entry in kept.values():
+            for number, data in enumerate(entry["nodes"]):
+                held = held.replace(data["__data__"]["id_"], f"node {number}")
+    asked = [batch for step in steps if isinstance(step, Recorded) for batch in step._asked]
+    return told, held, [batch for batch, _ in asked], {thread for _, thread in asked}
+
+
+def assert_same(make: Callable[[], list[Any]], given_texts: Any = TEXTS, **settings: Any) -> Any:
+    """Assert that a pipeline and its accelerated form come to the same; gives what they come to."""
+    native, ours = (seen(make(), given_texts, accelerated=accelerated, **settings) for accelerated in (False, True))
+    assert ours == native
+    return ours
+
+
+@pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize("parser", PARSERS)
+def test_nodes_batches_and_cache(parser: str, cached: bool) -> None:
+    """The same nodes and entries, of the same batches in the same order, asked for by the caller's thread."""
+    for size in (1, 7, 1000):
+        _, _, asked, threads = assert_same(
+            lambda size=size: [PARSERS[parser](), Recorded(embed_batch_size=size)],
+            runs=2,
+            disable_cache=not cached,
+        )
+        assert asked
+        assert threads == {threading.current_thread()}
+
+
+@settings(max_examples=40, deadline=None)
+@given(given_texts=st.lists(texts, max_size=8), size=st.integers(1, 5), cached=st.booleans())
+def test_generated_texts(given_texts: list[str], size: int, cached: bool) -> None:
+    assert_same(
+        lambda: [SentenceSplitter(chunk_size=40, chunk_overlap=5), Recorded(embed_batch_size=size)],
+        given_texts,
+        disable_cache=not cached,
+    )
+
+
+def test_real_texts_stores_and_further_steps() -> None:
+    real = corpus(400_000)
+    assert_same(
+        lambda: [SentenceSplitter(chunk_size=256, chunk_overlap=20), Recorded(embed_batch_size=50)],
+        real,
+        runs=2,
+    )
+    # What comes behind the model may change the nodes: the entry before stays what it is.
+    assert_same(lambda: [PARSERS["sentences"](), Recorded(embed_batch_size=3), Shouting()])
+    assert_same(lambda: [PARSERS["sentences"](), Recorded(embed_batch_size=3), Failing()])
+
+
+def test_document_and_vector_stores() -> None:
+    """What a run leaves in stores, by their own ids."""
+
+    def stored(accelerated: bool) -> Any:
+        pipeline = IngestionPipeline(
+            transformations=[PARSERS["sentences"](), Recorded(embed_batch_size=3)],
+            docstore=SimpleDocumentStore(),
+            vector_store=SimpleVectorStore(),
+        )
+        nodes = (accelerate(pipeline) if accelerated else pipeline).run(documents=documents(TEXTS))
+        held = repr((pipeline.docstore.to_dict(), pipeline.vector_store.to_dict()))
+        for number, node in enumerate(nodes):
+            held = held.replace(node.node_id, f"node {number}")
+        return held
+
+    assert stored(True) == stored(False)
+
+
+@pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize("at", [0, 2])
+@pytest.mark.parametrize("fault", ["raises", "short", "long", "tuples", "ints", "texts", "nothing", "resizes"])
+def test_a_model_that_misbehaves(fault: str, at: int, cached: bool) -> None:
+    assert_same(
+        lambda: [PARSERS["sentences"](), Recorded(embed_batch_size=3, fault=fault, at=at)],
+        disable_cache=not cached,
+    )
+
+
+def test_a_model_that_changes_as_it_works() -> None:
+    """The cache knows it by what it was before."""
+
+    class Counting(Lengths):
+        count: int = 0
+
+        def _get_text_embedding(self, text: str) -> list[float]:
+            self.count += 1
+            return super()._get_text_embedding(text)
+
+    assert_same(lambda: [PARSERS["sentences"](), Counting(embed_batch_size=3)], runs=2)
+
+
+def test_a_parser_that_fails() -> None:
+    """Its error is the native one. That the model has been asked already is not native, and makes no difference."""
+
+    def make() -> list[Any]:
+        return [SentenceSplitter(chunk_size=5, chunk_overlap=0), Lengths(embed_batch_size=1)]
+
+    # The metadata of the last one takes as many tokens as there are.
+    native, ours = (seen(make(), ["a"] * 1_001, accelerated=accelerated)[:2] for accelerated in (False, True))
+    assert ours == native
+    assert "ValueError" in ours[0][0]
+
+
+def test_parsing_goes_on_meanwhile() -> None:
+    """The model is asked before the last document is parsed, unless somebody could tell."""
+
+    def overlapped(parser: Any, **fields: Any) -> bool:
+        threads: list[bool] = []
+
+        class Watching(Lengths):
+            def _get_text_embedding(self, text: str) -> list[float]:
+                threads.append(any(thread.name.startswith("aaflow-parser") for thread in threading.enumerate()))
+                return super()._get_text_embedding(text)
+
+        pipeline = IngestionPipeline(transformations=[parser, Watching(embed_batch_size=1, **fields)])
+        accelerate(pipeline).run(documents=documents(["One sentence. " * 400] * 20))
+        return threads[0]
+
+    assert overlapped(SentenceSplitter())
+    assert overlapped(SentenceWindowNodeParser())
+    assert not overlapped(SentenceSplitter(id_func=numbered))
+    assert not overlapped(SentenceSplitter(tokenizer=lambda text: text.split()))
+    manager, _ = watched()
+    assert not overlapped(SentenceSplitter(callback_manager=manager))
+    assert not overlapped(SentenceSplitter(), callback_manager=manager)
+    with spans():
+        assert not overlapped(SentenceSplitter())
+
+
+def test_a_cache_that_may_know_the_vectors_is_asked_first() -> None:
+    model = Recorded(embed_batch_size=3)
+    pipeline = accelerate(IngestionPipeline(transformations=[PARSERS["sentences"](), model]))
+    pipeline.cache.put("key", [TextNode(text="another run's")])
+    pipeline.run(documents=documents(TEXTS))
+    asked = len(model._asked)
+    pipeline.run(documents=documents(TEXTS))
+    assert len(model._asked) == asked
+
+
+def test_entries_hold_vectors_of_their_own() -> None:
+    """Changing a node afterwards changes no entry of the cache."""
+    pipeline = accelerate(IngestionPipeline(transformations=[PARSERS["sentences"](), Lengths()]))
+    nodes = pipeline.run(documents=documents(TEXTS))
+    before = repr(pipeline.cache.cache.to_dict())
+    for node in nodes:
+        node.metadata["n"] = "changed"
+        node.embedding[0] = -1.0
+        node.relationships.clear()
+    assert repr(pipeline.cache.cache.to_dict()) == before
