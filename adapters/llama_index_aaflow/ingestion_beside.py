@@ -26,6 +26,7 @@ from llama_index_aaflow.known_code import plain
 from llama_index_aaflow.listening import nobody_listens
 from llama_index_aaflow.native_classes import found
 from llama_index_aaflow.node_parsers import calls_nothing_unknown
+from llama_index_aaflow.parsing.counting import expect_documents
 from llama_index_aaflow.parsing.nodes import ATOMS
 from llama_index_aaflow.storage.plain_nodes import give_vectors
 
@@ -114,6 +115,7 @@ class _Parsing:
         nodes: list[Any] = []
         written: list[Written] = []
         texts: list[str] = []
+        expect_documents(self._parser, documents)
         with _thread() as submit:
             parts = [submit(self._part, group) for group in groups(documents)]
             for part in parts:

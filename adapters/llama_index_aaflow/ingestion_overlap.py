@@ -29,6 +29,7 @@ from llama_index_aaflow.ingestion_cache import QuickCache, Written, written_node
 from llama_index_aaflow.known_code import unknown
 from llama_index_aaflow.listening import nobody_listens
 from llama_index_aaflow.native_classes import found
+from llama_index_aaflow.parsing.counting import expect_documents
 
 #: Characters that are parsed at once: some milliseconds' work.
 _GROUP: Final = 50_000
@@ -152,6 +153,7 @@ class Parsing:
         if kwargs not in ({}, {"show_progress": False}) or not are_apart(nodes):
             return self._parser(nodes, **kwargs)
         self._documents = nodes
+        expect_documents(self._parser, nodes)
         while not self._parsed and self.ahead.pull():
             pass
         self.ahead.complete = True

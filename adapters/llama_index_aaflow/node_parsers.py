@@ -133,7 +133,7 @@ def _restore(native: Any) -> Any:
 
 def _parse_nodes(self: Any, nodes: Sequence[BaseNode], show_progress: bool = False, **kwargs: Any) -> list[BaseNode]:
     """Make nodes of documents, as `MetadataAwareTextSplitter._parse_nodes` does."""
-    expect_documents(self._tokenizer, nodes)
+    expect_documents(self, nodes)
     made: list[BaseNode] = []
     for node in get_tqdm_iterable(nodes, show_progress, "Parsing nodes"):
         metadata_str = self._get_metadata_str(node)

@@ -64,9 +64,9 @@ def counter_for(tokenizer: Callable[[str], Any], text: str) -> Counter:
     return EachCounted(tokenizer) if tokens is None or not tokens.is_ordinary(text) else tokens
 
 
-def expect_documents(tokenizer: Callable[[str], Any], documents: Iterable[Any]) -> None:
-    """Say what texts are to be counted, so that a tokenizer that is worth loading is loaded first."""
-    if (tokens := known_tokens(tokenizer)) is not None:
+def expect_documents(parser: Any, documents: Iterable[Any]) -> None:
+    """Say what texts a parser is to count, so that a tokenizer that is worth loading is loaded first."""
+    if (tokens := known_tokens(getattr(parser, "_tokenizer", None))) is not None:
         tokens.expect(sum(len(each.text) for each in documents if type(each) in (Document, TextNode)))
 
 
