@@ -12,7 +12,8 @@ import copy
 import inspect
 from collections.abc import Callable, Coroutine, Sequence
 from contextvars import copy_context
-from functools import cache, partial
+from functools import cache, lru_cache, partial
+from types import FunctionType, MethodType
 from typing import Any, NamedTuple
 
 from langchain_core.callbacks import AsyncCallbackManager, BaseCallbackHandler
@@ -137,6 +138,16 @@ class _InLine:
         return told
 
 
+def _is_coroutine_function(method: Any) -> bool:
+    if isinstance(method, MethodType) and isinstance(method.__func__, FunctionType):
+        return _defines_coroutine(method.__func__)
+    return inspect.iscoroutinefunction(method)
+
+
+#: As it is asked of each handler's functions at each event.
+_defines_coroutine = lru_cache(maxsize=256)(inspect.iscoroutinefunction)
+
+
 @cache
 def _is_known(*functions: Any) -> bool:
     return all(is_from(function, native) for function in functions)
@@ -177,8 +188,8 @@ def note(source: Any, event: partial[Coroutine[Any, Any, Any]]) -> Noted | None:
     method = event.func.__func__  # type: ignore[attr-defined]
     if not _is_known(method, native.ahandle_event, native._ahandle_event_for_handler):
         return None
-    noting, twin = _Note(), copy.copy(source)
-    twin.handlers = [noting]
+    noting, twin = _Note(), object.__new__(type(source))
+    vars(twin).update(vars(source), handlers=[noting])
     # Most ends of runs are shielded by a task of their own, for which there is no need here.
     method = getattr(method, "__wrapped__", method)
     try:
@@ -192,7 +203,7 @@ def note(source: Any, event: partial[Coroutine[Any, Any, Any]]) -> Noted | None:
         methods = [getattr(handler, noting.name) for handler in handlers]
     except Exception:
         return None  # natively it is logged, or raised
-    if any(map(inspect.iscoroutinefunction, methods)):
+    if any(map(_is_coroutine_function, methods)):
         return None
     return Noted(result, handlers, methods, noting.name, noting.args, noting.kwargs)
 
