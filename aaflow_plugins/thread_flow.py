@@ -134,6 +134,8 @@ class ThreadFlow(Flow):
         """Make a blocking call in a pool thread."""
         if self._interrupt is not None:
             raise self._interrupt
+        if self.limit == 1:
+            slots = 1  # one thing at a time
         work = _Work(_Promise(), function, args, slots, () if urgent else place_of_item.get())
         if slots:
             self._put(urgent, work.place, work)

@@ -98,13 +98,7 @@ class _Requests:
 
 
 class LeanChat(_Requests):
-    """Calls a model whose runs nobody sees.
-
-    Attributes:
-        is_known: That no code of anybody else's takes part.
-    """
-
-    is_known = True
+    """Calls a model whose runs nobody sees."""
 
     def invoke(self, value: Any, config: RunnableConfig | None, kwargs: Kwargs) -> AIMessage:
         """What `model.invoke(value, config, **kwargs)` returns.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import logging
+from contextvars import Context
 from functools import cache
 from pathlib import Path
 from types import FunctionType
@@ -14,9 +15,10 @@ import langchain_core
 import langchain_openai
 import openai
 import openai._base_client as base_client
-from langchain_core.globals import get_llm_cache
+from langchain_core.globals import get_debug, get_llm_cache
 from langchain_core.messages import BaseMessage
 from langchain_openai import ChatOpenAI
+from langsmith.run_helpers import tracing_context
 from openai.resources.chat.completions import AsyncCompletions, Completions
 from pydantic import SecretStr
 
@@ -82,6 +84,8 @@ def native_reason(model: Any) -> str | None:
         return "it has a rate limiter"
     if base_client.log.isEnabledFor(logging.DEBUG):
         return "the openai client logs each step"
+    if get_debug():
+        return "LangChain prints each step"
     for owner, names in _REPLACED.items():
         for name in names:
             if not _is_own(owner, name) or (owner is ChatOpenAI and name in vars(model)):
@@ -139,7 +143,19 @@ _CHOICES: list[dict[str, Any]] = [
 
 @cache
 def _disagreement() -> str | None:
-    """Compare with the installed native code, once, on replies that meet every case; nothing is sent."""
+    """Compare with the installed native code, once, on replies that meet every case; nothing is sent.
+
+    In a context of its own, and not traced: nobody's handlers should be told of these calls.
+    """
+
+    def compared() -> str | None:
+        with tracing_context(enabled=False):
+            return _compare()
+
+    return Context().run(compared)
+
+
+def _compare() -> str | None:
     seen: list[Any] = []
 
     def answer(request: Any) -> Any:

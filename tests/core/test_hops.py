@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from aaflow_plugins.hops import Hops, Line
+from aaflow_plugins.hops import Hops
 
 
 async def outcomes(*functions: Callable[[], Any]) -> list[Any]:
@@ -90,89 +90,3 @@ def test_many_calls(turns: int) -> None:
             assert await asyncio.gather(*calls) == [number * turn for number in range(100)]
 
     asyncio.run(run())
-
-
-# -- calls in line -----------------------------------------------------------------------------------------------
-
-
-def test_calls_in_line_are_made_in_order_and_not_before_somebody_waits() -> None:
-    async def main() -> None:
-        made: list[int] = []
-        line = Line(Hops(asyncio.get_running_loop()))
-        for number in range(5):
-            line.put(partial(made.append, number), pytest.fail)
-        await asyncio.sleep(0.01)
-        assert made == []
-        await asyncio.gather(line.made(), line.made())
-        assert made == [0, 1, 2, 3, 4]
-        await line.made()  # there is nothing to wait for
-
-    asyncio.run(main())
-
-
-def test_a_call_put_in_line_while_others_are_made_comes_after_them() -> None:
-    async def main() -> list[str]:
-        made: list[str] = []
-        line = Line(Hops(asyncio.get_running_loop()))
-        line.put(lambda: (time.sleep(0.02), made.append("long")), pytest.fail)
-        first = asyncio.create_task(line.made())
-        await asyncio.sleep(0.005)
-        await line.call(partial(made.append, "short"))
-        await first
-        assert line.is_slow
-        return made
-
-    assert asyncio.run(main()) == ["long", "short"]
-
-
-def test_an_error_in_line_is_given_to_the_function_for_it_and_the_rest_is_made() -> None:
-    async def main() -> None:
-        made: list[Any] = []
-        line = Line(Hops(asyncio.get_running_loop()))
-        line.put(partial(int, "x"), made.append)
-        line.put(partial(made.append, 1), pytest.fail)
-        await line.made()
-        assert made[0] == 1
-        assert isinstance(made[1], ValueError)
-        with pytest.raises(ValueError, match="'y'"):
-            await line.call(partial(int, "y"))
-
-        def raises(error: BaseException) -> None:
-            raise KeyError("raised in turn") from error
-
-        line.put(partial(int, "z"), raises)
-        with pytest.raises(KeyError, match="raised in turn"):
-            await line.made()
-
-    asyncio.run(main())
-
-
-def test_waiting_for_a_line_is_cancelled_when_its_calls_have_been_made() -> None:
-    async def main() -> list[int]:
-        made: list[int] = []
-        line = Line(Hops(asyncio.get_running_loop()))
-        for number in range(3):
-            line.put(lambda number=number: (time.sleep(0.005), made.append(number)), pytest.fail)
-        waiting = asyncio.create_task(line.made())
-        await asyncio.sleep(0.002)
-        waiting.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await waiting
-        return made
-
-    assert asyncio.run(main()) == [0, 1, 2]
-
-
-def test_calls_in_line_fail_where_the_executor_takes_none() -> None:
-    async def main() -> list[BaseException]:
-        loop = asyncio.get_running_loop()
-        await loop.run_in_executor(None, int)
-        loop._default_executor.shutdown()  # type: ignore[attr-defined]
-        errors: list[BaseException] = []
-        line = Line(Hops(loop))
-        line.put(int, errors.append)
-        line.put(float, errors.append)
-        await line.made()
-        return errors
-
-    assert [type(error) for error in asyncio.run(main())] == [RuntimeError, RuntimeError]

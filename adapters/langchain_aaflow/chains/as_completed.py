@@ -26,7 +26,7 @@ async def each_as_completed(
 
     async def one(index: int) -> None:
         try:
-            put((index, await x.in_line(node.run(x, values[index], configs[index], dict(kwargs))), None))
+            put((index, await node.run(x, values[index], configs[index], dict(kwargs)), None))
         except Exception as error:
             put((index, None, error))
         if watch:

@@ -65,7 +65,6 @@ async def _batch_of_steps(x: Execution, node: Steps, values: list[Any], configs:
     except BaseException as error:
         await roots.begin_others()
         await x.all_of([x.fail(run, error) for run in roots.runs])
-        await x.made()
         if x.return_exceptions:
             return [raised(error) for _ in values]
         raise
@@ -74,7 +73,6 @@ async def _batch_of_steps(x: Execution, node: Steps, values: list[Any], configs:
         x.fail(run, output) if isinstance(output, Exception) else x.end(run, output)
         for run, output in zip(roots.runs, outputs, strict=True)
     )
-    await x.made()
     failed = [output for output in outputs if isinstance(output, Exception)]
     if failed and not x.return_exceptions:
         raise failed[0]
@@ -216,7 +214,7 @@ class Pipeline:
         if x.asynchronous and (task := asyncio.current_task()):
             self._tasks[index] = task
         try:
-            self._outputs[index] = await x.in_line(self._through(index))
+            self._outputs[index] = await self._through(index)
             self._positions[index] = len(self._steps)
         except _DroppedError:
             return
@@ -256,7 +254,6 @@ class Pipeline:
         if isinstance(met, _Retrial):
             return await self._try(index, step, value, met)
         if met is not None:
-            await x.made()  # what follows is done for all inputs, in the line of one of them
             promise = met.promises[index] = x.flow.promise()
             met.arrive(index, value)
             self._begin_if_complete(step)

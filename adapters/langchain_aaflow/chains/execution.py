@@ -7,9 +7,9 @@ import copy
 import inspect
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
-from contextvars import Context, ContextVar, copy_context
+from contextvars import Context, copy_context
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 from uuid import uuid4
 
 from langchain_core.callbacks import AsyncCallbackManager, CallbackManager, UsageMetadataCallbackHandler
@@ -26,20 +26,14 @@ from langchain_core.tracers import LangChainTracer
 from langchain_core.tracers.run_collector import RunCollectorCallbackHandler
 
 from aaflow_plugins.flow import Flow
-from aaflow_plugins.hops import Line
 from aaflow_plugins.loop_flow import LoopFlow
 from aaflow_plugins.operators import StoppedError
 from aaflow_plugins.thread_flow import ThreadFlow
-from langchain_aaflow.chains.telling import in_line, note, tell
+from langchain_aaflow.chains.telling import tell
 from langchain_aaflow.chains.watching import Watch
-
-T = TypeVar("T")
 
 #: Handlers that only note what they are told.
 QUICK = {LangChainTracer, RunCollectorCallbackHandler, UsageMetadataCallbackHandler}
-
-#: The events of the input that the current context belongs to.
-_line: ContextVar[Line | None] = ContextVar("aaflow_line", default=None)
 
 #: What `run_type` is given as where the native code names none.
 _NOT_GIVEN: Any = object()
@@ -132,7 +126,11 @@ class Execution:
         """Have the handlers told of the beginning of a run of an input's own, whose run manager `event` gives."""
         flow = self.flow
         if isinstance(flow, LoopFlow):
-            return await (event() if _sets_context(manager) else self.told(manager, event))
+            if _sets_context(manager):
+                return await event()
+            telling = tell(flow.hops, manager, event)
+            await asyncio.gather(*telling.calls, return_exceptions=True)
+            return telling.result()
         assert isinstance(flow, ThreadFlow)
         return await flow.call_here(event) if _may_wait(manager) else event()
 
@@ -184,19 +182,10 @@ class Execution:
             return False  # natively it is logged, or raised, when the handler is to be told
 
     async def told(self, source: Any, event: partial[Any]) -> Any:
-        """Have the handlers of `source` told what happens to a run, even if the step is cancelled meanwhile.
-
-        Where an input has a line, plain handlers are told when it waits for the line the next time.
-        """
+        """Have the handlers of `source` told what happens to a run, even if the step is cancelled meanwhile."""
         if not isinstance(self.flow, LoopFlow):
             return event()
-        noted, line, cancelled = note(source, event), self._line(), False
-        if line is not None:
-            if noted is not None and noted.may_wait and not line.is_slow:
-                noted.put(line)
-                return noted.result
-            await line.made()
-        telling = tell(self.flow.hops, event, noted)
+        telling, cancelled = tell(self.flow.hops, source, event), False
         for call in telling.calls:
             while not call.done():
                 try:
@@ -209,31 +198,6 @@ class Execution:
                 await self.fail(begun, asyncio.CancelledError())  # a run that has just begun
             raise asyncio.CancelledError
         return begun
-
-    async def in_line(self, work: Coroutine[Any, Any, T]) -> T:
-        """Await what is done with one input, and that handlers have been told of all of it, in line."""
-        if self.listening and isinstance(self.flow, LoopFlow) and self._line() is None:
-            _line.set(Line(self.flow.hops))
-        try:
-            return await work
-        finally:
-            await self.made()
-
-    async def made(self) -> None:
-        """Wait until handlers have been told all that happened to this input."""
-        if (line := self._line()) is not None:
-            await line.made()
-
-    def telling_in_line(self, config: RunnableConfig) -> RunnableConfig | None:
-        """A configuration with which a native call tells the only handler in line; None if there is not just one."""
-        line, manager = self._line(), config.get("callbacks")
-        if line is None or line.is_slow or not isinstance(manager, AsyncCallbackManager) or len(manager.handlers) != 1:
-            return None
-        return {**config, "callbacks": in_line(manager, line)}
-
-    def _line(self) -> Line | None:
-        line = _line.get()
-        return line if line is not None and isinstance(self.flow, LoopFlow) and line.is_of(self.flow.hops) else None
 
     async def within(self, run: Any, work: Awaitable[Any]) -> Any:
         """Await `work`, and end its run with what comes of it."""
@@ -299,7 +263,6 @@ class Execution:
 
     async def sleep(self, seconds: float) -> None:
         """Wait, as a retry does."""
-        await self.made()
         if self.asynchronous:
             await asyncio.sleep(seconds)
         else:
@@ -323,31 +286,10 @@ class Execution:
         call = partial(context.run, native.invoke, value, config, **kwargs)
         return await self.flow.call(call, slots=0 if is_short else 1)
 
-    async def called(self, function: Callable[..., T], *args: Any) -> T:
-        """What a blocking call returns, in a slot of its own."""
-        await self.made()
-        return await self.flow.call(function, *args)
-
     async def awaited(
-        self,
-        begin: Callable[[], Coroutine[Any, Any, Any]],
-        context: Context,
-        *,
-        slots: int = 1,
-        urgent: bool = False,
-        in_line: bool = False,
+        self, begin: Callable[[], Coroutine[Any, Any, Any]], context: Context, *, slots: int = 1, urgent: bool = False
     ) -> Any:
-        """Await what an asynchronous call begins, in `context` and in its slots.
-
-        Args:
-            begin: Begins it.
-            context: Its context.
-            slots: How many slots it takes.
-            urgent: Whether it comes before all that wait for slots.
-            in_line: Whether its own handlers are told in line, after all that has happened before.
-        """
-        if not in_line:
-            await self.made()
+        """Await what an asynchronous call begins, in `context` and in its slots."""
         flow = self.flow
         assert isinstance(flow, LoopFlow)
         if flow.limit is None:

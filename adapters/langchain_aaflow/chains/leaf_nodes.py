@@ -17,10 +17,9 @@ from langchain_core.callbacks import (
 from langchain_core.documents import Document
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import BaseMessage
-from langchain_core.output_parsers import BaseOutputParser, StrOutputParser
+from langchain_core.output_parsers import BaseOutputParser
 from langchain_core.outputs import ChatGeneration, Generation
-from langchain_core.prompts import BasePromptTemplate, ChatPromptTemplate, MessagesPlaceholder, PromptTemplate
-from langchain_core.prompts.message import BaseMessagePromptTemplate
+from langchain_core.prompts import BasePromptTemplate
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import (
     Runnable,
@@ -58,11 +57,9 @@ class Generate(Call):
         self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs, context: Context
     ) -> Any:
         caller = x.shared(self, lambda: caller_of(self.native, listening=x.listening))
-        if not x.asynchronous:
-            return await x.flow.call(context.run, caller.invoke, value, config, kwargs)
-        in_line = x.telling_in_line(config) if caller.is_known else None
-        begin = partial(caller.ainvoke, value, in_line or config, kwargs)
-        return await x.awaited(begin, context, in_line=in_line is not None)
+        if x.asynchronous:
+            return await x.awaited(partial(caller.ainvoke, value, config, kwargs), context)
+        return await x.flow.call(context.run, caller.invoke, value, config, kwargs)
 
 
 class Quick(Node):
@@ -80,7 +77,7 @@ class Quick(Node):
             return self.compute(value)
         config = self.configured(x.ensured(config))
         run = await x.start(config, value, self.native, run_type=self.run_type, serialized=self.serialized)
-        return await x.within(run, self._compute_below(x, x.child(config, run), value))
+        return await x.within(run, self._compute_in(x.context(x.child(config, run)), value))
 
     @override
     async def below(self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs) -> Any:
@@ -96,16 +93,8 @@ class Quick(Node):
         """The output."""
         raise NotImplementedError
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether no code of anybody else's takes part in computing."""
-        return True
-
-    async def _compute_below(self, x: Execution, config: RunnableConfig, value: Any) -> Any:
-        if self.is_plain:
-            return self.compute(value)
-        await x.made()
-        return x.context(config).run(self.compute, value)
+    async def _compute_in(self, context: Context, value: Any) -> Any:
+        return context.run(self.compute, value)
 
 
 class Prompt(Quick):
@@ -120,13 +109,6 @@ class Prompt(Quick):
         """What the template is, for handlers."""
         return self.native._serialized
 
-    @property
-    @override
-    def is_plain(self) -> bool:
-        native: Any = self.native
-        messages = native.messages if type(native) is ChatPromptTemplate else [native]
-        return all(map(_is_text, messages)) and not native.partial_variables and native.output_parser is None
-
     @override
     def configured(self, config: RunnableConfig) -> RunnableConfig:
         config["metadata"].update(self.native.metadata or {})
@@ -138,28 +120,12 @@ class Prompt(Quick):
         return self.native._format_prompt_with_error_handling(value)
 
 
-def _is_text(message: Any) -> bool:
-    """Whether a message of a prompt is text, or made of a text template and the values alone."""
-    if type(message) is MessagesPlaceholder:
-        return True
-    if isinstance(message, BaseMessagePromptTemplate):
-        message = getattr(message, "prompt", None)
-    if type(message) is PromptTemplate:
-        return message.template_format == "f-string" and not message.partial_variables
-    return isinstance(message, BaseMessage)
-
-
 class Parse(Quick):
     """An output parser."""
 
     kind = "parse"
     run_type = "parser"
     native: BaseOutputParser[Any]
-
-    @property
-    @override
-    def is_plain(self) -> bool:
-        return type(self.native) is StrOutputParser
 
     @override
     def compute(self, value: Any) -> Any:
@@ -228,7 +194,7 @@ class Function(Node):
             return await x.flow.call(context.run, self._call, value, config)
         if not hasattr(self.native, "afunc"):
             try:
-                output = await x.called(context.run, self.native.func, value)
+                output = await x.flow.call(context.run, self.native.func, value)
             except StoppedError as stopped:
                 raise RuntimeError from stopped.error
         else:
@@ -270,7 +236,6 @@ class Retrieve(Node):
             return await x.invoke(self.native, value, config, kwargs, copy_context())
         run = await self._start(x, value, config) if x.listening else None
         try:
-            await x.made()
             documents = await self._answer(x, value)
         except BaseException as error:
             if run is not None:

@@ -10,13 +10,7 @@ from langchain_core.runnables import RunnableConfig
 
 
 class Caller(Protocol):
-    """Calls a model for one batch.
-
-    Attributes:
-        is_known: Whether no code of anybody else's sees the handlers that a call is given.
-    """
-
-    is_known: bool
+    """Calls a model for one batch."""
 
     def invoke(self, value: Any, config: RunnableConfig | None, kwargs: dict[str, Any]) -> AIMessage:
         """What the model's `invoke` returns."""
@@ -28,8 +22,8 @@ class Caller(Protocol):
 class Native:
     """Calls a model by its own methods."""
 
-    def __init__(self, model: BaseChatModel, *, is_known: bool = False) -> None:
-        self._model, self.is_known = model, is_known
+    def __init__(self, model: BaseChatModel) -> None:
+        self._model = model
 
     def invoke(self, value: Any, config: RunnableConfig | None, kwargs: dict[str, Any]) -> AIMessage:
         """What the model's `invoke` returns."""
@@ -55,8 +49,5 @@ def caller_of(model: BaseChatModel, *, listening: bool) -> Caller:
 
         model = limited(borrowing(model))
         lean = None if listening else lean_chat(model)
-        if lean is not None and not isinstance(lean, str):
-            return lean
-        lean_results = with_lean_results(model)
-        return Native(lean_results, is_known=lean_results is not model)
+        return Native(with_lean_results(model)) if lean is None or isinstance(lean, str) else lean
     return Native(model)

@@ -13,7 +13,9 @@ from uuid import UUID
 
 import pytest
 from langchain_core.callbacks import AsyncCallbackHandler, BaseCallbackHandler
+from langchain_core.messages import HumanMessage
 from langchain_core.output_parsers import StrOutputParser
+from langchain_core.prompt_values import ChatPromptValue
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import (
     RunnableConfig,
@@ -285,6 +287,59 @@ def test_handlers_that_wait_for_one_another() -> None:
     waits = Waits()
     asyncio.run(accelerate(many_kinds()).abatch(["a", "bb", "ccc"], {"callbacks": [waits]}))
     assert not waits.barrier.broken
+
+
+def test_handlers_are_told_one_thing_at_a_time_where_that_is_the_bound() -> None:
+    """As natively for a sequence: 1 is what users set for handlers that are not thread-safe."""
+    slow = Slow()
+    prompt = ChatPromptTemplate.from_template("{word}")
+    accelerate(prompt | RunnableLambda(str) | StrOutputParser()).batch(
+        [{"word": "a"}] * 6, {"callbacks": [slow], "max_concurrency": 1}
+    )
+    assert slow.most_at_once == 1
+
+
+class Redacts(BaseCallbackHandler):
+    """Changes what it is told of."""
+
+    def on_chain_start(self, _: Any, inputs: Any, **__: Any) -> None:
+        if isinstance(inputs, dict):
+            inputs["word"] = "redacted"
+
+    def on_chain_end(self, outputs: Any, **_: Any) -> None:
+        if isinstance(outputs, ChatPromptValue):
+            outputs.messages.append(HumanMessage("added"))
+        elif isinstance(outputs, dict):
+            outputs["run"] = "changed"
+
+
+@pytest.mark.parametrize("way", ["batch", "abatch"])
+def test_what_a_handler_changes_is_changed_for_what_follows(way: str) -> None:
+    prompt = ChatPromptTemplate.from_template("{word} {run}")
+    chain = (
+        RunnableParallel(word=RunnablePick("word"), run=RunnablePassthrough()) | prompt | (lambda it: it.to_string())
+    )
+    found = []
+    for subject in (chain, accelerate(chain)):
+        inputs: list[Any] = [{"word": "secret"} for _ in range(5)]
+        config: RunnableConfig = {"callbacks": [Redacts()]}
+        found.append(subject.batch(inputs, config) if way == "batch" else asyncio.run(subject.abatch(inputs, config)))
+    assert found[1] == found[0]
+    assert "added" in found[0][0]
+    assert "secret" not in found[0][0]
+
+
+def test_handlers_of_branches_that_wait_for_one_another() -> None:
+    barrier = threading.Barrier(2, timeout=60)
+
+    class Waits(BaseCallbackHandler):
+        def on_chain_start(self, *_: Any, name: str, **__: Any) -> None:
+            if name in ("left", "right"):
+                barrier.wait()
+
+    sides = RunnableParallel({name: RunnableLambda(len, name=name) for name in ("left", "right")})
+    asyncio.run(accelerate(sides | RunnablePick("left")).abatch(["a", "bb", "ccc"], {"callbacks": [Waits()]}))
+    assert not barrier.broken
 
 
 def test_handlers_of_one_event_that_wait_for_one_another() -> None:

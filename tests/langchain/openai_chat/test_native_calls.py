@@ -9,12 +9,15 @@ from typing import Any
 import openai
 import pytest
 from langchain_core.caches import InMemoryCache
-from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.callbacks import BaseCallbackHandler, get_usage_metadata_callback
 from langchain_core.globals import set_debug, set_llm_cache
 from langchain_core.language_models import BaseChatModel
 from langchain_core.rate_limiters import InMemoryRateLimiter
+from langchain_core.tracers import LangChainTracer
+from langchain_core.tracers.context import collect_runs
 from langchain_openai import AzureChatOpenAI, ChatOpenAI
 
+from langchain_aaflow import openai_chat_conditions as conditions
 from langchain_aaflow.openai_chat import LeanChat, lean_chat
 from tests.langchain.openai_chat.calls import PLAIN_REPLIES, Server, compare, model_at
 
@@ -64,7 +67,7 @@ def test_what_is_set_for_the_process_is_seen(server: Server) -> None:
         set_llm_cache(None)
     set_debug(True)
     try:
-        assert "listened to" in str(lean_chat(model))
+        assert "prints" in str(lean_chat(model))
     finally:
         set_debug(False)
     log = logging.getLogger("openai")
@@ -126,3 +129,14 @@ def test_patched_conversions_are_used(server: Server, runner: asyncio.Runner, mo
     monkeypatch.setattr(native_module, "_convert_dict_to_message", convert)
     result = compare(server, runner, model_at(server), "text", {}, PLAIN_REPLIES["another vendor's fields"])
     assert "'reasoning': 'Let me think.'" in result[1]
+
+
+def test_nobody_is_told_of_the_comparison_with_the_native_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is made once in a process, within whatever the user counts or traces just then."""
+    posted: list[Any] = []
+    monkeypatch.setenv("LANGSMITH_TRACING", "true")
+    monkeypatch.setattr(LangChainTracer, "on_chat_model_start", lambda *_, **__: posted.append("a run"))
+    conditions._disagreement.cache_clear()
+    with collect_runs() as runs, get_usage_metadata_callback() as usage:
+        assert conditions._disagreement() is None
+    assert (posted, runs.traced_runs, usage.usage_metadata) == ([], [], {})
