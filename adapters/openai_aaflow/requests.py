@@ -140,6 +140,9 @@ def _dump(items: Sequence[Any]) -> bytes:
 def _writable(resource: Any, items: Sequence[Any] | str, parameters: dict[str, Any]) -> bool:
     if "extra_body" in parameters or isinstance(items, str) or not _can_dump(items):
         return False
+    # Lone surrogates are the client's own affair, here as among the texts.
+    if not all(_is_unicode(value) for value in parameters.values() if isinstance(value, str)):
+        return False
     # Azure's client looks into the body for the deployment.
     if type(resource._client) not in (openai.OpenAI, openai.AsyncOpenAI):
         return False
@@ -152,7 +155,6 @@ def _writable(resource: Any, items: Sequence[Any] | str, parameters: dict[str, A
 def _can_dump(items: Sequence[Any]) -> bool:
     if not isinstance(items[0], str):
         return orjson is not None
-    # A lone surrogate is the client's own affair.
     return {str}.issuperset(map(type, items)) and type(items) is list and _is_unicode("".join(items))
 
 
