@@ -95,7 +95,9 @@ class _Roots:
 
     async def begin_first(self) -> None:
         """Begin those that can't begin later; if that is cancelled, end those that have begun."""
-        if self._x.may_begin_later(self._configs):
+        # What is given for several inputs, a handler may change at the beginning of each of them.
+        changeable = [id(value) for value in self._values if not isinstance(value, str)]
+        if len(set(changeable)) == len(changeable) and self._x.may_begin_later(self._configs):
             return
         try:
             await self._x.all_of(map(self.begin, range(len(self.runs))))

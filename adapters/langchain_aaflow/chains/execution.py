@@ -305,7 +305,7 @@ def _handlers_in(config: RunnableConfig) -> Any:
 
 
 #: The keys that `ensure_config` gives every configuration.
-_ENSURED = frozenset(ensure_config())
+_ENSURED = frozenset(Context().run(ensure_config))
 
 
 def _is_complete(config: RunnableConfig) -> bool:

@@ -329,6 +329,19 @@ def test_what_a_handler_changes_is_changed_for_what_follows(way: str) -> None:
     assert "secret" not in found[0][0]
 
 
+def test_a_handler_changes_what_is_given_for_several_inputs() -> None:
+    class Counts(BaseCallbackHandler):
+        def on_chain_start(self, _: Any, inputs: Any, *, parent_run_id: UUID | None, **__: Any) -> None:
+            if parent_run_id is None:
+                inputs["word"] += 1
+
+    chain = RunnablePick("word") | RunnableLambda(str)
+    found = []
+    for subject in (chain, accelerate(chain)):
+        found.append(asyncio.run(subject.abatch([{"word": 0}] * 5, {"callbacks": [Counts()]})))
+    assert found[1] == found[0] == ["5"] * 5
+
+
 def test_handlers_of_branches_that_wait_for_one_another() -> None:
     barrier = threading.Barrier(2, timeout=60)
 
