@@ -330,10 +330,13 @@ def test_what_a_handler_changes_is_changed_for_what_follows(way: str) -> None:
 
 
 def test_a_handler_changes_what_is_given_for_several_inputs() -> None:
+    lock = threading.Lock()
+
     class Counts(BaseCallbackHandler):
         def on_chain_start(self, _: Any, inputs: Any, *, parent_run_id: UUID | None, **__: Any) -> None:
-            if parent_run_id is None:
-                inputs["word"] += 1
+            with lock:
+                if parent_run_id is None:
+                    inputs["word"] += 1
 
     chain = RunnablePick("word") | RunnableLambda(str)
     found = []
