@@ -36,10 +36,18 @@ FAILING_ELEMENTS = Spec(
     Spec("function", form="plain"),
 )
 
+#: Native inputs fail before a step in which LangChain hangs a binding's run from the run above its sequence.
+BOUND_BEHIND_A_FAILURE = Spec(
+    "sequence",
+    Spec("function", form="plain", error="value"),
+    Spec("each", Spec("chat", prompt="text", form="text", stop=True)),
+)
+
 
 @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 @given(roots, calls)
 @example(FAILING_ELEMENTS, Call(method="abatch", count=4, handler="sync"))
+@example(BOUND_BEHIND_A_FAILURE, Call(method="batch", count=4, handler="sync"))
 def test_generated_chains(spec: Spec, call: Call) -> None:
     assume(settled(spec, call))
     found = differences(spec, call, accelerate)
