@@ -413,16 +413,21 @@ def test_saving_anew_takes_the_manifest_away_first(job: Communicator, folder: Pa
         ShardedVectorStore.load(folder, Single(), executor=shards())
 
 
+def spread(job: Communicator, random: np.random.Generator, sizes: list[int]) -> tuple[list[str], int, list[str], int]:
+    """Texts in blocks of random sizes: all of them, where this rank's begin, this rank's, and how many a batch has."""
+    counts = random.choice(sizes, job.size).tolist()
+    batch_size = int(random.choice([1, 2, 4, 7, 30]))
+    whole = [f"text {number} \ud800" for number in range(sum(counts))]
+    start = sum(counts[: job.rank])
+    return whole, start, whole[start : start + counts[job.rank]], batch_size
+
+
 def test_batches_are_those_of_one_process(job: Communicator) -> None:
     """Whatever the blocks: batches across several of them, blocks without a text, none at all."""
     random = np.random.default_rng(7)
     with job.together("edges"):
         for _ in range(12):
-            counts = random.choice([0, 1, 2, 5, 13], job.size).tolist()
-            batch_size = int(random.choice([1, 2, 4, 7, 30]))
-            whole = [f"text {number} \ud800" for number in range(sum(counts))]
-            start = sum(counts[: job.rank])
-            own = whole[start : start + counts[job.rank]]
+            whole, start, own, batch_size = spread(job, random, [0, 1, 2, 5, 13])
             made: list[list[str]] = []
 
             def embed(batch: list[str], made: Any = made, number: Any = whole.index) -> list[list[float]]:
@@ -447,11 +452,7 @@ def test_batches_are_shared_evenly(job: Communicator) -> None:
     random = np.random.default_rng(8)
     with job.together("evenly"):
         for _ in range(12):
-            counts = random.choice([0, 1, 2, 5, 40], job.size).tolist()
-            batch_size = int(random.choice([1, 2, 4, 7, 30]))
-            whole = [f"text {number} \ud800" for number in range(sum(counts))]
-            start = sum(counts[: job.rank])
-            own = whole[start : start + counts[job.rank]]
+            whole, start, own, batch_size = spread(job, random, [0, 1, 2, 5, 40])
             runs: list[list[str]] = []
 
             def embed(run: list[str], runs: Any = runs, number: Any = whole.index) -> list[list[float]]:

@@ -100,7 +100,7 @@ class _Roots:
         if len(set(changeable)) == len(changeable) and self._x.may_begin_later(self._configs):
             return
         try:
-            await self._x.all_of(map(self.begin, range(len(self.runs))))
+            await self.begin_others()
         except asyncio.CancelledError as error:
             await self._x.all_of([self._x.fail(run, error) for run in self.runs])
             raise
@@ -113,7 +113,7 @@ class _Roots:
             )
 
     async def begin_others(self) -> None:
-        """Begin those that have not, as they are to fail."""
+        """Begin those that have not."""
         await self._x.all_of(map(self.begin, range(len(self.runs))))
 
 

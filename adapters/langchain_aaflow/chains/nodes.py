@@ -10,10 +10,7 @@ from __future__ import annotations
 from contextvars import copy_context
 from typing import Any
 
-from langchain_core.runnables import (
-    Runnable,
-    RunnableConfig,
-)
+from langchain_core.runnables import Runnable, RunnableConfig
 from typing_extensions import override
 
 from langchain_aaflow.chains.execution import Execution
