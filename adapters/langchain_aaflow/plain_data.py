@@ -25,6 +25,8 @@ from uuid import UUID
 import numpy as np
 from pydantic import BaseModel
 
+from aaflow_plugins.divided_batches import NoDataError
+
 #: The key that tells what is written as a JSON object, and is no dict with strings for keys.
 _TAG: Final = "$"
 _VALUE: Final = "v"
@@ -41,18 +43,6 @@ _TEXTS: Final[dict[type, tuple[str, Callable[[Any], str], Callable[[str], Any]]]
     type(Path()): ("Path", str, Path),
 }
 _FROM_TEXT: Final = {tag: back for tag, _, back in _TEXTS.values()}
-
-
-class NoDataError(TypeError):
-    """Something is no data of the kinds that are carried.
-
-    Attributes:
-        kind: The name of its class.
-    """
-
-    def __init__(self, value: Any) -> None:
-        self.kind = f"{type(value).__module__}.{type(value).__qualname__}"
-        super().__init__(f"a {self.kind} is no plain data")
 
 
 def to_json(value: Any) -> bytes:

@@ -13,9 +13,10 @@ from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import InMemoryVectorStore, VectorStore
 
+from aaflow_plugins.divided_batches import NoDataError
 from aaflow_plugins.engines.communicator import Communicator
 from aaflow_plugins.shards import Manifest, all_counts, pack_vector, unpack_vector
-from langchain_aaflow.plain_data import NoDataError, from_json, to_json
+from langchain_aaflow.plain_data import from_json, to_json
 from langchain_aaflow.vectorstores import native_reason
 
 #: Of one query: documents, best first, each with the score that the native search gives.

@@ -10,25 +10,26 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 from llama_index.core.indices.query import embedding_utils as native_module
 from llama_index.core.indices.vector_store import VectorIndexRetriever
-from llama_index.core.schema import BaseNode, NodeWithScore, QueryBundle, QueryType
-from llama_index.core.storage.docstore.utils import doc_to_json, json_to_doc
+from llama_index.core.schema import NodeWithScore, QueryBundle, QueryType
 from llama_index.core.vector_stores.types import VectorStoreQuery, VectorStoreQueryMode
 
-from aaflow_plugins.engines.communicator import Communicator
+from aaflow_plugins.engines.communicator import Communicator, within_a_block
 from aaflow_plugins.executor import Executor
 from aaflow_plugins.plugins import ranks_of
 from aaflow_plugins.scheduler import check_count
 from aaflow_plugins.shards import pack_vector, unpack_vector
+from llama_index_aaflow.carried_nodes import node_from_json, node_to_json
 from llama_index_aaflow.query.running import MAX_CONCURRENCY
 from llama_index_aaflow.simple_vector_ranking import KeptUnits, Rows
 from llama_index_aaflow.simple_vector_store import ranking_is_known
@@ -39,8 +40,27 @@ _ranking: Final[Any] = native_module
 #: Similarities `(n,)` of rows, and their ids.
 _Found = tuple[Any, list[str]]
 
-#: What was found for the query that `retrieve` is called with.
-_found: ContextVar[list[NodeWithScore] | None] = ContextVar("_found", default=None)
+
+@dataclass(frozen=True)
+class Found:
+    """What was found for one query.
+
+    Attributes:
+        scores: The best similarities.
+        nodes: The nodes they are of, as JSON.
+    """
+
+    scores: list[float]
+    nodes: list[str]
+
+    def read(self) -> list[NodeWithScore]:
+        """Nodes of its own, at each call."""
+        pairs = zip(self.scores, self.nodes, strict=True)
+        return [NodeWithScore(node=node_from_json(node), score=score) for score, node in pairs]
+
+
+#: What was found for the query that a retriever is called with, and that retriever.
+_found: ContextVar[tuple[ShardedRetriever, Found] | None] = ContextVar("_found", default=None)
 
 
 class ShardedRetriever(VectorIndexRetriever):
@@ -48,6 +68,9 @@ class ShardedRetriever(VectorIndexRetriever):
 
     Every rank gets what one process's retriever gives: nodes, scores, and their order. Queries of several calls are
     given together by `batch`; two calls at once are refused, as ranks might take them in different orders.
+
+    Attributes:
+        ranks: The ranks.
     """
 
     def __init__(self, index: Any, *, executor: Executor, **settings: Any) -> None:
@@ -66,6 +89,7 @@ class ShardedRetriever(VectorIndexRetriever):
             mode = self._vector_store_query_mode.value
             raise ValueError(f"vector_store_query_mode {mode!r} needs all vectors in one store: shards are searched by "
                              "'default' alone")  # fmt: skip
+        self.ranks: Final = ranks_of(executor)
         self._executor = executor
         self._kept = KeptUnits()
 
@@ -90,8 +114,11 @@ class ShardedRetriever(VectorIndexRetriever):
             check_count("max_concurrency", max_concurrency, 1)
         limit = max_concurrency or self._executor.resources.max_concurrency or MAX_CONCURRENCY
         bundles = [QueryBundle(query) if isinstance(query, str) else query for query in queries]
-        answers = self._search(bundles, limit)
-        return [self._told(query, answer) for query, answer in zip(queries, answers, strict=True)]
+        answers = []
+        for query, found in zip(queries, self.find(bundles, limit), strict=True):
+            with self.knowing(found):
+                answers.append(self.retrieve(query))
+        return answers
 
     async def abatch(
         self, queries: Sequence[QueryType], *, max_concurrency: int | None = None
@@ -99,16 +126,19 @@ class ShardedRetriever(VectorIndexRetriever):
         """As `batch`, which it leaves the event loop free for."""
         return await asyncio.to_thread(self.batch, queries, max_concurrency=max_concurrency)
 
-    def _told(self, query: QueryType, answer: list[NodeWithScore]) -> list[NodeWithScore]:
-        token = _found.set(answer)
+    @contextmanager
+    def knowing(self, found: Found) -> Iterator[None]:
+        """While it is entered, this is what is retrieved: for a query that was searched for before."""
+        token = _found.set((self, found))
         try:
-            return self.retrieve(query)
+            yield
         finally:
             _found.reset(token)
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        found = _found.get()
-        return self._search([query_bundle], 1)[0] if found is None else found
+        known = _found.get()
+        found = known[1] if known is not None and known[0] is self else self.find([query_bundle], 1)[0]
+        return found.read()
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         # In the loop: tasks come to it in the order in which they were made, on all ranks alike.
@@ -116,19 +146,34 @@ class ShardedRetriever(VectorIndexRetriever):
 
     # -- what all ranks do together ------------------------------------------------------------------------
 
-    def _search(self, bundles: list[QueryBundle], limit: int) -> list[list[NodeWithScore]]:
+    def find(self, bundles: list[QueryBundle], limit: int) -> list[Found]:
+        """Search for queries; all ranks make this call.
+
+        Args:
+            bundles: The queries, the same on all ranks; those without a vector are given one.
+            limit: Queries that are embedded at once.
+
+        Returns:
+            What was found for each query, in order.
+
+        Raises:
+            ValueError: If it isn't known how the native search ranks, or if only some ranks may come here.
+            RankError: If another rank fails, or has other queries.
+        """
         if not ranking_is_known():
             raise ValueError("the installed llama-index-core has another SimpleVectorStore.query than known")
         ranks = ranks_of(self._executor)
+        if within_a_block() and self.ranks.size > 1:
+            raise ValueError(
+                "a retriever over shards is asked by all ranks together, and here each is at work on a block of its "
+                "own: retrieve first, by `retriever.batch(queries)`"
+            )
         with ranks.together(f"retrieve {self._settings_digest(bundles)}"):
             self._embed(ranks, bundles, limit)
             queries = [self._build_vector_store_query(bundle) for bundle in bundles]
             ranked = self._ranked(ranks, queries)
             nodes = self._nodes(ranks, dict.fromkeys(key for _, keys in ranked for key in keys))
-            return [
-                [NodeWithScore(node=_read(nodes[key]), score=score) for score, key in zip(*answer, strict=True)]
-                for answer in ranked
-            ]
+            return [Found(scores, [nodes[key] for key in keys]) for scores, keys in ranked]
 
     def _settings_digest(self, bundles: list[QueryBundle]) -> str:
         asked = [(bundle.query_str, bundle.custom_embedding_strs, bundle.embedding) for bundle in bundles]
@@ -178,7 +223,7 @@ class ShardedRetriever(VectorIndexRetriever):
         """The nodes of some rows as JSON, of whichever rank has them."""
         own = self._index.index_struct.nodes_dict
         mine = [key for key in keys if key in own]
-        written = [_written(self._docstore.get_node(own[key])) for key in mine]
+        written = [node_to_json(self._docstore.get_node(own[key])) for key in mine]
         columns = {"key": _binary(mine), "node": _binary(written)}
         table = ranks.all_gather(pa.table(columns))
         return dict(zip(_texts(table["key"]), _texts(table["node"]), strict=True))
@@ -235,31 +280,6 @@ def _best(query: VectorStoreQuery, scores: Any, keys: list[str]) -> tuple[list[f
         embedding_ids=keys,
     )
     return found
-
-
-def _written(node: BaseNode) -> str:
-    """A node as JSON.
-
-    Raises:
-        TypeError: If JSON doesn't carry it as it is.
-    """
-    held = doc_to_json(node)
-    if not _is_carried(held):
-        raise TypeError(f"node {node.node_id}: its fields hold something that JSON has no form for")
-    return json.dumps(held)
-
-
-def _is_carried(value: Any) -> bool:
-    """Whether JSON gives it back as it is; a string that is an enumeration's is told from others by its field."""
-    if type(value) is dict:
-        return all(isinstance(key, str) for key in value) and all(map(_is_carried, value.values()))
-    if type(value) is list:
-        return all(map(_is_carried, value))
-    return value is None or isinstance(value, str) or type(value) in (int, float, bool)
-
-
-def _read(text: str) -> BaseNode:
-    return json_to_doc(json.loads(text))
 
 
 def _binary(texts: Sequence[str]) -> pa.Array:

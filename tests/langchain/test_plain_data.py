@@ -20,7 +20,8 @@ from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompt_values import ChatPromptValue
 from pydantic import BaseModel, ConfigDict, PrivateAttr
 
-from langchain_aaflow.plain_data import NoDataError, digest_of_data, from_json, to_json
+from aaflow_plugins.divided_batches import NoDataError
+from langchain_aaflow.plain_data import digest_of_data, from_json, to_json
 
 
 class Colour(enum.Enum):

@@ -265,7 +265,7 @@ def test_what_can_not_travel_is_made_again(ranks: Communicator, caplog: pytest.L
     for gather in ("root", "all", "shards"):
         found = accelerate(chain, executor=on(gather)).batch(QUESTIONS)
         assert [getattr(each, "value", each) for each in found] == of_rank(ranks, gather, expected)
-    warned = [each.getMessage() for each in caplog.records if each.name == "langchain_aaflow.batch_ranks"]
+    warned = [each.getMessage() for each in caplog.records if each.name == "aaflow_plugins.divided_batches"]
     assert any("Opaque" in message for message in warned)
     assert all("Executor(gather='shards')" in message for message in warned)
 

@@ -29,24 +29,13 @@ from langchain_core.vectorstores import VectorStoreRetriever
 from pydantic import PrivateAttr
 
 from aaflow_plugins.collector import spared_collector
+from aaflow_plugins.divided_batches import Job, Outcome, aranks_for, batch_on, in_thread, is_for_ranks, ranks_for
 from aaflow_plugins.engines.communicator import Communicator
 from aaflow_plugins.executor import Executor
 from aaflow_plugins.flow import FIRST_BLOCK, Flow
 from aaflow_plugins.loop_flow import LoopFlow
 from aaflow_plugins.thread_flow import ThreadFlow
-from langchain_aaflow.batch_ranks import (
-    Job,
-    Outcome,
-    aranks_for,
-    batch_on,
-    check_retrievers,
-    in_thread,
-    is_for_ranks,
-    ranks_for,
-    shared_configs,
-    told_of,
-    undivided_reason,
-)
+from langchain_aaflow.batch_ranks import check_retrievers, shared_configs, told_of, undivided_reason
 from langchain_aaflow.chains.as_completed import drive, each_as_completed, taken
 from langchain_aaflow.chains.batches import batch
 from langchain_aaflow.chains.composite_nodes import Bind
@@ -55,6 +44,7 @@ from langchain_aaflow.chains.nodes import Call, Kwargs, Node
 from langchain_aaflow.chains.plans import plan_of
 from langchain_aaflow.chains.translate import translate
 from langchain_aaflow.chains.watching import Watch
+from langchain_aaflow.plain_data import digest_of_data, from_json, to_json
 
 R = TypeVar("R", bound=Runnable[Any, Any])
 
@@ -86,7 +76,7 @@ class Batching:
         return_exceptions: bool = False,
         **kwargs: Any,
     ) -> list[Any]:
-        """As natively, without waiting for all inputs after each step; on several ranks see `batch_ranks`."""
+        """As natively, without waiting for all inputs after each step; on several ranks see `divided_batches`."""
         native: Any = super()
         if (ranks := ranks_for(self._settings[0])) is not None:
             return self._on(ranks, inputs, config, return_exceptions, kwargs, self._run)
@@ -178,7 +168,8 @@ class Batching:
             step = None if isinstance(whole, Call) else node
             return run_here(step, values, own, return_exceptions, bound_kwargs, outcome)
 
-        return batch_on(ranks, executor, Job(inputs, settings, alone, run))
+        told = digest_of_data(inputs), digest_of_data(["a chain's batch", *settings])
+        return batch_on(ranks, executor, Job(len(inputs), *told, alone, run, to_json, from_json))
 
     async def abatch(
         self,
@@ -188,7 +179,7 @@ class Batching:
         return_exceptions: bool = False,
         **kwargs: Any,
     ) -> list[Any]:
-        """As natively, without waiting for all inputs after each step; on several ranks see `batch_ranks`."""
+        """As natively, without waiting for all inputs after each step; on several ranks see `divided_batches`."""
         native: Any = super()
         if (ranks := await aranks_for(self._settings[0])) is not None:
             return await in_thread(partial(self._on, ranks, inputs, config, return_exceptions, kwargs), self._arun)
@@ -427,7 +418,7 @@ def accelerate_chain(native: R, executor: Executor | None = None, *, batch_queri
         executor: `max_concurrency` bounds a batch whose configuration does not, `batch_size` is the number of queries
             that are embedded and searched together. With `engine="mpi"` (or another that is named), or with a `gather`
             other than "root" in a job of several ranks, `batch` and `abatch` are calls that all ranks make together,
-            with the same inputs; each takes a block of them through the chain: see `batch_ranks`. All other calls,
+            with the same inputs; each takes a block of them through the chain: see `divided_batches`. All other calls,
             also `batch_as_completed`, stay in their process.
         batch_queries: Whether queries may be embedded in one call, whatever the embeddings' class.
 

@@ -19,6 +19,7 @@ from aaflow_plugins.joins import IN_BLOCKS, Joins
 from aaflow_plugins.scheduler import check_count
 from llama_index_aaflow.query.embedding import joining_embeddings
 from llama_index_aaflow.query.map_steps import bounded
+from llama_index_aaflow.query.on_ranks import arun_batch, run_batch
 from llama_index_aaflow.query.running import JOIN_SIZE, MAX_CONCURRENCY, Batch
 from llama_index_aaflow.query.searching import joining_store
 from llama_index_aaflow.query.views import Viewed
@@ -114,7 +115,7 @@ class AnswersBatches(Accelerated):
             Exception: What the first of the queries that failed raised.
         """
         batch = self._aaflow_batch(queries, self._aaflow_retriever, max_concurrency, return_exceptions)
-        responses: list[RESPONSE_TYPE] = batch.run(bounded(self).query)
+        responses: list[RESPONSE_TYPE] = run_batch(self, batch, bounded(self).query)
         return responses
 
     async def abatch(
@@ -143,7 +144,7 @@ class AnswersBatches(Accelerated):
             asyncio.CancelledError: If the caller is cancelled; so is all that is under way.
         """
         batch = self._aaflow_batch(queries, self._aaflow_retriever, max_concurrency, return_exceptions)
-        responses: list[RESPONSE_TYPE] = await batch.arun(bounded(self).aquery)
+        responses: list[RESPONSE_TYPE] = await arun_batch(self, batch, bounded(self).aquery)
         return responses
 
     @property
@@ -180,7 +181,7 @@ class RetrievesBatches(Accelerated):
             Exception: What the first of the queries that failed raised.
         """
         batch = self._aaflow_batch(queries, self, max_concurrency, return_exceptions)
-        found: list[list[NodeWithScore]] = batch.run(self.retrieve)
+        found: list[list[NodeWithScore]] = run_batch(self, batch, self.retrieve)
         return found
 
     async def abatch(
@@ -207,7 +208,7 @@ class RetrievesBatches(Accelerated):
             asyncio.CancelledError: If the caller is cancelled; so is all that is under way.
         """
         batch = self._aaflow_batch(queries, self, max_concurrency, return_exceptions)
-        found: list[list[NodeWithScore]] = await batch.arun(self.aretrieve)
+        found: list[list[NodeWithScore]] = await arun_batch(self, batch, self.aretrieve)
         return found
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from aaflow_plugins.batching import Batching
 from aaflow_plugins.collector import spared_collector
+from aaflow_plugins.divided_batches import Outcome
 from aaflow_plugins.flow import Flow
 from aaflow_plugins.loop_flow import LoopFlow
 from aaflow_plugins.thread_flow import ThreadFlow
@@ -35,6 +36,7 @@ class Batch:
         limit: Queries in flight at the most.
         join_size: Queries answered together at the most.
         return_exceptions: Whether errors are results.
+        outcome: Notes which query failed, if there is one.
     """
 
     queries: Sequence[Any]
@@ -42,6 +44,7 @@ class Batch:
     limit: int
     join_size: int
     return_exceptions: bool
+    outcome: Outcome | None = None
 
     def run(self, one: Callable[[Any], Any]) -> list[Any]:
         """The results of `one` for the queries, in order; it is called in pool threads.
@@ -126,7 +129,9 @@ class _Running:
         """
         if self._failure is None:
             return self._results
-        (_, error), self._failure = self._failure, None
+        (index, error), self._failure = self._failure, None
+        if self._batch.outcome is not None:
+            self._batch.outcome.position = (0, 0, index)
         try:
             raise error
         finally:

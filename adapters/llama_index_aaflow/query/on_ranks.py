@@ -1,0 +1,175 @@
+"""A batch of a query engine or a retriever in a job of several ranks: each rank answers a block of the queries.
+
+Over shards all ranks find the nodes of all queries together, before each answers its block: such a batch is a call of
+all ranks, whatever the executor. Answers travel as JSON, where that gives them back the same.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from llama_index.core.base.response.schema import Response
+from llama_index.core.schema import NodeWithScore, QueryBundle
+from llama_index.core.storage.docstore.utils import doc_to_json, json_to_doc
+
+from aaflow_plugins.divided_batches import Job, NoDataError, Outcome, aranks_for, batch_on, in_thread, ranks_for
+from aaflow_plugins.engines.communicator import Communicator, within_a_block
+from aaflow_plugins.engines.tasks import digest_of
+from aaflow_plugins.executor import Executor
+from aaflow_plugins.shards import share_of
+from llama_index_aaflow.carried_nodes import is_carried
+from llama_index_aaflow.query.running import Batch
+from llama_index_aaflow.sharded_retrieval import Found, ShardedRetriever
+
+
+def run_batch(owner: Any, batch: Batch, one: Callable[[Any], Any]) -> list[Any]:
+    """The results of `one` for the queries of a batch, in order; on several ranks those that this rank is to have.
+
+    Args:
+        owner: The accelerated engine or retriever.
+        batch: The batch.
+        one: Its `query` or `retrieve`, or one that does the same.
+    """
+    executor = owner._aaflow.settings.executor
+    ranks = _ranks_over_shards(batch) or ranks_for(executor)
+    if ranks is None:
+        return batch.run(one)
+
+    def run(part: _Part) -> list[Any]:
+        def answer(number: int) -> Any:
+            with part.known(number):
+                return one(batch.queries[number])
+
+        return part.batch.run(one if part.found is None else answer)
+
+    return _answers(ranks, executor, owner, batch, run)
+
+
+async def arun_batch(owner: Any, batch: Batch, one: Callable[[Any], Awaitable[Any]]) -> list[Any]:
+    """As `run_batch`, with `aquery` or `aretrieve`, in tasks of the running loop."""
+    executor = owner._aaflow.settings.executor
+    ranks = _ranks_over_shards(batch) or await aranks_for(executor)
+    if ranks is None:
+        return await batch.arun(one)
+
+    async def run(part: _Part) -> list[Any]:
+        async def answer(number: int) -> Any:
+            with part.known(number):
+                return await one(batch.queries[number])
+
+        return await part.batch.arun(one if part.found is None else answer)
+
+    return await in_thread(lambda run_here: _answers(ranks, executor, owner, batch, run_here), run)
+
+
+def _ranks_over_shards(batch: Batch) -> Communicator | None:
+    retriever = batch.retriever
+    if not isinstance(retriever, ShardedRetriever) or retriever.ranks.size == 1 or within_a_block():
+        return None
+    return retriever.ranks
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The queries that one rank answers.
+
+    Attributes:
+        batch: They, or over shards their numbers.
+        found: Over shards what was found for all queries.
+        retriever: Over shards who is to know it.
+    """
+
+    batch: Batch
+    found: Sequence[Found] | None
+    retriever: Any
+
+    def known(self, number: int) -> Any:
+        """While it is entered, the retriever knows what was found for a query."""
+        assert self.found is not None
+        return self.retriever.knowing(self.found[number])
+
+
+def _answers(
+    ranks: Communicator, executor: Executor | None, owner: Any, batch: Batch, run_here: Callable[[_Part], list[Any]]
+) -> list[Any]:
+    queries, retriever, found = batch.queries, batch.retriever, None
+    if isinstance(retriever, ShardedRetriever):
+        bundles = [QueryBundle(query) if isinstance(query, str) else query for query in queries]
+        found = retriever.find(bundles, batch.limit)
+    of_rank = replace(batch, limit=share_of(batch.limit, ranks), retriever=retriever if found is None else None)
+
+    def run(numbers: Sequence[int], outcome: Outcome | None) -> list[Any]:
+        own = list(numbers) if found is not None else [queries[number] for number in numbers]
+        return run_here(_Part(replace(of_rank, queries=own, outcome=outcome), found, retriever))
+
+    job = Job(
+        count=len(queries),
+        inputs=digest_of(map(_told_of_query, queries)),
+        settings=digest_of(_told_of(owner, batch)),
+        alone=None,
+        run=run,
+        write=_written,
+        read=_read,
+    )
+    return batch_on(ranks, executor or Executor(), job)
+
+
+# -- what tells batches from others ----------------------------------------------------------------------
+
+
+def _told_of_query(query: Any) -> str:
+    if not isinstance(query, QueryBundle):
+        return repr(query) if isinstance(query, str) else type(query).__qualname__
+    return repr((query.query_str, query.image_path, query.custom_embedding_strs, query.embedding))
+
+
+def _told_of(owner: Any, batch: Batch) -> list[str]:
+    """What an engine or a retriever is, as far as ranks can compare it: classes, settings and prompts."""
+    parts = [owner, batch.retriever, getattr(owner, "_response_synthesizer", None)]
+    parts += getattr(owner, "_node_postprocessors", [])
+    told = [type(part).__qualname__ for part in parts]
+    told += [repr(getattr(batch.retriever, name, None)) for name in ("_similarity_top_k", "_filters", "_doc_ids")]
+    if hasattr(owner, "get_prompts"):
+        told += [f"{name} {getattr(prompt, 'template', None)}" for name, prompt in owner.get_prompts().items()]
+    return [*told, repr(batch.return_exceptions), repr(batch.limit)]
+
+
+# -- answers on their way --------------------------------------------------------------------------------
+
+
+def _written(answer: Any) -> bytes:
+    """A response, or the nodes that were retrieved, as JSON.
+
+    Raises:
+        NoDataError: If it would not come back equal, of the same types.
+    """
+    if type(answer) is Response:
+        told = {"text": answer.response, "nodes": _written_nodes(answer.source_nodes), "metadata": answer.metadata}
+    elif type(answer) is list and set(map(type, answer)) <= {NodeWithScore}:
+        told = {"nodes": _written_nodes(answer)}
+    else:
+        raise NoDataError(answer)
+    written = json.dumps(told) if is_carried(told) else "null"
+    # Two halves of one character would come back as that character.
+    if json.loads(written) != told:
+        raise NoDataError(answer)
+    return written.encode()
+
+
+def _written_nodes(nodes: Sequence[NodeWithScore]) -> list[Any]:
+    told: list[Any] = []
+    for each in nodes:
+        held = doc_to_json(each.node)
+        if type(each) is not NodeWithScore or type(json_to_doc(held)) is not type(each.node):
+            raise NoDataError(each)
+        told.append([held, each.score])
+    return told
+
+
+def _read(written: bytes) -> Any:
+    told = json.loads(written)
+    nodes = [NodeWithScore(node=json_to_doc(held), score=score) for held, score in told["nodes"]]
+    return Response(told["text"], source_nodes=nodes, metadata=told["metadata"]) if "text" in told else nodes

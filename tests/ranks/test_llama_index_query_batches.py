@@ -1,0 +1,194 @@
+"""Batches of query engines and retrievers: all ranks answer queries, and get what one process gives."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from llama_index.core import VectorStoreIndex, get_response_synthesizer
+from llama_index.core.indices.query.query_transform.base import IdentityQueryTransform
+from llama_index.core.postprocessor import SimilarityPostprocessor
+from llama_index.core.postprocessor.types import BaseNodePostprocessor
+from llama_index.core.query_engine import RetrieverQueryEngine, TransformQueryEngine
+from llama_index.core.schema import Document, NodeWithScore, QueryBundle, TextNode
+
+from aaflow_plugins.engines.communicator import Communicator, RankError
+from aaflow_plugins.executor import Executor
+from aaflow_plugins.shards import blocks
+from llama_index_aaflow import accelerate
+from tests.llama_index.query_engines import EchoLLM, HashedEmbedding, ModelError
+from tests.ranks.test_llama_index_ingestion import documents, sentences
+
+pytestmark = pytest.mark.own_block
+
+QUERIES: list[Any] = [f"What of {number % 7}, and of {number}?" for number in range(11)]
+QUERIES[4] = QueryBundle("What of alpha?", custom_embedding_strs=["alpha", "beta"])
+
+
+def index(native: Any = VectorStoreIndex, given: list[Document] | None = None) -> Any:
+    return native.from_documents(
+        documents(14, 25) if given is None else given, transformations=[sentences()], embed_model=HashedEmbedding()
+    )
+
+
+def in_shards(**settings: Any) -> Any:
+    return accelerate(VectorStoreIndex, executor=Executor(engine="mpi", gather="shards", **settings))
+
+
+def told(answers: list[Any]) -> list[Any]:
+    """All of responses or of nodes."""
+    return [
+        [type(each), [repr((node.to_dict(), type(node.node), type(node.score))) for node in _nodes(each)], _rest(each)]
+        for each in answers
+    ]
+
+
+def _nodes(answer: Any) -> list[NodeWithScore]:
+    nodes: list[NodeWithScore] = answer if isinstance(answer, list) else getattr(answer, "source_nodes", [])
+    return nodes
+
+
+def _rest(answer: Any) -> Any:
+    if isinstance(answer, Exception):
+        return str(answer)
+    return None if isinstance(answer, list) else (answer.response, answer.metadata)
+
+
+def of_rank(ranks: Communicator, gather: str, answers: list[Any]) -> list[Any]:
+    """What of all answers this rank is to have."""
+    if gather == "root":
+        return [] if ranks.rank else answers
+    own = blocks([1] * len(answers), ranks.size)[ranks.rank]
+    return answers if gather == "all" else [answers[number] for number in own]
+
+
+def on(gather: str, **settings: Any) -> Executor:
+    return Executor(engine="mpi", gather=gather, **settings)
+
+
+@pytest.mark.parametrize("gather", ["root", "all", "shards"])
+@pytest.mark.parametrize("mode", ["compact", "refine", "tree_summarize", "accumulate", "simple_summarize"])
+def test_an_engine_over_shards(ranks: Communicator, mode: str, gather: str) -> None:
+    settings = {"llm": EchoLLM(), "response_mode": mode, "similarity_top_k": 3}
+    expected = [index().as_query_engine(**settings).query(query) for query in QUERIES]
+    model = EchoLLM()
+    engine = index(in_shards()).as_query_engine(**{**settings, "llm": model})
+    ours = accelerate(engine, executor=on(gather))
+    assert told(ours.batch(QUERIES)) == told(of_rank(ranks, gather, expected))
+    assert told(asyncio.run(ours.abatch(QUERIES))) == told(of_rank(ranks, gather, expected))
+    if mode == "compact":
+        # Nobody answers what another rank does.
+        assert len(model.prompts) == 2 * len(blocks([1] * len(QUERIES), ranks.size)[ranks.rank])
+
+
+def test_an_engine_over_shards_alone_says_it_all(ranks: Communicator) -> None:
+    """Rank 0 gets what one process gives, if nobody says otherwise."""
+    expected = [index().as_query_engine(llm=EchoLLM()).query(query) for query in QUERIES]
+    ours = accelerate(index(in_shards()).as_query_engine(llm=EchoLLM()))
+    for count in (0, 1, 11):
+        assert told(ours.batch(QUERIES[:count])) == told(of_rank(ranks, "root", expected[:count]))
+
+
+@pytest.mark.parametrize("gather", ["root", "all", "shards"])
+def test_an_engine_and_a_retriever_of_each_rank(ranks: Communicator, gather: str) -> None:
+    engine = index().as_query_engine(llm=EchoLLM())
+    ours = accelerate(engine, executor=on(gather))
+    expected = [engine.query(query) for query in QUERIES]
+    assert told(ours.batch(QUERIES)) == told(of_rank(ranks, gather, expected))
+    assert told(asyncio.run(ours.abatch(QUERIES))) == told(of_rank(ranks, gather, expected))
+    retriever = index().as_retriever(similarity_top_k=4)
+    found = [retriever.retrieve(query) for query in QUERIES]
+    both = accelerate(retriever, executor=on(gather))
+    assert told(both.batch(QUERIES)) == told(of_rank(ranks, gather, found))
+    assert told(asyncio.run(both.abatch(QUERIES))) == told(of_rank(ranks, gather, found))
+
+
+def test_without_an_engines_name_a_batch_stays_in_its_process(ranks: Communicator) -> None:
+    engine = index().as_query_engine(llm=EchoLLM())
+    if ranks.rank == 0:
+        answers = accelerate(engine, executor=Executor()).batch(QUERIES)
+        assert told(answers) == told([engine.query(query) for query in QUERIES])
+
+
+def test_the_bound_is_the_jobs(ranks: Communicator) -> None:
+    model = EchoLLM(seconds=0.01)
+    ours = accelerate(index(in_shards()).as_query_engine(llm=model), executor=on("root", max_concurrency=4))
+    ours.batch(QUERIES * 4)
+    assert model.most <= max(1, -(-4 // ranks.size))
+
+
+class Marks(BaseNodePostprocessor):
+    """Changes what was found."""
+
+    def _postprocess_nodes(self, nodes: list[NodeWithScore], query_bundle: Any = None) -> list[NodeWithScore]:
+        for each in nodes:
+            each.node.metadata["seen"] = each.node.metadata.get("seen", 0) + 1
+            each.score = 0.5
+        return nodes
+
+
+class OwnNode(TextNode):
+    """A class that JSON does not give back."""
+
+
+class Replaces(BaseNodePostprocessor):
+    """Gives nodes that do not travel."""
+
+    def _postprocess_nodes(self, nodes: list[NodeWithScore], query_bundle: Any = None) -> list[NodeWithScore]:
+        return [NodeWithScore(node=OwnNode(text=each.node.get_content(), id_="own"), score=1.0) for each in nodes]
+
+
+@pytest.mark.parametrize("given", [Marks(), Replaces(), SimilarityPostprocessor(similarity_cutoff=0.9)], ids=str)
+def test_what_postprocessors_make_of_nodes(ranks: Communicator, given: Any) -> None:
+    settings: dict[str, Any] = {"node_postprocessors": [given], "llm": EchoLLM()}
+    expected = [index().as_query_engine(**settings).query(query) for query in QUERIES]
+    ours = accelerate(index(in_shards()).as_query_engine(**settings), executor=on("all"))
+    assert told(ours.batch(QUERIES)) == told(expected)
+
+
+def test_a_query_that_fails(ranks: Communicator) -> None:
+    queries = [*QUERIES, "this fails in the model", "that fails in the model, too"]
+    ours = accelerate(index(in_shards()).as_query_engine(llm=EchoLLM()), executor=on("all"))
+    engine = index().as_query_engine(llm=EchoLLM())
+    with pytest.raises(ModelError) as native:
+        list(map(engine.query, queries))
+    # Who leads, and whose query it was, raise the error itself.
+    with pytest.raises((ModelError, RankError)) as found:
+        ours.batch(queries)
+    assert str(native.value)[-40:] in str(found.value)
+    if ranks.rank == 0:
+        assert str(found.value) == str(native.value)
+    answers = ours.batch(queries, return_exceptions=True)
+    assert told(answers[:11]) == told(list(map(engine.query, QUERIES)))
+    assert [type(each) for each in answers[11:]] == [ModelError, ModelError]
+
+
+def test_what_ranks_have_to_agree_on(ranks: Communicator) -> None:
+    ours = accelerate(index(in_shards()).as_query_engine(llm=EchoLLM()))
+    plain = accelerate(index().as_query_engine(llm=EchoLLM()), executor=on("root"))
+    for engine in (ours, plain):
+        with pytest.raises(RankError, match="rank 1"):
+            engine.batch(QUERIES[: 5 + ranks.rank])
+    with pytest.raises(RankError, match="rank 1"):
+        accelerate(index().as_query_engine(llm=EchoLLM(), similarity_top_k=2 + ranks.rank), executor=on("root")).batch(
+            QUERIES
+        )
+    with pytest.raises(TypeError, match="queries must be several"):
+        ours.batch("one")
+
+
+def test_a_retriever_over_shards_is_not_asked_within_a_block(ranks: Communicator) -> None:
+    """It would find what this rank has, and nothing else."""
+    inner = index(in_shards()).as_query_engine(llm=EchoLLM())
+    outer = accelerate(TransformQueryEngine(inner, IdentityQueryTransform()), executor=on("root"))
+    with pytest.raises((ValueError, RankError), match="asked by all ranks together"):
+        outer.batch(QUERIES)
+
+
+def test_a_synthesizer_of_ones_own(ranks: Communicator) -> None:
+    retriever = index(in_shards()).as_retriever(similarity_top_k=2)
+    synthesizer = get_response_synthesizer(llm=EchoLLM(), response_mode="simple_summarize")  # type: ignore[arg-type]
+    ours = accelerate(RetrieverQueryEngine(retriever, synthesizer))
+    native = RetrieverQueryEngine(index().as_retriever(similarity_top_k=2), synthesizer)
+    assert told(ours.batch(QUERIES)) == told(of_rank(ranks, "root", list(map(native.query, QUERIES))))
