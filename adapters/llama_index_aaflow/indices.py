@@ -61,11 +61,12 @@ def accelerate_index(index_or_class: Any, executor: Executor | None = None) -> A
 
     Args:
         index_or_class: `VectorStoreIndex`, an object of exactly that class, or any other index or class of indices.
-        executor: With `gather="shards"` the class of indices that its ranks keep in shards.
+        executor: Whose ranks are to build an index of the class `VectorStoreIndex`: rank 0 with the help of the others,
+            or, with `gather="shards"`, each its own part. Without one every process builds its own.
 
     Returns:
-        `AcceleratedVectorStoreIndex`, an object of it that shares every attribute with the index, or, where
-        `native_reason` gives a reason, what was handed over.
+        `AcceleratedVectorStoreIndex`, or a class that builds such indices on several ranks; an object of it that shares
+        every attribute with the index; or, where `native_reason` gives a reason, what was handed over.
 
     Raises:
         ValueError: If something else than `VectorStoreIndex` is to be kept in shards.
@@ -79,6 +80,10 @@ def accelerate_index(index_or_class: Any, executor: Executor | None = None) -> A
         from llama_index_aaflow.sharded_index import sharded_class
 
         return sharded_class(executor)
+    if executor is not None and index_or_class is VectorStoreIndex and native_reason(index_or_class) is None:
+        from llama_index_aaflow.index_on_ranks import led_class
+
+        return led_class(executor)
     if native_reason(index_or_class) is not None or isinstance(index_or_class, AcceleratedVectorStoreIndex):
         return index_or_class
     if isinstance(index_or_class, type):

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -45,6 +45,8 @@ from llama_index_aaflow.listening import nobody_listens
 from llama_index_aaflow.native_classes import found, overridden, with_class
 from llama_index_aaflow.transformations import sooner
 
+T = TypeVar("T")
+
 #: Texts of a task: batches are embedded one by one, but go together.
 _TEXTS: Final = 256
 
@@ -72,19 +74,45 @@ def run_on(
     Raises:
         RankError: If another rank fails, or has other transformations or documents.
     """
-    shares = {
-        position: share
-        for position, transformation in enumerate(pipeline.transformations)
-        if (share := _share_of(sooner(transformation, executor))) is not None
-    }
 
-    def lead(pool: TaskPool) -> Any:
-        with helping(Help(pool, shares)):
+    def lead(helped: Help) -> Any:
+        with helping(helped):
             return native()
 
-    calls = {position: share.call for position, share in shares.items()}
-    nodes = lead_or_serve(ranks, fingerprint(pipeline.transformations), _digest(documents), calls, lead)
+    nodes = led(ranks, pipeline.transformations, executor, documents, lead)
     return [] if ranks.rank else nodes
+
+
+def led(
+    ranks: Communicator,
+    transformations: Sequence[Any],
+    executor: Executor | None,
+    documents: Any,
+    lead: Callable[[Help], T],
+) -> T | None:
+    """Have rank 0 make something of documents with the help of all ranks, which make this call together.
+
+    Args:
+        ranks: The ranks, of which there are several.
+        transformations: What is made of documents; alike on all ranks.
+        executor: Bounds what rank 0 requests by itself.
+        documents: Rank 0's count; the others have the same, or none.
+        lead: What rank 0 does.
+
+    Returns:
+        At rank 0 what `lead` returns, None elsewhere.
+
+    Raises:
+        RankError: If another rank fails, or has other transformations or documents.
+    """
+    shares = {
+        position: share
+        for position, transformation in enumerate(transformations)
+        if (share := _share_of(sooner(transformation, executor))) is not None
+    }
+    calls = {position: share.call for position, share in shares.items()}
+    told = fingerprint(transformations)
+    return lead_or_serve(ranks, told, _digest(documents), calls, lambda pool: lead(Help(pool, shares)))
 
 
 class Helping(ABC):
@@ -148,7 +176,7 @@ class Help(Helping):
         """Apply steps natively, with what of them is shared done by all."""
         if not nobody_listens():
             return native(steps)
-        shared = [self._shared(position, step) for position, step in enumerate(steps)]
+        shared = [self.shared(position, step) for position, step in enumerate(steps)]
         first = shared[0] if shared else None
         if (
             isinstance(first, _SharedParser)
@@ -160,7 +188,8 @@ class Help(Helping):
         # A parser comes to its end first, as natively: all ranks are at work, and its tasks don't wait behind batches.
         return native(shared)
 
-    def _shared(self, position: int, step: Any) -> Any:
+    def shared(self, position: int, step: Any) -> Any:
+        """What stands for a transformation: one that all ranks are at work for, if they were told of it."""
         share = self.shares.get(position)
         if isinstance(share, _Cutting):
             return _SharedParser(step, self.pool, position, share.call)

@@ -1,0 +1,118 @@
+"""`VectorStoreIndex.from_documents` in a job of several ranks: rank 0 builds the index, and all cut and embed texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, ClassVar
+
+from llama_index.core import Settings, StorageContext
+from llama_index.core.callbacks import CallbackManager
+from llama_index.core.embeddings.utils import resolve_embed_model
+from llama_index.core.indices import base as index_base
+from llama_index.core.indices.vector_store import VectorStoreIndex
+from llama_index.core.schema import Document, MetadataMode, TransformComponent
+from llama_index.core.utils import iter_batch
+
+from aaflow_plugins.executor import Executor
+from aaflow_plugins.plugins import ranks_of
+from llama_index_aaflow.indices import AcceleratedVectorStoreIndex
+from llama_index_aaflow.ingestion_ranks import Help, led
+from llama_index_aaflow.listening import nobody_listens
+from llama_index_aaflow.transformations import sooner
+
+#: How many nodes an index embeds and stores at once, unless it is told.
+_INSERT_BATCH_SIZE = 2048
+
+
+@lru_cache(maxsize=64)
+def led_class(executor: Executor) -> type[LedVectorStoreIndex]:
+    """`VectorStoreIndex` as rank 0 builds it with the help of the ranks of an executor."""
+    names = {"_executor": executor, "__module__": LedVectorStoreIndex.__module__}
+    made = type(VectorStoreIndex.__name__, (LedVectorStoreIndex,), names)
+    made.__qualname__ = LedVectorStoreIndex.__qualname__
+    return made
+
+
+class LedVectorStoreIndex(AcceleratedVectorStoreIndex):
+    """Builds an `AcceleratedVectorStoreIndex`: `from_documents` is a call that all ranks make together."""
+
+    _executor: ClassVar[Executor] = Executor()
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        """An index of this process, made of anything but documents."""
+        return AcceleratedVectorStoreIndex(*args, **kwargs)
+
+    @classmethod
+    def from_documents(  # type: ignore[override]
+        cls,
+        documents: Sequence[Document],
+        storage_context: StorageContext | None = None,
+        show_progress: bool = False,
+        callback_manager: CallbackManager | None = None,
+        transformations: list[TransformComponent] | None = None,
+        **kwargs: Any,
+    ) -> VectorStoreIndex | None:
+        """Create an index from documents, as the native method does.
+
+        Args:
+            documents: Rank 0's count; the others may have the same, or none.
+            storage_context: As natively; rank 0's is used.
+            show_progress: As natively.
+            callback_manager: As natively; rank 0's hears of all.
+            transformations: As natively.
+            **kwargs: As natively.
+
+        Returns:
+            The index at rank 0, and None elsewhere.
+
+        Raises:
+            RankError: If another rank fails, or has other transformations or documents.
+        """
+
+        def build(steps: Any) -> VectorStoreIndex:
+            return AcceleratedVectorStoreIndex.from_documents(
+                documents, storage_context, show_progress, callback_manager, steps, **kwargs
+            )
+
+        executor = cls._executor
+        ranks = ranks_of(executor)
+        if ranks.size == 1:
+            return build(transformations)
+        transformations = transformations or Settings.transformations
+        model = resolve_embed_model(kwargs.get("embed_model") or Settings.embed_model, callback_manager)
+        size = kwargs.get("insert_batch_size", _INSERT_BATCH_SIZE)
+
+        def lead(helped: Help) -> VectorStoreIndex:
+            made = build([_Helped(helped, transformations, model, size, executor)])
+            made._transformations = transformations
+            return made
+
+        return led(ranks, [*transformations, model], executor, documents, lead)
+
+
+class _Helped:
+    """An index's transformations, and then its model, as it would apply it: with what of them is shared done by all."""
+
+    def __init__(
+        self, helped: Help, transformations: Sequence[Any], model: Any, size: int, executor: Executor | None
+    ) -> None:
+        self._helped, self._size, self._executor = helped, size, executor
+        self._steps = [sooner(each, executor) for each in transformations]
+        self._model = helped.shared(len(self._steps), sooner(model, executor))
+        self._is_shared = len(self._steps) in helped.shares
+
+    def __call__(self, documents: Sequence[Any], **kwargs: Any) -> Sequence[Any]:
+        """Make nodes of documents, with vectors where they are known to be those that the index asks for."""
+        native: Any = index_base
+
+        def apply(steps: list[Any]) -> Any:
+            return native.run_transformations(documents, steps, **kwargs)
+
+        nodes: Sequence[Any] = self._helped.run(apply, documents, self._steps, kwargs, self._executor)
+        # Natively nodes of one id share a vector.
+        if self._is_shared and nobody_listens() and len({node.node_id for node in nodes}) == len(nodes):
+            full = [node for node in nodes if node.get_content(metadata_mode=MetadataMode.EMBED) != ""]
+            for batch in iter_batch(full, self._size):
+                self._model([node for node in batch if node.embedding is None])
+        return nodes

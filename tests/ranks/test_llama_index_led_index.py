@@ -1,0 +1,116 @@
+"""An index that rank 0 builds with the help of all, against the native one."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from llama_index.core import Document, StorageContext, VectorStoreIndex
+from llama_index.core.llms import MockLLM
+from llama_index.core.schema import TextNode
+from llama_index.core.vector_stores import SimpleVectorStore
+
+from aaflow_plugins.engines.communicator import Communicator, RankError
+from aaflow_plugins.executor import Executor
+from aaflow_plugins.shards import all_counts
+from llama_index_aaflow import accelerate
+from llama_index_aaflow.indices import AcceleratedVectorStoreIndex
+from tests.ranks.test_llama_index_ingestion import Hashed, Shouting, documents, sentences
+from tests.ranks.test_llama_index_shards import copies
+
+pytestmark = pytest.mark.own_block
+
+#: A block of it has as many texts as are embedded at once, and some.
+UNEVEN = {"embed_model": Hashed(embed_batch_size=7), "insert_batch_size": 32}
+
+
+def led(**settings: Any) -> Any:
+    return accelerate(VectorStoreIndex, executor=Executor(engine="mpi", **settings))
+
+
+def held(index: Any) -> list[Any]:
+    stores = {"nodes": index.index_struct.nodes_dict, **index.docstore.to_dict(), **index.vector_store.to_dict()}
+    return [(name, key, json.dumps(value)) for name, items in stores.items() for key, value in items.items()]
+
+
+def both(ranks: Communicator, given: list[Document], **settings: Any) -> tuple[Any, Any]:
+    """The native index, which rank 0 makes, and ours of the same documents."""
+    settings = {"transformations": [sentences()], "embed_model": Hashed(), **settings}
+    native = None if ranks.rank else VectorStoreIndex.from_documents(copies(given), **settings)
+    return native, led().from_documents(copies(given), **settings)
+
+
+@pytest.mark.parametrize("shape", [(14, 25), (3, 5), (1, 100), (0, 0)], ids=str)
+def test_the_index_of_one_process(ranks: Communicator, shape: tuple[int, int]) -> None:
+    for settings in (UNEVEN, {}, {"transformations": [sentences(), Shouting()]}, {"transformations": [Shouting()]}):
+        native, ours = both(ranks, documents(*shape), **settings)
+        if ranks.rank:
+            assert ours is None
+            continue
+        assert type(ours) is AcceleratedVectorStoreIndex
+        assert held(ours) == held(native)
+        assert ours._transformations == native._transformations
+        for index in (native, ours):
+            index.insert(Document(text="One more. " * 40, id_="more"))
+        assert held(ours) == held(native)
+
+
+def test_who_embeds(ranks: Communicator) -> None:
+    """Texts are embedded once, and not by rank 0 alone."""
+    model = Hashed(embed_batch_size=7)
+    given = documents(40, 60)
+    made = led().from_documents(given, transformations=[sentences()], embed_model=model)
+    # Each rank embeds a sample text, by which ranks compare their models.
+    own = sum(model._batches) - (ranks.size > 1)
+    with ranks.together("how many"):
+        counts = all_counts(ranks, own)
+    if ranks.rank == 0:
+        assert sum(counts) == len(made.docstore.docs)
+        assert ranks.size == 1 or counts[0] < sum(counts)
+
+
+def test_empty_texts_given_vectors_and_ids_twice(ranks: Communicator) -> None:
+    given = documents(6, 25)
+    given[2].text_resource.text = ""  # type: ignore[union-attr]
+    given[3].embedding = [0.5] * 8
+    given[4].id_ = given[5].id_ = "same"
+    for settings in ({"transformations": [Shouting()]}, {}):
+        native, ours = both(ranks, given, **settings)
+        assert ranks.rank or held(ours) == held(native)
+
+
+def test_a_storage_context(ranks: Communicator) -> None:
+    contexts = [StorageContext.from_defaults(vector_store=SimpleVectorStore()) for _ in range(2)]
+    settings: dict[str, Any] = {"transformations": [sentences()], "embed_model": Hashed()}
+    native = VectorStoreIndex.from_documents(documents(5, 9), contexts[0], **settings)
+    ours = led().from_documents(documents(5, 9) if ranks.rank == 0 else [], storage_context=contexts[1], **settings)
+    if ranks.rank == 0:
+        assert ours.storage_context is contexts[1]
+        assert held(ours) == held(native)
+        engine = ours.as_query_engine(llm=MockLLM())
+        assert str(engine.query("Gamma?")) == str(native.as_query_engine(llm=MockLLM()).query("Gamma?"))
+
+
+def test_a_model_that_fails(ranks: Communicator) -> None:
+    given = documents(14, 25)
+    given[9].text_resource.text += " poison"  # type: ignore[operator, union-attr]
+    with pytest.raises((ValueError, RankError), match="poison is refused"):
+        led().from_documents(given, transformations=[sentences()], embed_model=Hashed(bad="poison"))
+
+
+def test_what_ranks_have_to_agree_on(ranks: Communicator) -> None:
+    if ranks.size == 1:
+        return
+    with pytest.raises(RankError, match="rank 1"):
+        led().from_documents(documents(4 + ranks.rank, 9), transformations=[sentences()], embed_model=Hashed())
+    model = Hashed(embed_batch_size=5 + ranks.rank)
+    with pytest.raises(RankError, match="rank 1"):
+        led().from_documents(documents(4, 9), transformations=[sentences()], embed_model=model)
+
+
+def test_an_index_of_nodes_is_each_ranks_own(ranks: Communicator) -> None:
+    nodes = [TextNode(text="one", id_="1")]
+    made = led()(nodes=nodes, embed_model=Hashed())
+    assert type(made) is AcceleratedVectorStoreIndex
+    assert held(made) == held(VectorStoreIndex(nodes=nodes, embed_model=Hashed()))
