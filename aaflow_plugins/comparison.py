@@ -17,6 +17,9 @@ from aaflow_plugins.report import Report
 #: Below this gain the honest answer is that there is none.
 WORTH_IT = 1.1
 
+#: Seconds. Of less, calls that cost the same each time are most: a gain says nothing of more data, nor does its lack.
+LONG_ENOUGH = 0.1
+
 
 @dataclass(frozen=True)
 class Run:
@@ -91,6 +94,11 @@ class Outcome:
         """Median native time over median accelerated time."""
         return self.native.seconds / self.accelerated.seconds
 
+    @property
+    def is_long_enough(self) -> bool:
+        """Whether the native way takes long enough for the gain to mean something."""
+        return self.native.seconds >= LONG_ENOUGH
+
     def table(self) -> Table:
         """Median times, the framework-owned share of the wall time and extra peak memory, side by side."""
         table = Table(title=self.comparison.title, caption=self.verdict())
@@ -117,6 +125,8 @@ class Outcome:
         same = f"identical {self.comparison.basis}"
         if self.speedup >= WORTH_IT:
             return f"{same}, {self.speedup:.2f}x"
+        if not self.is_long_enough:
+            return f"{same}, too quick to tell ({self.speedup:.2f}x of {self.native.seconds:.3f} s): give more data"
         answer = "nothing to gain here" if self.speedup > 1 / WORTH_IT else "slower here"
         share = 1 - statistics.median(self.native.model) / self.native.seconds
         why = f": the framework owns {max(0.0, share):.0%} of the native time" if self.native.model[0] else ""
@@ -164,10 +174,14 @@ def summary(outcomes: Sequence[Outcome]) -> Table:
             f"{outcome.speedup:.2f}x",
             outcome.verdict().partition(",")[0] if not outcome.difference else outcome.verdict(),
         )
+    notes = []
+    if not all(outcome.is_long_enough for outcome in outcomes):
+        notes.append(f"Parts of less than {LONG_ENOUGH} s are too short to tell: give more text.")
     last = outcomes[-1].native
     if any(last.model):
         share = max(0.0, 1 - statistics.median(last.model) / last.seconds)
-        table.caption = f"In the last line the framework owns {share:.0%} of the native time, the model the rest."
+        notes.append(f"In the last line the framework owns {share:.0%} of the native time, the model the rest.")
+    table.caption = "\n".join(notes) or None
     return table
 
 
