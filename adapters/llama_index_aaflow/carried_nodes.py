@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
+import pyarrow as pa
 from llama_index.core.schema import BaseNode
 from llama_index.core.storage.docstore.utils import doc_to_json, json_to_doc
+
+from aaflow_plugins.engines.communicator import Communicator
+from aaflow_plugins.shards import pack_vector, unpack_vector
+from llama_index_aaflow.storage.documents import without_embedding
 
 
 def node_to_json(node: BaseNode) -> str:
@@ -18,12 +24,47 @@ def node_to_json(node: BaseNode) -> str:
     held = doc_to_json(node)
     if not is_carried(held):
         raise TypeError(f"node {node.node_id}: its fields hold something that JSON has no form for")
+    if type(json_to_doc(held)) is not type(node):
+        raise TypeError(f"node {node.node_id}: JSON does not give a {type(node).__qualname__} back")
     return json.dumps(held)
 
 
 def node_from_json(text: str) -> BaseNode:
     """The node that `node_to_json` was given."""
     return json_to_doc(json.loads(text))
+
+
+def nodes_on_all(ranks: Communicator, nodes: Sequence[BaseNode]) -> Sequence[BaseNode]:
+    """The nodes that rank 0 has, on all ranks, with their vectors; all make this call together.
+
+    Raises:
+        TypeError: If JSON doesn't carry one as it is.
+        RankError: If another rank fails.
+    """
+    with ranks.together("nodes for all"):
+        table = ranks.broadcast(None if ranks.rank else _to_table(nodes))
+        return _from_table(table) if ranks.rank else nodes
+
+
+def _to_table(nodes: Sequence[BaseNode]) -> pa.Table:
+    texts = [node_to_json(without_embedding(node)).encode() for node in nodes]
+    packed = [("", b"") if node.embedding is None else pack_vector(node.embedding) for node in nodes]
+    kinds, rows = zip(*packed, strict=True) if packed else ((), ())
+    return pa.table(
+        {
+            "node": pa.array(texts, pa.large_binary()),
+            "kind": pa.array(kinds, pa.string()),
+            "vector": pa.array(rows, pa.large_binary()),
+        }
+    )
+
+
+def _from_table(table: pa.Table) -> list[BaseNode]:
+    nodes = [node_from_json(text) for text in table["node"].to_pylist()]
+    for node, kind, row in zip(nodes, table["kind"].to_pylist(), table["vector"].to_pylist(), strict=True):
+        if kind:
+            node.embedding = unpack_vector(kind, row)
+    return nodes
 
 
 def is_carried(value: Any) -> bool:

@@ -1,11 +1,16 @@
-"""`VectorStoreIndex.from_documents` in a job of several ranks: rank 0 builds the index, and all cut and embed texts."""
+"""`VectorStoreIndex.from_documents` in a job of several ranks: rank 0 builds the index, and all cut and embed texts.
+
+With `gather="all"` the others get it afterwards, as if they had loaded it from where rank 0 has persisted it.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, ClassVar
 
+import pyarrow as pa
 from llama_index.core import Settings, StorageContext
 from llama_index.core.callbacks import CallbackManager
 from llama_index.core.embeddings.utils import resolve_embed_model
@@ -13,13 +18,18 @@ from llama_index.core.indices import base as index_base
 from llama_index.core.indices.vector_store import VectorStoreIndex
 from llama_index.core.schema import Document, MetadataMode, TransformComponent
 from llama_index.core.utils import iter_batch
+from llama_index.core.vector_stores.simple import DEFAULT_VECTOR_STORE
 
+from aaflow_plugins.engines.communicator import Communicator
 from aaflow_plugins.executor import Executor
 from aaflow_plugins.plugins import ranks_of
+from aaflow_plugins.shards import pack_vector, unpack_vector
+from llama_index_aaflow.carried_nodes import is_carried
 from llama_index_aaflow.indices import AcceleratedVectorStoreIndex
 from llama_index_aaflow.ingestion_ranks import Help, led
 from llama_index_aaflow.listening import nobody_listens
 from llama_index_aaflow.transformations import sooner
+from llama_index_aaflow.vector_stores import accelerate_store
 
 #: How many nodes an index embeds and stores at once, unless it is told.
 _INSERT_BATCH_SIZE = 2048
@@ -57,16 +67,18 @@ class LedVectorStoreIndex(AcceleratedVectorStoreIndex):
 
         Args:
             documents: Rank 0's count; the others may have the same, or none.
-            storage_context: As natively; rank 0's is used.
+            storage_context: As natively; rank 0's is used. None with `gather="all"`.
             show_progress: As natively.
             callback_manager: As natively; rank 0's hears of all.
             transformations: As natively.
             **kwargs: As natively.
 
         Returns:
-            The index at rank 0, and None elsewhere.
+            The index at rank 0, and None elsewhere; with `gather="all"` the index.
 
         Raises:
+            ValueError: If a storage context is to be filled on all ranks.
+            TypeError: If all ranks are to have metadata that JSON doesn't carry.
             RankError: If another rank fails, or has other transformations or documents.
         """
 
@@ -79,6 +91,8 @@ class LedVectorStoreIndex(AcceleratedVectorStoreIndex):
         ranks = ranks_of(executor)
         if ranks.size == 1:
             return build(transformations)
+        if executor.gather == "all" and storage_context is not None:
+            raise ValueError("storage_context: with gather='all' each rank gets an index in a storage of its own")
         transformations = transformations or Settings.transformations
         model = resolve_embed_model(kwargs.get("embed_model") or Settings.embed_model, callback_manager)
         size = kwargs.get("insert_batch_size", _INSERT_BATCH_SIZE)
@@ -88,7 +102,42 @@ class LedVectorStoreIndex(AcceleratedVectorStoreIndex):
             made._transformations = transformations
             return made
 
-        return led(ranks, [*transformations, model], executor, documents, lead)
+        index = led(ranks, [*transformations, model], executor, documents, lead)
+        if executor.gather == "root":
+            return index
+        with ranks.together("an index for all"):
+            storage = _storage_on_all(ranks, None if index is None else index.storage_context)
+        if index is not None:
+            return index
+        kwargs |= {"transformations": transformations, "callback_manager": callback_manager}
+        struct: Any = storage.index_store.index_structs()[0]
+        return AcceleratedVectorStoreIndex(index_struct=struct, storage_context=storage, **kwargs)
+
+
+def _storage_on_all(ranks: Communicator, storage: StorageContext | None) -> StorageContext:
+    """The storage that rank 0 has, on all ranks; all make this call together."""
+    table = ranks.broadcast(None if storage is None else _to_table(storage))
+    return storage or _from_table(table)
+
+
+def _to_table(storage: StorageContext) -> pa.Table:
+    held = storage.to_dict()
+    vectors = held["vector_store"][DEFAULT_VECTOR_STORE].pop("embedding_dict")
+    if not is_carried(held):
+        raise TypeError("nodes' metadata hold something that JSON has no form for: use gather='root'")
+    packed = [("", json.dumps([held, list(vectors)]).encode()), *map(pack_vector, vectors.values())]
+    kinds, rows = zip(*packed, strict=True)
+    return pa.table({"kind": pa.array(kinds, pa.string()), "data": pa.array(rows, pa.large_binary())})
+
+
+def _from_table(table: pa.Table) -> StorageContext:
+    kinds, rows = table["kind"].to_pylist(), table["data"].to_pylist()
+    held, keys = json.loads(rows[0])
+    vectors = map(unpack_vector, kinds[1:], rows[1:])
+    held["vector_store"][DEFAULT_VECTOR_STORE]["embedding_dict"] = dict(zip(keys, vectors, strict=True))
+    storage = StorageContext.from_dict(held)
+    storage.vector_stores[DEFAULT_VECTOR_STORE] = accelerate_store(storage.vector_store)
+    return storage
 
 
 class _Helped:

@@ -61,29 +61,19 @@ def accelerate_index(index_or_class: Any, executor: Executor | None = None) -> A
 
     Args:
         index_or_class: `VectorStoreIndex`, an object of exactly that class, or any other index or class of indices.
-        executor: Whose ranks are to build an index of the class `VectorStoreIndex`: rank 0 with the help of the others,
-            or, with `gather="shards"`, each its own part. Without one every process builds its own.
+        executor: Whose ranks are to build an index of the class `VectorStoreIndex`: rank 0 with the help of the others
+            (who get it, too, with `gather="all"`), or, with `gather="shards"`, each its own part. Without one every
+            process builds its own.
 
     Returns:
         `AcceleratedVectorStoreIndex`, or a class that builds such indices on several ranks; an object of it that shares
         every attribute with the index; or, where `native_reason` gives a reason, what was handed over.
 
     Raises:
-        ValueError: If something else than `VectorStoreIndex` is to be kept in shards.
+        ValueError: If something else than the known `VectorStoreIndex` is to be kept on several ranks.
     """
-    if executor is not None and executor.gather != "root":
-        if index_or_class is not VectorStoreIndex or executor.gather != "shards":
-            raise ValueError(
-                f"gather={executor.gather!r}: only the class VectorStoreIndex is kept on several ranks, by "
-                "gather='shards'"
-            )
-        from llama_index_aaflow.sharded_index import sharded_class
-
-        return sharded_class(executor)
-    if executor is not None and index_or_class is VectorStoreIndex and native_reason(index_or_class) is None:
-        from llama_index_aaflow.index_on_ranks import led_class
-
-        return led_class(executor)
+    if executor is not None and (index_or_class is VectorStoreIndex or executor.gather != "root"):
+        return _on_ranks(index_or_class, executor)
     if native_reason(index_or_class) is not None or isinstance(index_or_class, AcceleratedVectorStoreIndex):
         return index_or_class
     if isinstance(index_or_class, type):
@@ -91,6 +81,22 @@ def accelerate_index(index_or_class: Any, executor: Executor | None = None) -> A
     view = object.__new__(AcceleratedVectorStoreIndex)
     view.__dict__ = index_or_class.__dict__
     return view
+
+
+def _on_ranks(index_or_class: Any, executor: Executor) -> Any:
+    if index_or_class is not VectorStoreIndex:
+        raise ValueError(f"gather={executor.gather!r}: only the class VectorStoreIndex is kept on several ranks")
+    if executor.gather == "shards":
+        from llama_index_aaflow.sharded_index import sharded_class
+
+        return sharded_class(executor)
+    if (reason := native_reason(index_or_class)) is None:
+        from llama_index_aaflow.index_on_ranks import led_class
+
+        return led_class(executor)
+    if executor.gather == "all":
+        raise ValueError(f"gather='all': {reason}")
+    return index_or_class
 
 
 def native_reason(index_or_class: Any) -> str | None:

@@ -19,6 +19,7 @@ from llama_index_instrumentation import get_dispatcher
 from aaflow_plugins.executor import Executor
 from aaflow_plugins.known_code import is_from
 from aaflow_plugins.plugins import ranks_of
+from llama_index_aaflow.carried_nodes import nodes_on_all
 from llama_index_aaflow.embeddings import is_openai
 from llama_index_aaflow.incremental_runs import Keeping, begun
 from llama_index_aaflow.ingestion_beside import may_run_beside, run_beside
@@ -109,10 +110,13 @@ class _Run(property):
             if executor.gather == "shards":
                 arguments.update(arguments.pop("kwargs", {}))
                 return run_sharded(ranks, pipeline, executor, arguments, self._alone)
-            if executor.gather != "root":
-                raise ValueError(f"gather={executor.gather!r} is not for pipelines: give 'root' or 'shards'")
+            if executor.gather == "all" and (pipeline.docstore or pipeline.vector_store) is not None:
+                raise ValueError(
+                    "gather='all': only nodes go to all ranks, not what stores hold: give 'root' or 'shards'"
+                )
             documents = arguments.get("documents") or arguments.get("nodes") or pipeline.documents
-            return run_on(ranks, pipeline, pipeline._executor, documents, lambda: alone(*given, **settings))
+            nodes = run_on(ranks, pipeline, pipeline._executor, documents, lambda: alone(*given, **settings))
+            return nodes if executor.gather == "root" else nodes_on_all(ranks, nodes)
 
         return run
 

@@ -181,3 +181,23 @@ def test_documents_that_are_read_once(ranks: Communicator) -> None:
     pipeline = accelerate(IngestionPipeline(transformations=[sentences()]), executor=Executor(engine="mpi"))
     nodes = pipeline.run(documents=iter(documents(3, 9)))
     assert len(nodes) == (0 if ranks.rank else len(sentences().get_nodes_from_documents(documents(3, 9))))
+
+
+@pytest.mark.parametrize("steps", STEPS)
+def test_nodes_for_all_ranks(ranks: Communicator, steps: str) -> None:
+    native = IngestionPipeline(transformations=STEPS[steps](), disable_cache=True)
+    ours = accelerate(
+        IngestionPipeline(transformations=STEPS[steps](), disable_cache=True), executor=Executor(gather="all")
+    )
+    for shape in ((9, 25), (1, 40), (0, 0)):
+        found = ours.run(documents=documents(*shape) if ranks.rank == 0 else [])
+        expected = native.run(documents=documents(*shape))
+        assert [(type(node), repr(node.to_dict())) for node in found] == [
+            (type(node), repr(node.to_dict())) for node in expected
+        ]
+
+
+def test_what_does_not_go_to_all_ranks(ranks: Communicator) -> None:
+    pipeline = IngestionPipeline(transformations=[sentences()], docstore=SimpleDocumentStore())
+    with pytest.raises(ValueError, match="gather='all': only nodes go to all ranks"):
+        accelerate(pipeline, executor=Executor(gather="all")).run(documents=documents(2, 9))

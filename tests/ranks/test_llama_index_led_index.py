@@ -114,3 +114,27 @@ def test_an_index_of_nodes_is_each_ranks_own(ranks: Communicator) -> None:
     made = led()(nodes=nodes, embed_model=Hashed())
     assert type(made) is AcceleratedVectorStoreIndex
     assert held(made) == held(VectorStoreIndex(nodes=nodes, embed_model=Hashed()))
+
+
+def test_an_index_for_all_ranks(ranks: Communicator) -> None:
+    given = documents(14, 25)
+    settings: dict[str, Any] = {"transformations": [sentences()], "embed_model": Hashed()}
+    native = VectorStoreIndex.from_documents(copies(given), **settings)
+    ours = led(gather="all").from_documents(copies(given) if ranks.rank == 0 else [], **settings)
+    assert type(ours) is AcceleratedVectorStoreIndex
+    assert held(ours) == held(native)
+    assert ours._transformations == native._transformations
+    for index in (native, ours):
+        index.insert(Document(text="One more. " * 40, id_="more"))
+        index.delete_ref_doc("3", delete_from_docstore=True)
+    assert held(ours) == held(native)
+    found = [index.as_retriever(similarity_top_k=5).retrieve("Gamma?") for index in (native, ours)]
+    assert [repr(each.to_dict()) for each in found[1]] == [repr(each.to_dict()) for each in found[0]]
+
+
+def test_what_does_not_go_to_all_ranks(ranks: Communicator) -> None:
+    given = [Document(text="one two", id_="1", metadata={"set": (1, 2)})]
+    with pytest.raises((TypeError, RankError), match="JSON has no form"):
+        led(gather="all").from_documents(given, transformations=[Shouting()], embed_model=Hashed())
+    with pytest.raises(ValueError, match="storage_context"):
+        led(gather="all").from_documents([], StorageContext.from_defaults(), embed_model=Hashed())
