@@ -17,7 +17,7 @@ from rich.table import Table
 from aaflow_plugins import corpus, plugins
 from aaflow_plugins.comparison import Comparison, Outcome, compare, summary
 from aaflow_plugins.demonstration import Demo
-from aaflow_plugins.engines.launching import launch_command
+from aaflow_plugins.engines.launching import launch_command, rank_environment
 from aaflow_plugins.prediction import Cluster, Network, costs_of, predict
 from aaflow_plugins.prediction_tables import assumptions, costs_table, predictions_table
 from aaflow_plugins.report import Report
@@ -211,7 +211,7 @@ def launch(
         except FileNotFoundError as error:
             raise UserError(str(error)) from error
         # The launcher takes this process's place, and with it Ctrl-C and the exit status.
-        os.execv(command[0], command)
+        os.execve(command[0], command, rank_environment(ranks))
 
 
 def main() -> None:

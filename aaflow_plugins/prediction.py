@@ -2,9 +2,9 @@
 
 A stage takes T = N·alpha/(b·P) + N·beta/P + Ω, with N items, b of them a request, P at work side by side, alpha what a
 request costs, beta what an item costs and Ω what the framework costs (AAFLOW, arXiv 2605.02162). All of them come from
-reports of runs on this machine. Here P is what can really be at work: cores for what computes, calls that are answered
-at once for what waits; and shares are whole requests. Messages cost what LogGP says (Alexandrov, Ionescu, Schauser and
-Scheiman, SPAA 1995).
+reports of runs on this machine. Here P is what can really be at work: cores for what computes, of which a process with
+threads has more than one, and calls that are answered at once for what waits; and shares are whole requests. Messages
+cost what LogGP says (Alexandrov, Ionescu, Schauser and Scheiman, SPAA 1995).
 """
 
 from __future__ import annotations
@@ -146,6 +146,7 @@ class Costs:
         items: Items of the source in the (largest) measured run.
         overlap: How much of what could overlap did: 0 if one stage came after another, 1 if the longest hid all others.
         framework: Ω of the run: seconds that no operator accounts for.
+        cores: Cores at work in the measured process while it computed; 1 at least.
         memory: Bytes kept for each item of the source; 0 where that is not known.
         in_flight: Bytes in flight at most, by the schedule.
         row: Bytes of a row between ranks: text and vector. An assumption.
@@ -156,6 +157,7 @@ class Costs:
     items: int
     overlap: float = 0.0
     framework: float = 0.0
+    cores: float = 1.0
     memory: float = 0.0
     in_flight: int = 0
     row: float = 4096.0
@@ -216,11 +218,14 @@ def costs_of(reports: Sequence[Report], batch: int | None = None) -> Costs:
     longest, added = max(alone), sum(alone)
     hideable = added - longest
     overlap = min(1.0, max(0.0, (added - largest.wall_seconds) / hideable)) if hideable > 0 else 0.0
+    framework = max(0.0, largest.wall_seconds - added)
+    accounted = sum(operator.busy_seconds for operator in largest.operators) + framework
     return Costs(
         tuple(replace(stage, batch=batch) if batch and stage.batch else stage for stage in stages),
         items,
         overlap,
-        max(0.0, largest.wall_seconds - added),
+        framework,
+        max(1.0, largest.cpu_seconds / accounted) if accounted else 1.0,
         _grown(largest, min(reports, key=lambda report: report.operators[0].rows)),
         largest.in_flight_bytes,
     )
@@ -249,6 +254,7 @@ def predict(
         raise ValueError("items, ranks, ranks a node, cores and bandwidth must be positive")
     if cluster.max_concurrency is not None and cluster.max_concurrency < 1:
         raise ValueError("max_concurrency must be at least 1")
+    cluster = replace(cluster, cores=cluster.cores / costs.cores)
     stages, exchange, total = _times(costs, count, ranks, cluster, gather)
     _, _, alone = _times(costs, count, 1, cluster, gather)
     kept = costs.memory * (ceil(count / ranks) if gather == "shards" else count)

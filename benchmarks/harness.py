@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from aaflow_plugins.engines.launching import launch_command
+from aaflow_plugins.engines.launching import launch_command, rank_environment
 from benchmarks.corpus import Corpora
 from benchmarks.machine import machine, versions
 from benchmarks.measure import Work, rotated
@@ -259,7 +259,7 @@ def _in_fresh_process(
         capture_output=True,
         text=True,
         cwd=ROOT,
-        env=environment(),
+        env=environment(ranks),
         check=False,
     )
     if child.returncode or not reply.exists():
@@ -269,10 +269,15 @@ def _in_fresh_process(
     return [Measurement(**run) for run in json.loads(reply.read_text(encoding="utf-8"))]
 
 
-def environment() -> dict[str, str]:
-    """Environment variables of every process that is started: nothing traced, nothing fetched."""
+def environment(ranks: int = 1) -> dict[str, str]:
+    """Environment variables of every process that is started: nothing traced, nothing fetched.
+
+    Args:
+        ranks: How many processes share the machine's cores, as those of `aaflow launch` do.
+    """
     use_copy_of_nltk_data()
-    variables = {name: value for name, value in os.environ.items() if not name.startswith(("LANGSMITH_", "LANGCHAIN_"))}
+    given = rank_environment(ranks) if ranks > 1 else os.environ
+    variables = {name: value for name, value in given.items() if not name.startswith(("LANGSMITH_", "LANGCHAIN_"))}
     encodings = carried("tiktoken_cache")  # cl100k_base and gpt2
     if encodings:
         variables.setdefault("TIKTOKEN_CACHE_DIR", str(encodings))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from aaflow_plugins.engines.launching import rank_environment
 from aaflow_plugins.shards import blocks
 from benchmarks.corpus import read_sample
 from benchmarks.digests import of_nodes
@@ -88,15 +89,21 @@ def our_parser(given: list[Any], steps: list[Any]) -> Sequence[Any]:
     return ours("shards")(given, steps[:1])
 
 
-def _bound_threads(parameters: Mapping[str, Any]) -> None:
-    """Have the model's tokenizer use the thread that calls it alone, here and in what is started from here."""
-    if parameters["threads"] == 1:
-        os.environ["TOKENIZERS_PARALLELISM"] = "false"
+def _share_cores(parameters: Mapping[str, Any], workers: int) -> None:
+    """Leave as many cores as there are workers, where the case says so, and share them out as `aaflow launch` does.
+
+    This process and what it starts from now on keep to it.
+    """
+    if parameters["core_a_worker"]:
+        cores = sorted(os.sched_getaffinity(0))[:workers]
+        for thread in os.listdir("/proc/self/task"):
+            os.sched_setaffinity(int(thread), cores)
+    os.environ.update(rank_environment(workers))
 
 
-def _work(way: Way) -> Callable[[Mapping[str, Any]], Work]:
+def _work(way: Way, workers: int = 1) -> Callable[[Mapping[str, Any]], Work]:
     def prepare(parameters: Mapping[str, Any]) -> Work:
-        _bound_threads(parameters)
+        _share_cores(parameters, workers)
         given = documents(parameters["corpus"])
         few = [type(each)(text=each.text[:_WARM_UP], id_=each.id_) for each in given[:8]]
 
@@ -115,8 +122,8 @@ def _work(way: Way) -> Callable[[Mapping[str, Any]], Work]:
     return prepare
 
 
-def _parser_work(parameters: Mapping[str, Any]) -> Work:
-    return replace(_work(our_parser)(parameters), digest=None)
+def _parser_work(workers: int = 1) -> Callable[[Mapping[str, Any]], Work]:
+    return lambda parameters: replace(_work(our_parser, workers)(parameters), digest=None)
 
 
 # -- the same on Ray and Dask ----------------------------------------------------------------------------
@@ -155,7 +162,7 @@ def _peer(call: Callable[[int], tuple[Callable[[list[Any]], object], Callable[[s
     """
 
     def prepare(parameters: Mapping[str, Any]) -> Work:
-        _bound_threads(parameters)
+        _share_cores(parameters, workers)
         texts = read_sample(parameters["corpus"])
         own = blocks([len(text) for _, text in texts], 4 * workers)
         parts = [texts[part.start : part.stop] for part in own if part]
@@ -221,35 +228,37 @@ def _contenders() -> tuple[Contender, ...]:
     found = [
         Contender(_NATIVE, "native", _work(native)),
         Contender(_ours(1), "ours", _work(ours("shards"))),
-        Contender(_parsed(1), "part", _parser_work),
+        Contender(_parsed(1), "part", _parser_work()),
     ]
-    found.append(Contender("native `run`, 2 processes", "native", _work(on_two_processes)))
+    found.append(Contender("native `run`, 2 processes", "native", _work(on_two_processes, 2)))
     for workers in WORKERS[1:]:
         found += [
             Contender(f"Ray, {workers} actors", "native", _peer(_ray, workers)),
             Contender(f"Dask, {workers} workers", "native", _peer(_dask, workers)),
-            Contender(_ours(workers, "root"), "ours", _work(ours("root")), ranks=workers),
-            Contender(_ours(workers), "ours", _work(ours("shards")), ranks=workers),
-            Contender(_parsed(workers), "part", _parser_work, ranks=workers),
+            Contender(_ours(workers, "root"), "ours", _work(ours("root"), workers), ranks=workers),
+            Contender(_ours(workers), "ours", _work(ours("shards"), workers), ranks=workers),
+            Contender(_parsed(workers), "part", _parser_work(workers), ranks=workers),
         ]
     return tuple(found)
 
 
 def _cases(scale: Scale) -> list[Case]:
-    sample = scale.corpora.sample("all", 300_000 if scale.quick else 5_000_000)
-    names = tuple(contender.name for contender in BENCHMARK.contenders)
-    if scale.quick:  # starting what takes part takes most of the time
-        left_out = ("processes", "Dask", "4 ")
-        names = tuple(name for name in names if not any(word in name for word in left_out))
-    return [
-        Case(
+    sample = scale.corpora.sample("all", 300_000 if scale.quick else 20_000_000)
+    names = [contender.name for contender in BENCHMARK.contenders]
+
+    def case(title: str, *left_out: str, core_a_worker: bool = False) -> Case:
+        return Case(
             f"SentenceSplitter 256/20, WordLlama (256 floats){title}",
-            {"batch": _BATCH, "threads": threads, **sample.parameters},
-            names,
+            {"batch": _BATCH, "core_a_worker": core_a_worker, **sample.parameters},
+            tuple(name for name in names if not any(word in name for word in left_out)),
             sample.megabytes,
         )
-        for title, threads in (("", None), ("; one thread a worker", 1))[: 1 if scale.quick else 2]
-    ]
+
+    if scale.quick:  # starting what takes part takes most of the time
+        return [case("", "processes", "Dask", "4 ")]
+    if not hasattr(os, "sched_setaffinity"):
+        return [case("")]
+    return [case(""), case("; a core a worker", "processes", "Ray", "Dask", "root", core_a_worker=True)]
 
 
 def _notes(case: CaseResult, _: Sequence[CaseResult]) -> list[str]:
@@ -257,15 +266,17 @@ def _notes(case: CaseResult, _: Sequence[CaseResult]) -> list[str]:
     by_name = {each.name: each for each in case.contenders}
     first = by_name[_ours(1)]
     costs = costs_from(_stages(by_name, 1), first, documents, _BATCH)
-    lines = [f"{first.fact('rows'):,.0f} nodes."]
+    lines = [f"{first.fact('rows'):,.0f} nodes. On 1 rank ours has {costs.cores:.2f} cores at work."]
     for workers in WORKERS[1:]:
-        if _ours(workers) not in by_name:
+        found = {gather: by_name.get(_ours(workers, gather)) for gather in ("shards", "root")}
+        measured = {gather: each for gather, each in found.items() if each is not None}
+        if not measured:
             continue
-        both = [by_name[_ours(workers)], by_name[_ours(workers, "root")]]
-        gains = [f"{efficiency(first, each, workers)}, {_gain(first, each):.2f}x" for each in both]
+        gains = [f"{efficiency(first, each, workers)}, {_gain(first, each):.2f}x" for each in measured.values()]
         lines.append(f"Parallel efficiency and gain against ours on 1 rank: {'; '.join(gains)}.")
-        lines.append(compared(costs, documents, workers, "shards", _stages(by_name, workers), both[0]))
-        lines.append(compared(costs, documents, workers, "root", {}, both[1]))
+        for gather, each in measured.items():
+            stages = _stages(by_name, workers) if gather == "shards" else {}
+            lines.append(compared(costs, documents, workers, gather, stages, each))
     peaks = [
         f"{each.name} {peak / 2**20:,.0f} MiB"
         for each in case.contenders
@@ -294,9 +305,10 @@ BENCHMARK = Benchmark(
         "Ranks, actors and workers begin before anything is timed, native worker processes with each call, as they "
         "always do. Ray and Dask run the native pipeline, and are given four blocks of texts for each worker; so a "
         "batch of texts may be composed otherwise, which changes nothing about these vectors. The model's tokenizer "
-        "uses all cores by itself, so that one worker is more than one core; where a case says so, it uses one thread, "
-        "for all contenders alike. CPU and memory are the calling process's, or rank 0's, alone. The embedding's share "
-        "is what the parser alone leaves of the whole."
+        "has threads, and one worker alone has all cores for them; several share the cores out, as `aaflow launch` "
+        "has them do (RAYON_NUM_THREADS). *A core a worker*: as many cores of the machine as there are workers are "
+        "used, where there are so many. CPU and memory are the calling process's, or rank 0's, alone. The embedding's "
+        "share is what the parser alone leaves of the whole."
     ),
     metric="wall",
     contenders=_contenders(),

@@ -21,6 +21,10 @@ _RANK: Final = "AAFLOW_RANK_PROCESS"
 _OF_JOBS: Final = (*_SIZES, _RANK, "OMPI_", "PMIX_", "PRTE_", "PMI_", "PMI2_", "HYDI_", "MPI_LOCAL", "MV2_", "SLURM_")
 
 
+#: How many threads Rust's pools have.
+_TOKENIZER_THREADS: Final = "RAYON_NUM_THREADS"
+
+
 def launched_ranks() -> int:
     """Ranks of the job that a launcher has started this process in; 1 without one. MPI is not asked."""
     return 1 if is_child() else _size()
@@ -31,9 +35,26 @@ def is_child() -> bool:
     return os.environ.get(_RANK, str(os.getpid())) != str(os.getpid())
 
 
+def rank_environment(ranks: int) -> dict[str, str]:
+    """The environment for ranks on this machine: they share out its cores, where the user has not said how many.
+
+    Hugging Face's tokenizers, and other libraries written in Rust, would start a thread a core in each rank. How many
+    there are changes no result. Numeric libraries are left alone (`OMP_NUM_THREADS`): last bits of what they compute
+    may depend on it.
+
+    Args:
+        ranks: How many there are.
+    """
+    return {_TOKENIZER_THREADS: str(max(1, _cores() // ranks)), **os.environ}
+
+
 def unlaunched_environment() -> dict[str, str]:
     """The environment without what tells of a job: a launcher that gets it starts one of its own."""
     return {name: value for name, value in os.environ.items() if not name.startswith(_OF_JOBS)}
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _size() -> int:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from aaflow_plugins.engines.launching import rank_environment
+
 OBJECTS = """
 from langchain_core.embeddings import DeterministicFakeEmbedding
 from langchain_core.vectorstores import InMemoryVectorStore
@@ -107,15 +109,25 @@ def test_doctor_names_versions_and_fast_paths(folder: Path) -> None:
 def test_launch_starts_ranks(folder: Path) -> None:
     pytest.importorskip("mpi4py", reason="several ranks need aaflow-plugins[mpi]")
     (folder / "ranks.py").write_text(
-        "import sys\n"
+        "import os, sys\n"
         "from aaflow_plugins.plugins import engine\n"
         "ranks = engine('mpi')\n"
         "print(f'rank {ranks.rank} of {ranks.size}: {sys.argv[1:]}', flush=True)\n"
+        "assert os.environ['RAYON_NUM_THREADS'].isdigit()\n"
     )
     run = aaflow(folder, "launch", "-n", "2", "ranks.py", "-n", "own", "--option")
     assert run.returncode == 0, run.stderr
     for rank in range(2):
         assert f"rank {rank} of 2: ['-n', 'own', '--option']" in run.stdout
+
+
+def test_ranks_share_out_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aaflow_plugins.engines.launching._cores", lambda: 8)
+    monkeypatch.delenv("RAYON_NUM_THREADS", raising=False)
+    assert [rank_environment(ranks)["RAYON_NUM_THREADS"] for ranks in (1, 3, 4, 64)] == ["8", "2", "2", "1"]
+    assert "OMP_NUM_THREADS" not in rank_environment(4).keys() - os.environ.keys()
+    monkeypatch.setenv("RAYON_NUM_THREADS", "5")
+    assert rank_environment(64)["RAYON_NUM_THREADS"] == "5"
 
 
 @pytest.mark.parametrize(

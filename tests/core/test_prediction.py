@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,17 @@ def test_one_rank_takes_what_was_measured() -> None:
             assert predicted.efficiency == 1.0
             for seconds, operator in zip(predicted.stages, measured.operators, strict=True):
                 assert seconds == pytest.approx(operator.busy_seconds, rel=1e-6)
+
+
+def test_a_process_with_threads_of_its_own_leaves_fewer_cores_to_others() -> None:
+    threaded = replace(report(idle=0.0), cpu_seconds=1.6 * report().wall_seconds)
+    costs = costs_of([threaded])
+    assert costs.cores == pytest.approx(1.6)
+    two_cores = Cluster(cores=2, ranks_a_node=2, network=IDEAL.network)
+    one, two = (predict(costs, ranks, two_cores, gather="shards").stages[1] for ranks in (1, 2))
+    assert one == pytest.approx(threaded.operators[1].busy_seconds)
+    assert one / two == pytest.approx(2 / 1.6)
+    assert costs_of([report()]).cores == 1.0
 
 
 def test_calls_that_were_under_way_together_stay_so_on_each_rank_unless_they_are_bounded() -> None:

@@ -134,7 +134,7 @@ def test_notes_of_text_say_so_of_each_number_of_ranks() -> None:
         walls[f"the parser alone, ours (shards), {workers} ranks"] = 2.0 / workers
     case = _case(1, {name: ("ours", wall, {}) for name, wall in walls.items()}, corpus_files=100)
     nodes, *lines, memory = benchmark.notes(case, [case])
-    assert nodes == "1,024 nodes."
+    assert nodes == "1,024 nodes. On 1 rank ours has 1.00 cores at work."
     assert [line.split(", PREDICTED")[0] for line in lines if "PREDICTED" in line] == [
         f"ours ({gather}), {workers} ranks" for workers in (2, 4) for gather in ("shards", "root")
     ]
