@@ -233,7 +233,9 @@ BENCHMARK = Benchmark(
         "contenders make in the same way. Before that: processes, ranks and clusters are started, and a run on a few "
         "files. Ray Data starts the actors of a pool within each execution, and that is timed; *Ray, actors at hand* "
         "is one task a block of files for actors that are there before. *In step* is ours with a barrier between "
-        "stages (a part: it is no call that we offer). CPU and memory are the calling process's, or rank 0's, alone."
+        "stages (a part: it is no call that we offer). Of the time beside its stages, what each rank spends is the "
+        "exchange; what some spend more than others is waiting for those. CPU and memory are the calling process's, or "
+        "rank 0's, alone."
     ),
     metric="wall",
     contenders=_contenders(),

@@ -151,13 +151,18 @@ def digest(done: Done) -> str:
 
 
 def facts(done: Done) -> dict[str, float]:
-    """Seconds of each stage, the longest of all ranks, what of the whole is none of them, and the rows on all ranks."""
+    """Seconds of each stage, the longest of all ranks; what of the whole is none of them; and the rows on all ranks.
+
+    The rank that has most to do waits for nobody: what it spends beside its stages is the exchange, and what another
+    spends more is waiting for it.
+    """
     held = _of_all_ranks("stages", **{name: [value] for name, value in done.stages.items()})
-    longest = {name: max(held[name].to_pylist()) for name in done.stages}
-    if "ingest" in longest:
-        whole = longest.pop("ingest")
-        longest["exchange"] = max(0.0, whole - sum(value for name, value in longest.items() if name != "load"))
-    return {**longest, "rows": float(count(len(done.rows)))}
+    seconds = {name: np.array(held[name].to_pylist()) for name in done.stages}
+    if "ingest" in seconds:
+        whole = seconds.pop("ingest")
+        beside = np.maximum(0.0, whole - sum(each for name, each in seconds.items() if name != "load"))
+        seconds["exchange"], seconds["waiting"] = beside.min(), beside - beside.min()
+    return {**{name: float(each.max()) for name, each in seconds.items()}, "rows": float(count(len(done.rows)))}
 
 
 def count(rows: int) -> int:
