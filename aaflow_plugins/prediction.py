@@ -104,6 +104,8 @@ class Stage:
         batch: b, items a request; 0 without requests.
         waits: Share of both that is spent waiting, and not by a core.
         at_once: Requests that were under way together, on average.
+        start: Seconds that each rank takes, whatever its share (a tokenizer is loaded); 0 where that cannot be told, as
+            all measured runs were of one size, or there are requests.
     """
 
     name: str
@@ -115,25 +117,26 @@ class Stage:
     batch: float = 0.0
     waits: float = 0.0
     at_once: float = 1.0
+    start: float = 0.0
 
     def seconds(self, items: int, ranks: int, cluster: Cluster, apart: int = 0) -> float:
         """Seconds of the busiest rank for its share of the source's items, without `apart` of the requests."""
         if not self.batch:
-            return self.computed(items) / cluster.computing(ranks)
+            return self.computed(items, ranks) / cluster.computing(ranks)
         all_requests = max(1, ceil(items * self.rows / self.batch))
         requests = max(0, all_requests - apart)
         # A single request may be smaller than the others were.
         each = self.request + min(self.batch, items * self.rows) * self.item
-        computed = self.computed(items) * requests / all_requests / cluster.computing(ranks)
+        computed = self.computed(items, ranks) * requests / all_requests / cluster.computing(ranks)
         least = ceil(requests / ranks) * each * (1 - self.waits)
         calls = min(max(1, requests), cluster.waiting(ranks, self.at_once))
         return max(computed, least) + ceil(requests / calls) * each * self.waits
 
-    def computed(self, items: int) -> float:
-        """Seconds of cores for the source's items."""
+    def computed(self, items: int, ranks: int) -> float:
+        """Seconds of cores, on all ranks together, for the source's items."""
         rows = items * self.rows
         if not self.batch:
-            return rows * (self.framework + self.item)
+            return ranks * self.start + rows * (self.framework + self.item)
         return rows * (self.framework + (self.request / self.batch + self.item) * (1 - self.waits))
 
 
@@ -193,7 +196,8 @@ def costs_of(reports: Sequence[Report], batch: int | None = None) -> Costs:
 
     Args:
         reports: Of one plan, each run in one process. Runs with requests of several sizes tell the cost of a request
-            from that of an item; runs of several numbers of documents tell memory that grows from what any run takes.
+            from that of an item; runs of several numbers of documents tell time and memory that grow from what any run
+            takes.
         batch: Items a request. None: as in the largest run.
 
     Raises:
@@ -276,7 +280,7 @@ def _times(
     longest = max(times)
     shown = longest + (1 - costs.overlap) * (sum(times) - longest)
     # What overlaps in one rank has to find a core, too.
-    computed = sum(stage.computed(items) for stage in costs.stages) / cluster.all_cores(ranks)
+    computed = sum(stage.computed(items, ranks) for stage in costs.stages) / cluster.all_cores(ranks)
     if not leads:
         return times, exchange, max(shown, computed) + exchange + costs.framework
     # Rank 0 does less of what it hands out, the more it has to do by itself.
@@ -337,7 +341,8 @@ def _stage(reports: Sequence[Report], at: int, largest: Report) -> Stage:
     called = sum(each.seconds for each in calls)
     name = f"{first.kind} {first.name}"
     if not all(each.items for each in calls):
-        return Stage(name, first.kind, rows / sources, 0.0, busy / rows if rows else 0.0)
+        start, item = _line([Calls(1, each.rows, each.busy_seconds) for each in operators]) if rows else (0.0, 0.0)
+        return Stage(name, first.kind, rows / sources, 0.0, item, start=start)
     request, item = _line(calls)
     # The model's time that no core of this process accounts for.
     total = sum(operator.busy_seconds for report in reports for operator in report.operators)
@@ -365,7 +370,7 @@ def _elapsed(report: Report, at: int) -> float:
 
 
 def _line(calls: Sequence[Calls]) -> tuple[float, float]:
-    """Alpha and beta, neither negative, by least squares over the runs' mean requests: seconds = alpha + beta·items."""
+    """Alpha and beta, neither negative, by least squares over the runs' mean calls: seconds = alpha + beta·items."""
     count = sum(each.count for each in calls)
     items = sum(each.items for each in calls)
     seconds = sum(each.seconds for each in calls)

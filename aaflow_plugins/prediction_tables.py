@@ -14,7 +14,15 @@ def costs_table(costs: Costs) -> Table:
     """What each operator cost in one process."""
     table = Table(title=f"measured in one process, {costs.items:,} documents")
     table.add_column("operator")
-    for title in ("rows a document", "a request (alpha)", "an item (beta)", "beside (Ω), a row", "items a request"):
+    titles = (
+        "rows a document",
+        "a request (alpha)",
+        "an item (beta)",
+        "beside (Ω), a row",
+        "items a request",
+        "a rank",
+    )
+    for title in titles:
         table.add_column(title, justify="right")
     for stage in costs.stages:
         table.add_row(
@@ -24,8 +32,9 @@ def costs_table(costs: Costs) -> Table:
             _duration(stage.item),
             _duration(stage.framework) if stage.batch else "-",
             f"{stage.batch:,.1f}" if stage.batch else "-",
+            _duration(stage.start) if stage.start else "-",
         )
-    table.add_row("no operator", "", "", "", f"{costs.framework:.3f} s a run", "")
+    table.add_row("no operator", "", "", "", f"{costs.framework:.3f} s a run", "", "")
     return table
 
 

@@ -21,8 +21,8 @@ _CHUNKS, _PUBLISHED = 100_000_000, {128: 30.9, 2048: 2.09}
 # -- from a measured run to predictions ------------------------------------------------------------------
 
 
-def costs_from(seconds: Mapping[str, float], result: ContenderResult, documents: int, batch: int) -> Costs:
-    """What `aaflow plan` finds out from the report of a run on one rank.
+def report_of(seconds: Mapping[str, float], result: ContenderResult, documents: int, batch: int) -> Report:
+    """The report of a run on one rank, as far as it was measured.
 
     Args:
         seconds: Of each stage.
@@ -31,15 +31,14 @@ def costs_from(seconds: Mapping[str, float], result: ContenderResult, documents:
         batch: Texts a request.
     """
     rows = int(result.fact("rows") or 0)
-    requests = ceil(rows / batch)
     embed = seconds["embed"]
     operators = [
         OperatorReport(name, "", rows=rows if at else documents, busy_seconds=seconds.get(name, 0.0))
         for at, name in enumerate(STAGES)
     ]
-    operators[2].calls = Calls(requests, rows, embed)
+    operators[2].calls = Calls(ceil(rows / batch), rows, embed)
     wall, cpu = result.spread("wall").median, result.spread("cpu").median
-    return costs_of([Report(operators, wall_seconds=wall, cpu_seconds=cpu, model_seconds=embed, resident_bytes=0)])
+    return Report(operators, wall_seconds=wall, cpu_seconds=cpu, model_seconds=embed, resident_bytes=0)
 
 
 def compared(
@@ -103,7 +102,7 @@ def notes(case: CaseResult, results: Sequence[CaseResult]) -> list[str]:
         lines.append(f"Parallel efficiency, against the same way on one worker: {', '.join(gains)}.")
     if first is None or ours is None:
         return lines
-    costs = costs_from(stages_of(first), first, alone.parameters["files"], case.parameters["batch"])
+    costs = costs_of([report_of(stages_of(first), first, alone.parameters["files"], case.parameters["batch"])])
     if workers > 1:
         lines.append(compared(costs, documents, workers, "shards", stages_of(ours), ours))
         led = _way(case, "ours (root)", exactly=True)

@@ -5,21 +5,25 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from math import ceil
 from typing import Any
 
 from aaflow_plugins.engines.launching import rank_environment
+from aaflow_plugins.prediction import costs_of
 from aaflow_plugins.shards import blocks
 from benchmarks.corpus import read_sample
 from benchmarks.digests import of_nodes
 from benchmarks.harness import Benchmark, Case, Contender, Scale
 from benchmarks.measure import Work
 from benchmarks.results import CaseResult, ContenderResult
-from benchmarks.scaling_fit import compared, costs_from, efficiency
+from benchmarks.scaling_fit import compared, efficiency, report_of
 from benchmarks.scaling_peers import dask_cluster, start_ray
 from benchmarks.scaling_shape import WORKERS, Done, count, digest, warm
 
 #: Texts a call of the model, for all contenders.
 _BATCH = 256
+#: One text of so many is in the smaller run, which tells what a rank takes whatever its share.
+_FEWER = 5
 #: Characters that a warm-up takes of a text.
 _WARM_UP = 20_000
 
@@ -101,10 +105,10 @@ def _share_cores(parameters: Mapping[str, Any], workers: int) -> None:
     os.environ.update(rank_environment(workers))
 
 
-def _work(way: Way, workers: int = 1) -> Callable[[Mapping[str, Any]], Work]:
+def _work(way: Way, workers: int = 1, every: int = 1) -> Callable[[Mapping[str, Any]], Work]:
     def prepare(parameters: Mapping[str, Any]) -> Work:
         _share_cores(parameters, workers)
-        given = documents(parameters["corpus"])
+        given = documents(parameters["corpus"])[::every]
         few = [type(each)(text=each.text[:_WARM_UP], id_=each.id_) for each in given[:8]]
 
         def warm_up() -> None:
@@ -122,8 +126,8 @@ def _work(way: Way, workers: int = 1) -> Callable[[Mapping[str, Any]], Work]:
     return prepare
 
 
-def _parser_work(workers: int = 1) -> Callable[[Mapping[str, Any]], Work]:
-    return lambda parameters: replace(_work(our_parser, workers)(parameters), digest=None)
+def _part(way: Way, workers: int = 1, every: int = 1) -> Callable[[Mapping[str, Any]], Work]:
+    return lambda parameters: replace(_work(way, workers, every)(parameters), digest=None)
 
 
 # -- the same on Ray and Dask ----------------------------------------------------------------------------
@@ -224,11 +228,17 @@ def _parsed(workers: int) -> str:
     return f"the parser alone, {_ours(workers)}"
 
 
+def _fewer(name: str) -> str:
+    return f"{name}, one text of {_FEWER}"
+
+
 def _contenders() -> tuple[Contender, ...]:
     found = [
         Contender(_NATIVE, "native", _work(native)),
         Contender(_ours(1), "ours", _work(ours("shards"))),
-        Contender(_parsed(1), "part", _parser_work()),
+        Contender(_parsed(1), "part", _part(our_parser)),
+        Contender(_fewer(_ours(1)), "part", _part(ours("shards"), every=_FEWER)),
+        Contender(_fewer(_parsed(1)), "part", _part(our_parser, every=_FEWER)),
     ]
     found.append(Contender("native `run`, 2 processes", "native", _work(on_two_processes, 2)))
     for workers in WORKERS[1:]:
@@ -237,7 +247,7 @@ def _contenders() -> tuple[Contender, ...]:
             Contender(f"Dask, {workers} workers", "native", _peer(_dask, workers)),
             Contender(_ours(workers, "root"), "ours", _work(ours("root"), workers), ranks=workers),
             Contender(_ours(workers), "ours", _work(ours("shards"), workers), ranks=workers),
-            Contender(_parsed(workers), "part", _parser_work(workers), ranks=workers),
+            Contender(_parsed(workers), "part", _part(our_parser, workers), ranks=workers),
         ]
     return tuple(found)
 
@@ -265,7 +275,13 @@ def _notes(case: CaseResult, _: Sequence[CaseResult]) -> list[str]:
     documents = case.parameters["corpus_files"]
     by_name = {each.name: each for each in case.contenders}
     first = by_name[_ours(1)]
-    costs = costs_from(_stages(by_name, 1), first, documents, _BATCH)
+    fewer, parsed = by_name[_fewer(_ours(1))], by_name[_fewer(_parsed(1))]
+    costs = costs_of(
+        [
+            report_of(_stages(first, by_name[_parsed(1)]), first, documents, _BATCH),
+            report_of(_stages(fewer, parsed), fewer, ceil(documents / _FEWER), _BATCH),
+        ]
+    )
     lines = [f"{first.fact('rows'):,.0f} nodes. On 1 rank ours has {costs.cores:.2f} cores at work."]
     for workers in WORKERS[1:]:
         found = {gather: by_name.get(_ours(workers, gather)) for gather in ("shards", "root")}
@@ -275,7 +291,7 @@ def _notes(case: CaseResult, _: Sequence[CaseResult]) -> list[str]:
         gains = [f"{efficiency(first, each, workers)}, {_gain(first, each):.2f}x" for each in measured.values()]
         lines.append(f"Parallel efficiency and gain against ours on 1 rank: {'; '.join(gains)}.")
         for gather, each in measured.items():
-            stages = _stages(by_name, workers) if gather == "shards" else {}
+            stages = _stages(each, by_name[_parsed(workers)]) if gather == "shards" else {}
             lines.append(compared(costs, documents, workers, gather, stages, each))
     peaks = [
         f"{each.name} {peak / 2**20:,.0f} MiB"
@@ -285,9 +301,9 @@ def _notes(case: CaseResult, _: Sequence[CaseResult]) -> list[str]:
     return [*lines, f"Largest extra peak of memory of a rank: {', '.join(peaks)}."]
 
 
-def _stages(by_name: Mapping[str, ContenderResult], workers: int) -> dict[str, float]:
-    split = by_name[_parsed(workers)].spread("wall").median
-    return {"split": split, "embed": by_name[_ours(workers)].spread("wall").median - split}
+def _stages(whole: ContenderResult, parser: ContenderResult) -> dict[str, float]:
+    split = parser.spread("wall").median
+    return {"split": split, "embed": whole.spread("wall").median - split}
 
 
 def _gain(first: ContenderResult, each: ContenderResult) -> float:
@@ -308,7 +324,8 @@ BENCHMARK = Benchmark(
         "has threads, and one worker alone has all cores for them; several share the cores out, as `aaflow launch` "
         "has them do (RAYON_NUM_THREADS). *A core a worker*: as many cores of the machine as there are workers are "
         "used, where there are so many. CPU and memory are the calling process's, or rank 0's, alone. The embedding's "
-        "share is what the parser alone leaves of the whole."
+        "share is what the parser alone leaves of the whole. Predictions come from the runs on one rank, on all texts "
+        f"and on one of {_FEWER}."
     ),
     metric="wall",
     contenders=_contenders(),

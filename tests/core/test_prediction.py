@@ -131,6 +131,21 @@ def test_a_process_with_threads_of_its_own_leaves_fewer_cores_to_others() -> Non
     assert costs_of([report()]).cores == 1.0
 
 
+def test_runs_of_two_sizes_tell_what_each_rank_takes_whatever_its_share() -> None:
+    def with_start(documents: int) -> Report:
+        made = report(documents)
+        made.operators[1].busy_seconds += 0.3
+        return made
+
+    costs = costs_of([with_start(512), with_start(64)])
+    split = stage(costs, "split")
+    assert (split.start, split.item) == (pytest.approx(0.3), pytest.approx(100e-6))
+    # Each of four ranks, of which two have a core at a time.
+    two_cores = Cluster(cores=2, ranks_a_node=4)
+    assert predict(costs, 4, two_cores, gather="shards").stages[1] == pytest.approx(100e-6 * 4 * 512 / 2 + 2 * 0.3)
+    assert stage(costs_of([with_start(512)]), "split").start == 0.0
+
+
 def test_calls_that_were_under_way_together_stay_so_on_each_rank_unless_they_are_bounded() -> None:
     measured = report(8192, at_once=4)
     costs = costs_of([measured])
