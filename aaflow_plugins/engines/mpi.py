@@ -27,8 +27,8 @@ from aaflow_plugins.engines.waiting import wait_for
 #: Bytes of one message at the most: MPI's own counts end at 2 GiB in many builds.
 MESSAGE_BYTES: Final = 2**30
 
-#: Bytes of rows that are put together at a time: memory touched for the first time costs more than the rows' way.
-BLOCK_BYTES: Final = 2**22
+#: Bytes of rows that are put together at a time: two blocks stay in the cache while the other rank reads them.
+BLOCK_BYTES: Final = 2**20
 
 
 @dataclass(frozen=True)
@@ -170,8 +170,8 @@ class MpiCommunicator(Communicator):
         self._comm.Alltoall(sizes, incoming)
         counts = incoming[:, 0]
         ends = np.cumsum(counts)
-        columns = [np.empty((ends[-1], column.shape[1]), np.uint8) for column in sent[self.rank].flat]
-        streams: list[Any] = [np.empty(size, np.uint8) for size in incoming[:, 1]]
+        columns = [_room(ends[-1], column.shape[1]) for column in sent[self.rank].flat]
+        streams: list[Any] = [_room(size, 1) for size in incoming[:, 1]]
         requests = []
         for other in self._others():
             here = slice(ends[other] - counts[other], ends[other])
@@ -199,7 +199,7 @@ class MpiCommunicator(Communicator):
             return [each for block in self._blocks(rows) for each in self._messages(self._comm.Isend, block, other)]
         size = min(len(chosen), self._block_rows(rows))
         turns: list[tuple[Rows, list[MPI.Request]]]
-        turns = [(np.empty((size, rows.shape[1]), np.uint8), []) for _ in range(2)]
+        turns = [(_room(size, rows.shape[1]), []) for _ in range(2)]
         for number, start in enumerate(range(0, len(chosen), max(1, size))):
             block = chosen[start : start + size]
             held, under_way = turns[number % 2]
@@ -302,6 +302,11 @@ def _take(rows: Rows, chosen: npt.NDArray[np.int64] | None, out: Rows) -> None:
         np.take(rows, chosen, axis=0, out=out, mode="clip")
     else:
         np.take(rows.view(np.uint64), chosen, axis=0, out=out.view(np.uint64), mode="clip")
+
+
+def _room(count: int, width: int) -> Rows:
+    """Memory for rows, from Arrow's pool: it keeps pages, and touching new ones costs more than the rows' way."""
+    return np.frombuffer(pa.allocate_buffer(count * width), np.uint8).reshape(count, width)
 
 
 def _rest(table: pa.Table, flat: list[bool]) -> pa.Table:
