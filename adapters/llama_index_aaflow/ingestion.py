@@ -23,7 +23,7 @@ from llama_index_aaflow.carried_nodes import nodes_on_all
 from llama_index_aaflow.embeddings import is_openai
 from llama_index_aaflow.incremental_runs import Keeping, begun
 from llama_index_aaflow.ingestion_beside import may_run_beside, run_beside
-from llama_index_aaflow.ingestion_cache import quick_cache
+from llama_index_aaflow.ingestion_cache import quick_cache, with_quick_keys
 from llama_index_aaflow.ingestion_overlap import run_overlapping
 from llama_index_aaflow.ingestion_ranks import help_of_ranks, run_on
 from llama_index_aaflow.ingestion_workers import Multiprocessing, WorkerPool
@@ -189,9 +189,10 @@ def _run(
     quick = _quick(settings)
     run = begun(keeping, nodes, transformations, steps, settings) if keeping else None
     if run is None:
+        loop = with_quick_keys(native, quick.get("cache"))
 
         def loop_of(steps: list[Any], **more: Any) -> Any:
-            return native(nodes, steps, **{**quick, **more})
+            return loop(nodes, steps, **{**quick, **more})
 
         if (helped := help_of_ranks()) is not None:
             return helped.run(loop_of, nodes, steps, settings, executor)
@@ -215,7 +216,7 @@ async def _arun(
     quick = _quick(settings)
     run = begun(keeping, nodes, transformations, steps, settings) if keeping else None
     if run is None:
-        return await native(nodes, steps, **quick)
+        return await with_quick_keys(native, quick.get("cache"))(nodes, steps, **quick)
     return await run.applied(native)(nodes, run.steps(steps), **run.settings(quick))
 
 

@@ -7,6 +7,7 @@ batches of its native loop. Much of what models do leaves the interpreter to oth
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,13 +16,20 @@ from typing import Any, Final
 
 from llama_index.core.base.embeddings import base as base_module
 from llama_index.core.base.embeddings.base import BaseEmbedding
-from llama_index.core.schema import MetadataMode
 
 from aaflow_plugins.collector import rare_collector
 from aaflow_plugins.interrupts import interrupts_put_off, result_of
 from aaflow_plugins.known_code import is_from
-from llama_index_aaflow.ingestion_cache import QuickCache, Written, written_node
-from llama_index_aaflow.ingestion_overlap import SETTINGS, are_apart, groups, nothing_kept, parses_by_document
+from llama_index_aaflow.ingestion_cache import Made, QuickCache
+from llama_index_aaflow.ingestion_overlap import (
+    SETTINGS,
+    are_apart,
+    batches,
+    groups,
+    nothing_kept,
+    parses_by_document,
+    texts_of,
+)
 from llama_index_aaflow.known_code import plain
 from llama_index_aaflow.listening import nobody_listens
 from llama_index_aaflow.native_classes import found
@@ -85,8 +93,10 @@ class _Parsing:
     Attributes:
         nodes: The nodes; empty unless they have been embedded.
         named: What the cache knows the model by, from before it has done anything.
-        vectors: What the model gave for them, in order.
-        error: What it raised.
+        given: How many nodes were given their vectors, but for those left.
+        left: Vectors that have to be given natively, each with the number of its node, in order.
+        rest: Vectors for the other nodes, in order.
+        error: What the model raised.
     """
 
     def __init__(self, parser: Any, model: Any, cache: Any) -> None:
@@ -95,8 +105,10 @@ class _Parsing:
         self._cache = cache if isinstance(cache, QuickCache) else None
         self.nodes: list[Any] = []
         self.named: Any = None
-        self.vectors: list[Any] = []
-        self.error: Exception | None = None
+        self.given = 0
+        self.left: list[tuple[int, Any]] = []
+        self.rest: list[Any] = []
+        self.error: BaseException | None = None
 
     def to_dict(self, **kwargs: Any) -> Any:
         """What the cache knows the parser by."""
@@ -112,40 +124,50 @@ class _Parsing:
                 self.named = self._model.to_dict()
             except Exception:
                 return self._parser(documents, **kwargs)  # it fails again when the native code asks
-        nodes: list[Any] = []
-        written: list[Written] = []
-        texts: list[str] = []
+        made = Made(cached=self._cache is not None)
+
+        def parse(group: list[Any]) -> list[str]:
+            nodes = self._parser(group)
+            made.add(nodes)
+            return texts_of(nodes)
+
         expect_documents(self._parser, documents)
         with _thread() as submit:
-            parts = [submit(self._part, group) for group in groups(documents)]
-            for part in parts:
-                made, new_texts, new_written = result_of(part)
-                nodes += made
-                written += new_written
-                for text in new_texts:
-                    texts.append(text)
-                    if len(texts) == self._model.embed_batch_size:
-                        self._embed(texts)
-                        texts = []
-            if texts:
-                self._embed(texts)
+            parts = deque(submit(parse, group) for group in groups(documents))
+            self._embed(parts, made, submit)
         if self._cache is not None:
-            self._cache.expect(nodes, written)
-        self.nodes = nodes
-        return nodes
+            self._cache.expect(made)
+        self.nodes = made.nodes
+        return made.nodes
 
-    def _part(self, documents: list[Any]) -> tuple[list[Any], list[str], list[Written]]:
-        nodes = self._parser(documents)
-        texts = [node.get_content(metadata_mode=MetadataMode.EMBED) for node in nodes]
-        return nodes, texts, [] if self._cache is None else list(map(written_node, nodes))
+    def _embed(self, parts: deque[Future[list[str]]], made: Made, submit: Callable[..., Future[Any]]) -> None:
+        """Embed texts as they come; the thread that made their nodes gives these their vectors."""
 
-    def _embed(self, texts: list[str]) -> None:
-        if self.error is None:
+        def texts() -> Iterator[list[str]]:
+            while parts:
+                yield result_of(parts.popleft())
+
+        # Whoever sees nodes that the cache is told of may not see vectors yet.
+        early = self._cache is not None or not self._cached
+        giving = []
+        for batch in batches(texts(), self._model):
+            if self.error is not None:
+                continue
             try:
-                self.vectors += self._model.get_text_embedding_batch(texts)
-            except Exception as error:
-                # It is raised where it would be natively: after what the parser made is in the cache.
+                vectors = self._model.get_text_embedding_batch(batch)
+            except BaseException as error:
+                # It is raised where it would be natively: after what the parser made is in the cache. What is no
+                # error doesn't wait for a parser that isn't through.
+                if not (isinstance(error, Exception) or all(part.done() for part in parts)):
+                    raise
                 self.error = error
+                continue
+            if early and not self.rest and len(vectors) == len(batch):
+                giving.append(submit(made.give, self.given, vectors))
+                self.given += len(batch)
+            else:
+                self.rest += vectors
+        self.left = [each for given in giving for each in result_of(given)]
 
 
 class _Embedding:
@@ -165,8 +187,10 @@ class _Embedding:
             return self._model(nodes, **kwargs)
         if parsing.error is not None:
             raise parsing.error
-        vectors, parsing.vectors = parsing.vectors, []
-        give_vectors(nodes, vectors)
+        for number, vector in parsing.left:
+            nodes[number].embedding = vector
+        rest, parsing.rest = parsing.rest, []
+        give_vectors(nodes[parsing.given :], rest)
         return nodes
 
 

@@ -25,7 +25,7 @@ from aaflow_plugins.collector import rare_collector
 from aaflow_plugins.executor import Executor
 from llama_index_aaflow import node_parsers
 from llama_index_aaflow.embeddings import is_openai
-from llama_index_aaflow.ingestion_cache import QuickCache, Written, written_node
+from llama_index_aaflow.ingestion_cache import Made, QuickCache
 from llama_index_aaflow.known_code import unknown
 from llama_index_aaflow.listening import nobody_listens
 from llama_index_aaflow.native_classes import found
@@ -138,9 +138,8 @@ class Parsing:
         """
         self._parser, self._embedding, self._parse = parser, embedding, parse
         self._cache = cache if isinstance(cache, QuickCache) else None
-        self._written: list[Written] = []
+        self._made = Made(cached=self._cache is not None)
         self._documents: list[Any] = []
-        self._nodes: list[Any] = []
         self._parsed = False
 
     def to_dict(self, **kwargs: Any) -> Any:
@@ -158,25 +157,36 @@ class Parsing:
             pass
         self.ahead.complete = True
         if self._cache is not None:
-            self._cache.expect(self._nodes, self._written)
-        return self._nodes
+            self._cache.expect(self._made)
+        return self._made.nodes
 
     def batches(self) -> Iterator[list[str]]:
         """The texts of the nodes by batches of the embedding model, while the nodes are made."""
-        size = self._embedding.embed_batch_size
-        texts: list[str] = []
+        return batches(self._texts(), self._embedding)
+
+    def _texts(self) -> Iterator[list[str]]:
         for made in self._parse(self._documents):
-            self._nodes += made
-            if self._cache is not None:
-                self._written += map(written_node, made)
-            for node in made:
-                texts.append(node.get_content(metadata_mode=MetadataMode.EMBED))
-                if len(texts) == size:
-                    yield texts
-                    texts = []
+            self._made.add(made)
+            yield texts_of(made)
         self._parsed = True
-        if texts:
-            yield texts
+
+
+def texts_of(nodes: Iterable[Any]) -> list[str]:
+    """What of nodes is embedded."""
+    return [node.get_content(metadata_mode=MetadataMode.EMBED) for node in nodes]
+
+
+def batches(texts: Iterable[list[str]], model: Any) -> Iterator[list[str]]:
+    """The batches of the native loop, of texts that come some at a time."""
+    batch: list[str] = []
+    for some in texts:
+        for text in some:
+            batch.append(text)
+            if len(batch) == model.embed_batch_size:
+                yield batch
+                batch = []
+    if batch:
+        yield batch
 
 
 def are_apart(nodes: Any) -> bool:

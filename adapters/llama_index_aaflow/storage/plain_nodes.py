@@ -163,6 +163,11 @@ def dumped(node: TextNode) -> Fields:
     return fields
 
 
+def are_floats(vector: Any) -> bool:
+    """Whether a vector is a list of floats, which pydantic takes and gives as it is."""
+    return type(vector) is list and {float}.issuperset(map(type, vector))
+
+
 def with_vectors(nodes: Iterable[BaseNode], vectors: Mapping[str, Any]) -> list[BaseNode]:
     """Copies of nodes that have their vectors.
 
@@ -177,7 +182,7 @@ def with_vectors(nodes: Iterable[BaseNode], vectors: Mapping[str, Any]) -> list[
 
 
 def _with_vector(node: BaseNode, vector: Any) -> BaseNode:
-    if type(node) is TextNode and type(vector) is list and {float}.issuperset(map(type, vector)):
+    if type(node) is TextNode and are_floats(vector):
         return node.model_copy(update={"embedding": vector.copy()})
     copy = node.model_copy()
     copy.embedding = vector
@@ -191,17 +196,22 @@ def give_vectors(nodes: Iterable[Any], vectors: list[Any]) -> None:
         nodes: Any nodes.
         vectors: A vector for each. The nodes get copies; of vectors that nobody else keeps there are never two.
     """
-    known = _assigning_is_known()
     vectors = vectors[::-1]
     for node in nodes:
         if not vectors:
             return
         vector = vectors.pop()
-        if known and type(node) is TextNode and type(vector) is list and {float}.issuperset(map(type, vector)):
-            node.__dict__["embedding"] = vector.copy()
-            node.__pydantic_fields_set__.add("embedding")
-        else:
+        if not assigned(node, vector):
             node.embedding = vector
+
+
+def assigned(node: Any, vector: Any) -> bool:
+    """Assign a node a copy of its vector, as pydantic does; False, and nothing is done, where it may do otherwise."""
+    if not (type(node) is TextNode and are_floats(vector) and _assigning_is_known()):
+        return False
+    node.__dict__["embedding"] = vector.copy()
+    node.__pydantic_fields_set__.add("embedding")
+    return True
 
 
 @lru_cache(maxsize=1)
