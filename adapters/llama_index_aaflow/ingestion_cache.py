@@ -130,13 +130,15 @@ class Made:
 
         Args:
             start: The number of the first.
-            vectors: A vector for each of a run of nodes.
+            vectors: A vector for each of a run of nodes; emptied.
 
         Returns:
             The vectors that have to be given natively, each with the number of its node.
         """
         left = []
-        for number, vector in enumerate(vectors, start):
+        vectors.reverse()
+        for number in range(start, start + len(vectors)):
+            vector = vectors.pop()
             if (self._cached and self._entries[number] is None) or not assigned(self.nodes[number], vector):
                 left.append((number, vector))
         return left

@@ -234,3 +234,44 @@ def test_entries_hold_vectors_of_their_own() -> None:
         node.embedding[0] = -1.0
         node.relationships.clear()
     assert repr(pipeline.cache.cache.to_dict()) == before
+
+
+def test_vectors_that_a_model_keeps_are_its_own() -> None:
+    """Nodes have copies of lists that anybody else has, as natively."""
+
+    class Keeping(Lengths):
+        _kept: list[Any] = PrivateAttr(default_factory=list)
+
+        def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
+            rows: list[Any] = super()._get_text_embeddings(texts)
+            self._kept += rows
+            return rows
+
+    model = Keeping(embed_batch_size=3)
+    nodes = accelerate(IngestionPipeline(transformations=[PARSERS["sentences"](), model])).run(
+        documents=documents(TEXTS)
+    )
+    before = repr(model._kept)
+    for node in nodes:
+        node.embedding[0] = -1.0
+    assert repr(model._kept) == before
+
+
+def test_an_interrupt_in_the_model_leaves_the_parsers_entry() -> None:
+    """As natively, where the parser is through before the model begins."""
+
+    class Interrupted(Lengths):
+        def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
+            if "a. b." in texts[-1]:  # of the last document
+                raise KeyboardInterrupt
+            return super()._get_text_embeddings(texts)  # type: ignore[no-any-return]
+
+    kept = []
+    for accelerated in (False, True):
+        pipeline = IngestionPipeline(transformations=[PARSERS["sentences"](), Interrupted(embed_batch_size=1)])
+        with pytest.raises(KeyboardInterrupt):
+            (accelerate(pipeline) if accelerated else pipeline).run(documents=documents(TEXTS))
+        (entries,) = pipeline.cache.cache.to_dict().values()
+        kept.append([[data["__data__"]["text"] for data in entry["nodes"]] for entry in entries.values()])
+    assert kept[0] == kept[1]
+    assert kept[0][0]

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from itertools import product
 from math import isfinite
+from sys import getrefcount
 from typing import Any, Final
 
 from llama_index.core.schema import (
@@ -194,9 +195,9 @@ def give_vectors(nodes: Iterable[Any], vectors: list[Any]) -> None:
 
     Args:
         nodes: Any nodes.
-        vectors: A vector for each. The nodes get copies; of vectors that nobody else keeps there are never two.
+        vectors: A vector for each; emptied as far as there are nodes.
     """
-    vectors = vectors[::-1]
+    vectors.reverse()
     for node in nodes:
         if not vectors:
             return
@@ -206,12 +207,28 @@ def give_vectors(nodes: Iterable[Any], vectors: list[Any]) -> None:
 
 
 def assigned(node: Any, vector: Any) -> bool:
-    """Assign a node a copy of its vector, as pydantic does; False, and nothing is done, where it may do otherwise."""
+    """Assign a node its vector, as pydantic does; False, and nothing is done, where it may do otherwise.
+
+    pydantic makes a copy. So is made here of what anybody has but the caller, in a variable, alone.
+    """
     if not (type(node) is TextNode and are_floats(vector) and _assigning_is_known()):
         return False
-    node.__dict__["embedding"] = vector.copy()
+    node.__dict__["embedding"] = vector if getrefcount(vector) == _ALONE else vector.copy()
     node.__pydantic_fields_set__.add("embedding")
     return True
+
+
+def _counted(value: Any) -> int:
+    return getrefcount(value)
+
+
+def _counted_alone() -> int:
+    value: list[float] = []
+    return _counted(value)
+
+
+#: What is counted, in a function that is given it, of what its caller alone has.
+_ALONE: Final = _counted_alone()
 
 
 @lru_cache(maxsize=1)
