@@ -87,7 +87,7 @@ class QuickCache:
             settings = pipeline_module.remove_unstable_values(str(transformation.to_dict()))
             if is_text(settings):
                 state.update(settings.encode())
-                return state.hexdigest()
+                return str(state.hexdigest())
         return pipeline_module.get_transformation_hash(nodes, transformation)
 
     def put(self, key: str, nodes: Sequence[Any], collection: str | None = None) -> None:
