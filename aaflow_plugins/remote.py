@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import pyarrow as pa
 
@@ -19,8 +20,8 @@ class RemoteCall:
         function: Runs in the other process on what `pack` made. For a worker it is pickled; another rank has its own.
         unpack: Makes the result from the item and what came back; None where that cannot carry the native result,
             and the step is to be run in this process.
-        sample: What this process's `function` gives for something; told apart from what other ranks' give before work
-            is shared. None where the plan says it all.
+        sample: `sample_of` this process's `function`; told apart from other ranks' before work is shared. None where
+            the plan says it all.
     """
 
     pack: Callable[[Any], pa.RecordBatch]
@@ -29,13 +30,18 @@ class RemoteCall:
     sample: Callable[[], bytes] | None = None
 
 
+#: Before what a model raised for a sample.
+FAILED: Final = b"failed: "
+
+
 def sample_of(embed: Callable[[list[str]], Any]) -> bytes:
-    """What tells a model from others: what it gives for a text, or raises.
+    """What tells a model from others: a digest of what it gives for a text, or `FAILED` and what it raises.
 
     Args:
         embed: Embeds a list of texts.
     """
     try:
-        return repr(embed(["The same text for all ranks."])).encode()
+        given = repr(embed(["The same text for all ranks."]))
     except Exception as error:
-        return repr(error).encode()
+        return FAILED + f"{type(error).__name__}: {error}"[:1000].encode(errors="replace")
+    return hashlib.blake2b(given.encode()).digest()

@@ -6,11 +6,12 @@ What is done where is decided by who is free; what is in a task, and what become
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import struct
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from itertools import islice
@@ -23,7 +24,7 @@ from aaflow_plugins.dataplane.wire import to_ipc
 from aaflow_plugins.engines.communicator import Communicator, RankError
 from aaflow_plugins.engines.waiting import wait_for
 from aaflow_plugins.interrupts import interrupts_put_off, result_of
-from aaflow_plugins.remote import RemoteCall
+from aaflow_plugins.remote import FAILED, RemoteCall
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -49,8 +50,14 @@ class TaskPool:
     exception, which they hear of by themselves.
     """
 
-    def __init__(self, ranks: Communicator) -> None:
-        self._ranks = ranks
+    def __init__(self, ranks: Communicator, functions: Collection[int]) -> None:
+        """Set up.
+
+        Args:
+            ranks: The ranks.
+            functions: Numbers of the functions that all other ranks have; others are called here.
+        """
+        self._ranks, self._functions = ranks, frozenset(functions)
         self._numbers = 0
         self._given: dict[int, _Task] = {}
         #: What nobody has begun.
@@ -95,6 +102,8 @@ class TaskPool:
             RankError: If another rank fails.
             Exception: What `here` raises.
         """
+        if function not in self._functions:
+            return here(item)
         task = self._put(_Task(function, elsewhere, item))
         with self._changed:
             # This rank comes last, as it has other things to do.
@@ -122,6 +131,9 @@ class TaskPool:
         The thread that iterates does tasks itself while the result that comes next is not there. Items are read, and
         results kept, as far ahead as twice the slots.
         """
+        if function not in self._functions:
+            yield from map(here, items)
+            return
         window: deque[_Task] = deque()
         coming = iter(items)
         try:
@@ -313,6 +325,25 @@ def digest_of(texts: Iterable[str]) -> bytes:
     return digest.digest() if count else b""
 
 
+def compare_samples(ranks: Communicator, sample: bytes) -> None:
+    """Raise on all ranks if their models are not the same.
+
+    Args:
+        ranks: The ranks.
+        sample: `sample_of` this rank's.
+
+    Raises:
+        RankError: Naming the first rank that fails, if not all do alike, or whose vectors are not those of rank 0.
+    """
+    samples = ranks.agree(sample)
+    if len(samples) == 1:
+        return
+    for found, rank in samples.items():
+        if found.startswith(FAILED):
+            raise RankError(rank, found.decode())
+    raise RankError(list(samples.values())[1], "gives a text other vectors than rank 0")
+
+
 def lead_or_serve(
     ranks: Communicator, fingerprint: str, source: bytes, calls: Mapping[int, RemoteCall], lead: Callable[[TaskPool], T]
 ) -> T | None:
@@ -322,7 +353,7 @@ def lead_or_serve(
         ranks: The ranks, of which there are several.
         fingerprint: What decides the result: the same on all ranks.
         source: What tells this rank's data from other data; empty if it has none. That of rank 0 counts.
-        calls: What rank 0 may have done, by number; alike on all ranks.
+        calls: What rank 0 may have done, by number; what not all ranks have stays at rank 0.
         lead: What rank 0 does.
 
     Returns:
@@ -336,11 +367,15 @@ def lead_or_serve(
         for other, rank in ranks.agree(source).items():
             if other and rank:
                 raise RankError(rank, "has other data than rank 0: give all ranks the same, or none to all but rank 0")
+        # What one rank keeps to itself, as somebody listens there, is nothing that it could be given.
+        told = ranks.agree(json.dumps(sorted(calls)).encode())
+        common = set.intersection(*(set(json.loads(numbers)) for numbers in told))
+        calls = {number: call for number, call in calls.items() if number in common}
         for call in calls.values():
             if call.sample is not None:
-                ranks.compare(hashlib.blake2b(call.sample()).digest(), "gives a text other vectors than rank 0")
+                compare_samples(ranks, call.sample())
         if ranks.rank:
             serve(ranks, {number: call.function for number, call in calls.items()})
             return None
-        with TaskPool(ranks) as pool:
+        with TaskPool(ranks, calls) as pool:
             return lead(pool)

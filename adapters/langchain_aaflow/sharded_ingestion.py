@@ -21,7 +21,7 @@ from langchain_core.documents import Document
 from aaflow_plugins.dataplane.batch import Batch
 from aaflow_plugins.embedding import Embedder, vectors_from_rows
 from aaflow_plugins.engines.communicator import Communicator
-from aaflow_plugins.engines.tasks import digest_of
+from aaflow_plugins.engines.tasks import compare_samples, digest_of
 from aaflow_plugins.executor import Executor
 from aaflow_plugins.operators import Embed, Load
 from aaflow_plugins.plan import Plan
@@ -115,7 +115,7 @@ class Sharded:
             )
         elsewhere = embed.elsewhere
         if elsewhere is not None and elsewhere.sample is not None:
-            self.ranks.compare(hashlib.blake2b(elsewhere.sample()).digest(), "gives a text other vectors than rank 0")
+            compare_samples(self.ranks, elsewhere.sample())
         return replace(embed, slots=share_of(embed.slots, self.ranks))
 
     def _split(self, documents: list[Document]) -> tuple[list[Document], Report | None]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import pyarrow as pa
-from llama_index.core.schema import BaseNode
+from llama_index.core.data_structs.struct_type import IndexStructType
+from llama_index.core.schema import BaseNode, NodeRelationship, ObjectType
 from llama_index.core.storage.docstore.utils import doc_to_json, json_to_doc
 
 from aaflow_plugins.engines.communicator import Communicator
@@ -22,11 +23,12 @@ def node_to_json(node: BaseNode) -> str:
         TypeError: If JSON doesn't carry it as it is.
     """
     held = doc_to_json(node)
-    if not is_carried(held):
-        raise TypeError(f"node {node.node_id}: its fields hold something that JSON has no form for")
     if type(json_to_doc(held)) is not type(node):
         raise TypeError(f"node {node.node_id}: JSON does not give a {type(node).__qualname__} back")
-    return json.dumps(held)
+    try:
+        return to_json(held)
+    except TypeError as error:
+        raise TypeError(f"node {node.node_id}: {error}") from None
 
 
 def node_from_json(text: str) -> BaseNode:
@@ -67,10 +69,30 @@ def _from_table(table: pa.Table) -> list[BaseNode]:
     return nodes
 
 
-def is_carried(value: Any) -> bool:
-    """Whether JSON gives a value back as it is; a string that is an enumeration's is told from others by its field."""
+def to_json(value: Any) -> str:
+    """A value as JSON, which gives it back as it is.
+
+    Raises:
+        TypeError: If it doesn't.
+    """
+    written = json.dumps(value) if _is_carried(value) else None
+    # Two halves of one character would come back as that character.
+    if written is None or ("\\ud" in written and json.loads(written) != value):
+        raise TypeError("its fields hold something that JSON has no form for")
+    return written
+
+
+#: Strings of nodes and of an index that are told from others by their field.
+_BY_FIELD: Final = (NodeRelationship, ObjectType, IndexStructType)
+
+
+def _is_carried(value: Any) -> bool:
     if type(value) is dict:
-        return all(isinstance(key, str) for key in value) and all(map(is_carried, value.values()))
+        return all(map(_is_text, value)) and all(map(_is_carried, value.values()))
     if type(value) is list:
-        return all(map(is_carried, value))
-    return value is None or isinstance(value, str) or type(value) in (int, float, bool)
+        return all(map(_is_carried, value))
+    return value is None or _is_text(value) or type(value) in (int, float, bool)
+
+
+def _is_text(value: Any) -> bool:
+    return type(value) is str or type(value) in _BY_FIELD

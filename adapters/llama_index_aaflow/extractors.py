@@ -1,7 +1,7 @@
 """LlamaIndex's metadata extractors with as many calls of the model in flight as an executor says.
 
-The native code runs, but for the `run_jobs` that it calls: natively that has as many workers as the extractor's own
-`num_workers`, and four for `TitleExtractor`, whatever that says.
+The native code runs, but for the `run_jobs` that it calls. Natively that has four workers, unless the extractor's own
+`num_workers` says otherwise, which then holds here, too; `TitleExtractor` has four whatever that says.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, Final
 
+from llama_index.core.async_utils import DEFAULT_NUM_WORKERS
 from llama_index.core.extractors import BaseExtractor
 from llama_index.core.extractors import metadata_extractors as native_module
 
@@ -64,4 +65,7 @@ class _WithinBound(StandsFor):
 
 async def _run_jobs(limit: int | None, *args: Any, **kwargs: Any) -> Any:
     native: Any = native_module
-    return await native.run_jobs(*args, **{**kwargs, "workers": limit})
+    workers = kwargs.get("workers", DEFAULT_NUM_WORKERS)
+    if limit is not None and (workers == DEFAULT_NUM_WORKERS or workers > limit):
+        workers = limit
+    return await native.run_jobs(*args, **{**kwargs, "workers": workers})

@@ -16,23 +16,18 @@ from llama_index.core.callbacks import CallbackManager
 from llama_index.core.embeddings.utils import resolve_embed_model
 from llama_index.core.indices import base as index_base
 from llama_index.core.indices.vector_store import VectorStoreIndex
-from llama_index.core.schema import Document, MetadataMode, TransformComponent
-from llama_index.core.utils import iter_batch
+from llama_index.core.schema import Document, TransformComponent
 from llama_index.core.vector_stores.simple import DEFAULT_VECTOR_STORE
 
 from aaflow_plugins.engines.communicator import Communicator
 from aaflow_plugins.executor import Executor
 from aaflow_plugins.plugins import ranks_of
 from aaflow_plugins.shards import pack_vector, unpack_vector
-from llama_index_aaflow.carried_nodes import is_carried
+from llama_index_aaflow.carried_nodes import to_json
 from llama_index_aaflow.indices import AcceleratedVectorStoreIndex
 from llama_index_aaflow.ingestion_ranks import Help, led
-from llama_index_aaflow.listening import nobody_listens
 from llama_index_aaflow.transformations import sooner
 from llama_index_aaflow.vector_stores import accelerate_store
-
-#: How many nodes an index embeds and stores at once, unless it is told.
-_INSERT_BATCH_SIZE = 2048
 
 
 @lru_cache(maxsize=64)
@@ -51,7 +46,7 @@ class LedVectorStoreIndex(AcceleratedVectorStoreIndex):
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         """An index of this process, made of anything but documents."""
-        return AcceleratedVectorStoreIndex(*args, **kwargs)
+        return AcceleratedVectorStoreIndex(*args, **kwargs) if cls._is_led() else super().__new__(cls)
 
     @classmethod
     def from_documents(  # type: ignore[override]
@@ -82,11 +77,15 @@ class LedVectorStoreIndex(AcceleratedVectorStoreIndex):
             RankError: If another rank fails, or has other transformations or documents.
         """
 
-        def build(steps: Any) -> VectorStoreIndex:
+        def build(steps: Any, **more: Any) -> VectorStoreIndex:
             return AcceleratedVectorStoreIndex.from_documents(
-                documents, storage_context, show_progress, callback_manager, steps, **kwargs
+                documents, storage_context, show_progress, callback_manager, steps, **{**kwargs, **more}
             )
 
+        if not cls._is_led():
+            return super().from_documents(
+                documents, storage_context, show_progress, callback_manager, transformations, **kwargs
+            )
         executor = cls._executor
         ranks = ranks_of(executor)
         if ranks.size == 1:
@@ -95,11 +94,11 @@ class LedVectorStoreIndex(AcceleratedVectorStoreIndex):
             raise ValueError("storage_context: with gather='all' each rank gets an index in a storage of its own")
         transformations = transformations or Settings.transformations
         model = resolve_embed_model(kwargs.get("embed_model") or Settings.embed_model, callback_manager)
-        size = kwargs.get("insert_batch_size", _INSERT_BATCH_SIZE)
 
         def lead(helped: Help) -> VectorStoreIndex:
-            made = build([_Helped(helped, transformations, model, size, executor)])
-            made._transformations = transformations
+            embedding = helped.embedding(len(transformations), model)
+            made = build([_Helped(helped, transformations, executor)], embed_model=embedding)
+            made._transformations, made._embed_model = transformations, model
             return made
 
         index = led(ranks, [*transformations, model], executor, documents, lead)
@@ -113,6 +112,11 @@ class LedVectorStoreIndex(AcceleratedVectorStoreIndex):
         struct: Any = storage.index_store.index_structs()[0]
         return AcceleratedVectorStoreIndex(index_struct=struct, storage_context=storage, **kwargs)
 
+    @classmethod
+    def _is_led(cls) -> bool:
+        """Whether this is a class that `led_class` has made, and not somebody's subclass, whose ways are its own."""
+        return "_executor" in vars(cls)
+
 
 def _storage_on_all(ranks: Communicator, storage: StorageContext | None) -> StorageContext:
     """The storage that rank 0 has, on all ranks; all make this call together."""
@@ -123,9 +127,7 @@ def _storage_on_all(ranks: Communicator, storage: StorageContext | None) -> Stor
 def _to_table(storage: StorageContext) -> pa.Table:
     held = storage.to_dict()
     vectors = held["vector_store"][DEFAULT_VECTOR_STORE].pop("embedding_dict")
-    if not is_carried(held):
-        raise TypeError("nodes' metadata hold something that JSON has no form for: use gather='root'")
-    packed = [("", json.dumps([held, list(vectors)]).encode()), *map(pack_vector, vectors.values())]
+    packed = [("", to_json([held, list(vectors)]).encode()), *map(pack_vector, vectors.values())]
     kinds, rows = zip(*packed, strict=True)
     return pa.table({"kind": pa.array(kinds, pa.string()), "data": pa.array(rows, pa.large_binary())})
 
@@ -141,27 +143,18 @@ def _from_table(table: pa.Table) -> StorageContext:
 
 
 class _Helped:
-    """An index's transformations, and then its model, as it would apply it: with what of them is shared done by all."""
+    """An index's transformations, with what of them is shared done by all."""
 
-    def __init__(
-        self, helped: Help, transformations: Sequence[Any], model: Any, size: int, executor: Executor | None
-    ) -> None:
-        self._helped, self._size, self._executor = helped, size, executor
+    def __init__(self, helped: Help, transformations: Sequence[Any], executor: Executor) -> None:
+        self._helped, self._executor = helped, executor
         self._steps = [sooner(each, executor) for each in transformations]
-        self._model = helped.shared(len(self._steps), sooner(model, executor))
-        self._is_shared = len(self._steps) in helped.shares
 
     def __call__(self, documents: Sequence[Any], **kwargs: Any) -> Sequence[Any]:
-        """Make nodes of documents, with vectors where they are known to be those that the index asks for."""
+        """Make nodes of documents."""
         native: Any = index_base
 
         def apply(steps: list[Any]) -> Any:
             return native.run_transformations(documents, steps, **kwargs)
 
         nodes: Sequence[Any] = self._helped.run(apply, documents, self._steps, kwargs, self._executor)
-        # Natively nodes of one id share a vector.
-        if self._is_shared and nobody_listens() and len({node.node_id for node in nodes}) == len(nodes):
-            full = [node for node in nodes if node.get_content(metadata_mode=MetadataMode.EMBED) != ""]
-            for batch in iter_batch(full, self._size):
-                self._model([node for node in batch if node.embedding is None])
         return nodes

@@ -176,7 +176,7 @@ class Help(Helping):
         """Apply steps natively, with what of them is shared done by all."""
         if not nobody_listens():
             return native(steps)
-        shared = [self.shared(position, step) for position, step in enumerate(steps)]
+        shared = [self._shared(position, step) for position, step in enumerate(steps)]
         first = shared[0] if shared else None
         if (
             isinstance(first, _SharedParser)
@@ -188,8 +188,12 @@ class Help(Helping):
         # A parser comes to its end first, as natively: all ranks are at work, and its tasks don't wait behind batches.
         return native(shared)
 
-    def shared(self, position: int, step: Any) -> Any:
-        """What stands for a transformation: one that all ranks are at work for, if they were told of it."""
+    def embedding(self, position: int, model: Any) -> Any:
+        """What stands for an embedding model that is asked for lists of texts: all ranks are at work for it."""
+        share = self.shares.get(position)
+        return _SharedEmbedding(model, self.pool, position, share.call).for_texts() if share else model
+
+    def _shared(self, position: int, step: Any) -> Any:
         share = self.shares.get(position)
         if isinstance(share, _Cutting):
             return _SharedParser(step, self.pool, position, share.call)
@@ -346,7 +350,22 @@ class _SharedEmbedding:
 
     def __call__(self, nodes: Any, **kwargs: Any) -> Any:
         """Give nodes their vectors."""
-        tasks = _together(self._batches(nodes))
+        return self._ahead(nodes, lambda node: node.get_content(metadata_mode=MetadataMode.EMBED))(nodes, **kwargs)
+
+    def for_texts(self) -> Any:
+        """A copy of the model, whose calls for a list of texts are shared."""
+        copy = with_class(self._embedding, type(self._embedding))
+
+        def embed(texts: list[str], **kwargs: Any) -> Any:
+            model = self._ahead(texts, lambda text: text) if nobody_listens() else self._embedding
+            return model.get_text_embedding_batch(texts, **kwargs)
+
+        copy.__dict__["get_text_embedding_batch"] = embed
+        return copy
+
+    def _ahead(self, items: Sequence[Any], text_of: Callable[[Any], str]) -> Any:
+        """A copy of the model, which finds the batches that it will ask for."""
+        tasks = _together(self._batches(items, text_of))
         replies = chain.from_iterable(self._pool.each(self._position, self._call, self._here, tasks))
         ahead = Ahead(self._embedding, replies)
         embedding = with_class(self._embedding, type(self._embedding))
@@ -356,15 +375,15 @@ class _SharedEmbedding:
             return self._embedding._get_text_embeddings(texts) if rows is None else lists(rows)
 
         embedding.__dict__["_get_text_embeddings"] = rows_of
-        return embedding(nodes, **kwargs)
+        return embedding
 
     def _here(self, batches: list[list[str]]) -> list[Fetched]:
         return [Fetched(batch, self._embedding._get_text_embeddings(batch)) for batch in batches]
 
-    def _batches(self, nodes: Sequence[Any]) -> Iterator[list[str]]:
+    def _batches(self, items: Sequence[Any], text_of: Callable[[Any], str]) -> Iterator[list[str]]:
         size = self._embedding.embed_batch_size
-        for start in range(0, len(nodes), size):
-            yield [node.get_content(metadata_mode=MetadataMode.EMBED) for node in nodes[start : start + size]]
+        for start in range(0, len(items), size):
+            yield list(map(text_of, items[start : start + size]))
 
 
 def _together(batches: Iterable[list[str]]) -> Iterator[list[list[str]]]:

@@ -16,6 +16,7 @@ from llama_index.core.schema import MetadataMode
 from llama_index.core.storage.docstore import SimpleDocumentStore
 
 from aaflow_plugins.engines.communicator import Communicator
+from aaflow_plugins.engines.tasks import compare_samples
 from aaflow_plugins.executor import Executor
 from aaflow_plugins.remote import sample_of
 from aaflow_plugins.shards import blocks, check_same_texts, embed_evenly
@@ -159,8 +160,7 @@ class ShardedEmbedding:
         """
         # A request would be paid for; what a client's model is, its settings say.
         if not is_openai(embedding):
-            digest = hashlib.blake2b(sample_of(embedding._get_text_embeddings)).digest()
-            ranks.compare(digest, "gives a text other vectors than rank 0")
+            compare_samples(ranks, sample_of(embedding._get_text_embeddings))
         self._embedding, self._ranks = embedding, ranks
         size = embedding.embed_batch_size
         self._at_once = block if block and block % size else size

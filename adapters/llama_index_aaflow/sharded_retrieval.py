@@ -176,24 +176,28 @@ class ShardedRetriever(VectorIndexRetriever):
             return [Found(scores, [nodes[key] for key in keys]) for scores, keys in ranked]
 
     def _settings_digest(self, bundles: list[QueryBundle]) -> str:
-        asked = [(bundle.query_str, bundle.custom_embedding_strs, bundle.embedding) for bundle in bundles]
+        asked = [(bundle.query_str, bundle.custom_embedding_strs) for bundle in bundles]
         told = repr((self._similarity_top_k, self._filters, self._doc_ids, asked))
         return hashlib.blake2b(told.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
     def _embed(self, ranks: Communicator, bundles: list[QueryBundle], limit: int) -> None:
-        """Give the queries that have none their vectors, as rank 0 finds them."""
-        wanting = [bundle for bundle in bundles if bundle.embedding is None and bundle.embedding_strs]
+        """Give the queries their vectors, those that rank 0 has or finds."""
         table = None
         if ranks.rank == 0:
             embed = self._embed_model.get_agg_embedding_from_queries
+            wanting = [bundle for bundle in bundles if bundle.embedding is None and bundle.embedding_strs]
             texts = [bundle.embedding_strs for bundle in wanting]
-            packed = list(map(pack_vector, _side_by_side(embed, texts, min(limit, len(texts)))))
+            found = _side_by_side(embed, texts, min(limit, len(texts)))
+            for bundle, row in zip(wanting, found, strict=True):
+                bundle.embedding = row
+            vectors = [bundle.embedding for bundle in bundles]
+            packed = [("", b"") if vector is None else pack_vector(vector) for vector in vectors]
             kinds, rows = zip(*packed, strict=True) if packed else ((), ())
             table = pa.table({"kind": pa.array(kinds, pa.string()), "row": pa.array(rows, pa.large_binary())})
         table = ranks.broadcast(table)
-        found = map(unpack_vector, table["kind"].to_pylist(), table["row"].to_pylist())
-        for bundle, row in zip(wanting, found, strict=True):
-            bundle.embedding = row
+        if ranks.rank:
+            for bundle, kind, row in zip(bundles, table["kind"].to_pylist(), table["row"].to_pylist(), strict=True):
+                bundle.embedding = unpack_vector(kind, row) if kind else None
 
     def _ranked(self, ranks: Communicator, queries: list[VectorStoreQuery]) -> list[tuple[list[float], list[str]]]:
         """For each query the similarities and ids of the best of all ranks, as the native function ranks them."""

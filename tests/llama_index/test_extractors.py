@@ -101,6 +101,14 @@ def test_a_call_that_fails(kind: str) -> None:
         assert told(found) == told(pipeline(forgiving).run(documents=given))
 
 
+@pytest.mark.parametrize(("workers", "most"), [(1, 1), (3, 3), (4, 6), (50, 6)])
+def test_workers_that_an_extractor_was_given(workers: int, most: int) -> None:
+    llm = EchoLLM(seconds=0.002)
+    extractor = KeywordExtractor(llm=llm, num_workers=workers, show_progress=False)
+    accelerate(pipeline(extractor), executor=Executor(max_concurrency=6)).run(documents=documents(12))
+    assert llm.most == most
+
+
 def test_without_a_bound_and_with_a_way_of_its_own() -> None:
     class Own(KeywordExtractor):
         async def aextract(self, nodes: Any) -> Any:

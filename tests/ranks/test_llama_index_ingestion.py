@@ -19,6 +19,7 @@ from pydantic import PrivateAttr
 from aaflow_plugins.engines.communicator import Communicator, RankError
 from aaflow_plugins.executor import Executor
 from llama_index_aaflow import accelerate
+from tests.llama_index.tracing import watched
 
 pytestmark = pytest.mark.own_block
 
@@ -201,3 +202,18 @@ def test_what_does_not_go_to_all_ranks(ranks: Communicator) -> None:
     pipeline = IngestionPipeline(transformations=[sentences()], docstore=SimpleDocumentStore())
     with pytest.raises(ValueError, match="gather='all': only nodes go to all ranks"):
         accelerate(pipeline, executor=Executor(gather="all")).run(documents=documents(2, 9))
+
+
+def test_a_handler_on_one_rank_alone(ranks: Communicator) -> None:
+    """What it would hear of is done by rank 0."""
+    expected = IngestionPipeline(transformations=STEPS["sentences"]()).run(documents=documents(9, 25))
+    for rank in range(ranks.size):
+        model = Hashed()
+        manager, heard = watched()
+        if ranks.rank == rank:
+            model.callback_manager = manager
+        pipeline = accelerate(IngestionPipeline(transformations=[sentences(), model]))
+        found = pipeline.run(documents=documents(9, 25))
+        if ranks.rank == 0:
+            assert [node.to_dict() for node in found] == [node.to_dict() for node in expected]
+            assert bool(heard) is (rank == 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from enum import StrEnum
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from aaflow_plugins.executor import Executor
 from aaflow_plugins.shards import all_counts
 from llama_index_aaflow import accelerate
 from llama_index_aaflow.indices import AcceleratedVectorStoreIndex
+from tests.llama_index.tracing import watched
 from tests.ranks.test_llama_index_ingestion import Hashed, Shouting, documents, sentences
 from tests.ranks.test_llama_index_shards import copies
 
@@ -99,6 +101,71 @@ def test_a_model_that_fails(ranks: Communicator) -> None:
         led().from_documents(given, transformations=[sentences()], embed_model=Hashed(bad="poison"))
 
 
+def test_a_handler_at_rank_0_alone(ranks: Communicator) -> None:
+    """What it hears of stays there, and the others have nothing to do."""
+    seen: list[Any] = []
+    settings: dict[str, Any] = {"transformations": [sentences()]}
+    for _ in range(2):
+        manager, heard = watched()
+        if ranks.rank == 0:
+            settings["callback_manager"] = manager
+        ours = led().from_documents(documents(5, 9), embed_model=Hashed(), **settings)
+        seen.append(heard)
+    if ranks.rank == 0:
+        manager, heard = watched()
+        settings["callback_manager"] = manager
+        native = VectorStoreIndex.from_documents(documents(5, 9), embed_model=Hashed(), **settings)
+        assert held(ours) == held(native)
+        assert seen == [heard, heard]
+        assert heard
+
+
+def test_what_is_left_when_a_model_fails(ranks: Communicator) -> None:
+    """Batches that were embedded before are in the stores, as natively."""
+    settings: dict[str, Any] = {"transformations": [sentences()], "insert_batch_size": 8}
+    stores = []
+    for make in (VectorStoreIndex, led()):
+        given = documents(14, 25)
+        given[9].text_resource.text += " poison"  # type: ignore[operator, union-attr]
+        context = StorageContext.from_defaults()
+        with pytest.raises((ValueError, RankError)):
+            make.from_documents(given, context, embed_model=Hashed(bad="poison"), **settings)
+        stores.append((context.docstore.to_dict(), context.vector_store.to_dict()))
+    if ranks.rank == 0:
+        assert len(stores[0][0]["docstore/data"]) > 8
+        assert stores[1] == stores[0]
+
+
+class Down(Hashed):
+    """What it needs is missing here."""
+
+    def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
+        raise ValueError("no device")
+
+
+Down.__qualname__ = Hashed.__qualname__
+
+
+def test_a_model_that_fails_on_one_rank(ranks: Communicator) -> None:
+    if ranks.size == 1:
+        return
+    model = Hashed() if ranks.rank != 1 else Down()
+    with pytest.raises(RankError, match="rank 1 failed: ValueError: no device"):
+        led().from_documents(documents(4, 9), transformations=[sentences()], embed_model=model)
+
+
+def test_a_class_made_of_it(ranks: Communicator) -> None:
+    """Its ways are its own, and each process's."""
+
+    class Mine(led()):  # type: ignore[misc]
+        def _get_node_with_embedding(self, nodes: Any, show_progress: bool = False) -> Any:
+            return [node.model_copy(update={"embedding": [1.0, 2.0]}) for node in nodes]
+
+    made = Mine.from_documents(documents(3, 5), transformations=[sentences()], embed_model=Hashed())
+    assert type(made) is Mine
+    assert next(iter(made.vector_store.data.embedding_dict.values())) == [1.0, 2.0]
+
+
 def test_what_ranks_have_to_agree_on(ranks: Communicator) -> None:
     if ranks.size == 1:
         return
@@ -132,8 +199,15 @@ def test_an_index_for_all_ranks(ranks: Communicator) -> None:
     assert [repr(each.to_dict()) for each in found[1]] == [repr(each.to_dict()) for each in found[0]]
 
 
-def test_what_does_not_go_to_all_ranks(ranks: Communicator) -> None:
-    given = [Document(text="one two", id_="1", metadata={"set": (1, 2)})]
+class Kind(StrEnum):
+    """What JSON gives back as a string."""
+
+    ONE = "one"
+
+
+@pytest.mark.parametrize("value", [(1, 2), Kind.ONE, "\ud83d" + "\ude00"], ids=["tuple", "enumeration", "halves"])
+def test_what_does_not_go_to_all_ranks(ranks: Communicator, value: Any) -> None:
+    given = [Document(text="one two", id_="1", metadata={"set": value})]
     with pytest.raises((TypeError, RankError), match="JSON has no form"):
         led(gather="all").from_documents(given, transformations=[Shouting()], embed_model=Hashed())
     with pytest.raises(ValueError, match="storage_context"):

@@ -104,6 +104,16 @@ def test_an_engine_and_a_retriever_of_each_rank(ranks: Communicator, gather: str
     assert told(asyncio.run(both.abatch(QUERIES))) == told(of_rank(ranks, gather, found))
 
 
+def test_query_bundles_given_again(ranks: Communicator) -> None:
+    """Natively a retriever sets the vector of a bundle that it is given: here those have it that have answered it."""
+    expected = [index().as_query_engine(llm=EchoLLM()).query(query) for query in map(str, QUERIES)]
+    bundles = [QueryBundle(str(query)) for query in QUERIES]
+    plain = accelerate(index().as_query_engine(llm=EchoLLM()), executor=on("root"))
+    sharded = accelerate(index(in_shards()).as_query_engine(llm=EchoLLM()))
+    for engine in (plain, plain, sharded, plain, sharded):
+        assert told(engine.batch(bundles)) == told(of_rank(ranks, "root", expected))
+
+
 def test_without_an_engines_name_a_batch_stays_in_its_process(ranks: Communicator) -> None:
     engine = index().as_query_engine(llm=EchoLLM())
     if ranks.rank == 0:

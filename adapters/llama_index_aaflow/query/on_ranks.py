@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from llama_index.core.base.response.schema import Response
+from llama_index.core.indices.vector_store import VectorIndexRetriever
 from llama_index.core.schema import NodeWithScore, QueryBundle
 from llama_index.core.storage.docstore.utils import doc_to_json, json_to_doc
 
@@ -20,7 +21,7 @@ from aaflow_plugins.engines.communicator import Communicator, within_a_block
 from aaflow_plugins.engines.tasks import digest_of
 from aaflow_plugins.executor import Executor
 from aaflow_plugins.shards import share_of
-from llama_index_aaflow.carried_nodes import is_carried
+from llama_index_aaflow.carried_nodes import to_json
 from llama_index_aaflow.query.running import Batch
 from llama_index_aaflow.sharded_retrieval import Found, ShardedRetriever
 
@@ -123,7 +124,8 @@ def _answers(
 def _told_of_query(query: Any) -> str:
     if not isinstance(query, QueryBundle):
         return repr(query) if isinstance(query, str) else type(query).__qualname__
-    return repr((query.query_str, query.image_path, query.custom_embedding_strs, query.embedding))
+    # Its vector, once it has one, is set in it, by those ranks that have answered it.
+    return repr((query.query_str, query.image_path, query.custom_embedding_strs))
 
 
 def _told_of(owner: Any, batch: Batch) -> list[str]:
@@ -131,7 +133,8 @@ def _told_of(owner: Any, batch: Batch) -> list[str]:
     parts = [owner, batch.retriever, getattr(owner, "_response_synthesizer", None)]
     parts += getattr(owner, "_node_postprocessors", [])
     told = [type(part).__qualname__ for part in parts]
-    told += [repr(getattr(batch.retriever, name, None)) for name in ("_similarity_top_k", "_filters", "_doc_ids")]
+    if isinstance(batch.retriever, VectorIndexRetriever):
+        told += [repr(getattr(batch.retriever, name)) for name in ("_similarity_top_k", "_filters", "_doc_ids")]
     if hasattr(owner, "get_prompts"):
         told += [f"{name} {getattr(prompt, 'template', None)}" for name, prompt in owner.get_prompts().items()]
     return [*told, repr(batch.return_exceptions), repr(batch.limit)]
@@ -152,11 +155,10 @@ def _written(answer: Any) -> bytes:
         told = {"nodes": _written_nodes(answer)}
     else:
         raise NoDataError(answer)
-    written = json.dumps(told) if is_carried(told) else "null"
-    # Two halves of one character would come back as that character.
-    if json.loads(written) != told:
-        raise NoDataError(answer)
-    return written.encode()
+    try:
+        return to_json(told).encode()
+    except TypeError:
+        raise NoDataError(answer) from None
 
 
 def _written_nodes(nodes: Sequence[NodeWithScore]) -> list[Any]:
