@@ -97,7 +97,8 @@ class LedVectorStoreIndex(AcceleratedVectorStoreIndex):
 
         def lead(helped: Help) -> VectorStoreIndex:
             embedding = helped.embedding(len(transformations), model)
-            made = build([_Helped(helped, transformations, executor)], embed_model=embedding)
+            given = {name: kwargs[name] for name in ("embed_model",) if name in kwargs}
+            made = build([_Helped(helped, transformations, executor, given)], embed_model=embedding)
             made._transformations, made._embed_model = transformations, model
             return made
 
@@ -145,13 +146,16 @@ def _from_table(table: pa.Table) -> StorageContext:
 class _Helped:
     """An index's transformations, with what of them is shared done by all."""
 
-    def __init__(self, helped: Help, transformations: Sequence[Any], executor: Executor) -> None:
-        self._helped, self._executor = helped, executor
+    def __init__(self, helped: Help, transformations: Sequence[Any], executor: Executor, given: dict[str, Any]) -> None:
+        self._helped, self._executor, self._given = helped, executor, given
         self._steps = [sooner(each, executor) for each in transformations]
 
     def __call__(self, documents: Sequence[Any], **kwargs: Any) -> Sequence[Any]:
         """Make nodes of documents."""
         native: Any = index_base
+        # They are told of the user's model, if of any.
+        del kwargs["embed_model"]
+        kwargs |= self._given
 
         def apply(steps: list[Any]) -> Any:
             return native.run_transformations(documents, steps, **kwargs)

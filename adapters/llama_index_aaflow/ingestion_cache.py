@@ -82,7 +82,9 @@ class QuickCache:
 
     def key(self, nodes: Sequence[Any], transformation: Any) -> str:
         """The key of what a transformation makes of nodes, as `get_transformation_hash` gives it."""
-        state = self._made.hashed() if nodes is self._made.nodes else _hashed(nodes, sha256())
+        # Once the second entry is put, what follows may have changed the nodes.
+        is_made = nodes is self._made.nodes and len(self._entries) == 1
+        state = self._made.hashed() if is_made else _hashed(nodes, sha256())
         if state is not None:
             settings = pipeline_module.remove_unstable_values(str(transformation.to_dict()))
             if is_text(settings):
@@ -122,11 +124,12 @@ class Made:
         """Add nodes as their parser leaves them."""
         self.nodes += nodes
         if self._cached:
-            self._entries += [_entry(node) if is_plain(node) else None for node in nodes]
+            # Nodes have the vectors of documents that come with one.
+            self._entries += [_entry(node) if is_plain(node) and node.embedding is None else None for node in nodes]
             self._hash = self._hash and _hashed(nodes, self._hash)
 
     def give(self, start: int, vectors: list[Any]) -> list[tuple[int, Any]]:
-        """Give nodes their vectors before the cache is told of them without.
+        """Give nodes their vectors before the cache is told of them without, where nobody can change these any more.
 
         Args:
             start: The number of the first.
@@ -139,7 +142,8 @@ class Made:
         vectors.reverse()
         for number in range(start, start + len(vectors)):
             vector = vectors.pop()
-            if (self._cached and self._entries[number] is None) or not assigned(self.nodes[number], vector):
+            is_plain = not self._cached or self._entries[number] is not None
+            if not (is_plain and assigned(self.nodes[number], vector, copying=False)):
                 left.append((number, vector))
         return left
 

@@ -235,6 +235,7 @@ def embeds_natively(embedding: Any) -> bool:
         and all(is_from(plain(found(BaseEmbedding, name)), base_module) for name in _METHODS)
         and not set(_METHODS).intersection(vars(embedding))
         and type(embedding.embed_batch_size) is int
+        and embedding.embed_batch_size > 0
         and not embedding.embeddings_cache
         and getattr(embedding, "rate_limiter", None) is None
     )
@@ -280,7 +281,12 @@ class _SharedParser:
 
     def __call__(self, nodes: Any, **kwargs: Any) -> Any:
         """Make nodes of documents."""
-        if kwargs not in ({}, {"show_progress": False}) or not are_apart(nodes):
+        # An index tells its transformations of its model, if it was given one; parsers don't look at it.
+        if (
+            kwargs.get("show_progress")
+            or not {"show_progress", "embed_model"}.issuperset(kwargs)
+            or not are_apart(nodes)
+        ):
             return self._parser(nodes, **kwargs)
         return list(chain.from_iterable(self.parse(nodes)))
 

@@ -312,7 +312,8 @@ async def test_cancelling_leaves_whole_batches(documents: list[Document], splitt
     task = asyncio.create_task(
         aingest(documents, splitter=splitter, vectorstore=store, executor=Executor(batch_size=20))
     )
-    await asyncio.sleep(0.4)
+    while not store.store:
+        await asyncio.sleep(0.01)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from llama_index.core.ingestion import IngestionPipeline
+from llama_index.core.ingestion import IngestionCache, IngestionPipeline
 from llama_index.core.node_parser import (
     MarkdownNodeParser,
     SentenceSplitter,
     SentenceWindowNodeParser,
     TokenTextSplitter,
 )
-from llama_index.core.schema import TextNode
+from llama_index.core.schema import TextNode, TransformComponent
 from llama_index.core.storage.docstore import SimpleDocumentStore
 from llama_index.core.vector_stores import SimpleVectorStore
 from pydantic import PrivateAttr
@@ -275,3 +275,72 @@ def test_an_interrupt_in_the_model_leaves_the_parsers_entry() -> None:
         kept.append([[data["__data__"]["text"] for data in entry["nodes"]] for entry in entries.values()])
     assert kept[0] == kept[1]
     assert kept[0][0]
+
+
+class Upper(TransformComponent):
+    """Changes the nodes that it is given."""
+
+    def __call__(self, nodes: Any, **kwargs: Any) -> Any:
+        for node in nodes:
+            node.set_content(node.get_content().upper())
+        return nodes
+
+
+class Tag(TransformComponent):
+    """To the cache it is what `Upper` is: the nodes alone tell them apart."""
+
+    def __call__(self, nodes: Any, **kwargs: Any) -> Any:
+        for node in nodes:
+            node.metadata["tag"] = 1
+        nodes.reverse()
+        return nodes
+
+
+@pytest.mark.parametrize("more", [(Upper, Tag), (Tag, Upper), (Tag, Recorded), (Upper, Tag, Recorded)])
+def test_steps_behind_the_model_and_the_cache(more: Sequence[Any]) -> None:
+    """They change the nodes in place: each key is of the nodes as they are by then."""
+    assert_same(lambda: [PARSERS["sentences"](), Recorded(), *(make() for make in more)], runs=2)
+
+
+def vectors(entry: Any) -> list[Any]:
+    """Those of the nodes that a cache's entry holds."""
+    return [data["__data__"]["embedding"] for data in entry["nodes"]]
+
+
+def test_documents_that_come_with_vectors() -> None:
+    """Their nodes have them until the model gives others, and the parser's entry says so."""
+    seen = []
+    for wrap in (lambda pipeline: pipeline, accelerate):
+        given, cache = documents(TEXTS), IngestionCache()
+        given[1].embedding = [1.0, 2.0]
+        wrap(IngestionPipeline(transformations=[PARSERS["sentences"](), Recorded()], cache=cache)).run(documents=given)
+        (entries,) = cache.cache.to_dict().values()
+        seen.append([(key, vectors(entry)) for key, entry in entries.items()])
+    assert [1.0, 2.0] in seen[0][0][1]
+    assert seen[1] == seen[0]
+
+
+class Reusing(Lengths):
+    """A model that writes into the lists that it gave before."""
+
+    _given: list[Any] = PrivateAttr(default_factory=list)
+
+    def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
+        for row in self._given:
+            row[0] += 1.0
+        rows = super()._get_text_embeddings(texts)
+        self._given += rows
+        return rows
+
+
+@pytest.mark.parametrize("disable_cache", [False, True])
+def test_a_model_that_changes_what_it_gave(disable_cache: bool) -> None:
+    """Natively nodes get their vectors when all are there."""
+    seen = []
+    for wrap in (lambda pipeline: pipeline, accelerate):
+        steps = [PARSERS["sentences"](), Reusing(embed_batch_size=3)]
+        nodes = wrap(IngestionPipeline(transformations=steps, disable_cache=disable_cache)).run(
+            documents=documents(TEXTS * 5)
+        )
+        seen.append([node.embedding for node in nodes])
+    assert seen[1] == seen[0]

@@ -40,6 +40,12 @@ def test_keys(given_texts: list[str], mark: str, name: str) -> None:
     for start in range(0, len(nodes), 2):
         made.add(nodes[start : start + 2])
     cache.expect(made)
+    cache.put("the parser's", made.nodes)
+    assert outcome(cache.key, made.nodes, Shouting(mark=mark)) == native
+    cache.put("the model's", made.nodes)
+    for node in made.nodes:
+        node.metadata["more"] = 1
+    native = outcome(get_transformation_hash, made.nodes, Shouting(mark=mark))
     assert outcome(cache.key, made.nodes, Shouting(mark=mark)) == native
 
 

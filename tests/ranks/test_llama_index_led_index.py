@@ -7,9 +7,9 @@ from enum import StrEnum
 from typing import Any
 
 import pytest
-from llama_index.core import Document, StorageContext, VectorStoreIndex
+from llama_index.core import Document, Settings, StorageContext, VectorStoreIndex
 from llama_index.core.llms import MockLLM
-from llama_index.core.schema import TextNode
+from llama_index.core.schema import TextNode, TransformComponent
 from llama_index.core.vector_stores import SimpleVectorStore
 
 from aaflow_plugins.engines.communicator import Communicator, RankError
@@ -118,6 +118,26 @@ def test_a_handler_at_rank_0_alone(ranks: Communicator) -> None:
         assert held(ours) == held(native)
         assert seen == [heard, heard]
         assert heard
+
+
+class Told(TransformComponent):
+    """Writes down what it is told beside the nodes."""
+
+    def __call__(self, nodes: Any, **kwargs: Any) -> Any:
+        for node in nodes:
+            node.metadata["told"] = sorted(kwargs)
+        return nodes
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_what_transformations_are_told(ranks: Communicator, given: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a model only if the index was given one."""
+    monkeypatch.setattr(Settings, "_embed_model", Hashed())
+    settings = {"embed_model": Hashed()} if given else {}
+    steps = [sentences(), Told()]
+    ours = led().from_documents(documents(5, 9), transformations=steps, **settings)
+    if ranks.rank == 0:
+        assert held(ours) == held(VectorStoreIndex.from_documents(documents(5, 9), transformations=steps, **settings))
 
 
 def test_what_is_left_when_a_model_fails(ranks: Communicator) -> None:

@@ -202,18 +202,24 @@ def give_vectors(nodes: Iterable[Any], vectors: list[Any]) -> None:
         if not vectors:
             return
         vector = vectors.pop()
-        if not assigned(node, vector):
+        if not assigned(node, vector, copying=True):
             node.embedding = vector
 
 
-def assigned(node: Any, vector: Any) -> bool:
+def assigned(node: Any, vector: Any, *, copying: bool) -> bool:
     """Assign a node its vector, as pydantic does; False, and nothing is done, where it may do otherwise.
 
-    pydantic makes a copy. So is made here of what anybody has but the caller, in a variable, alone.
+    Args:
+        node: Any node.
+        vector: Its vector. Where the caller has it in a variable, and nobody else has it, it needs no copy.
+        copying: Whether a copy is made of one that others have, as pydantic does; they may change it later.
     """
     if not (type(node) is TextNode and are_floats(vector) and _assigning_is_known()):
         return False
-    node.__dict__["embedding"] = vector if getrefcount(vector) == _ALONE else vector.copy()
+    is_alone = getrefcount(vector) == _ALONE
+    if not (is_alone or copying):
+        return False
+    node.__dict__["embedding"] = vector if is_alone else vector.copy()
     node.__pydantic_fields_set__.add("embedding")
     return True
 
