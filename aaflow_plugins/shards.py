@@ -200,16 +200,18 @@ class _Lent:
         Raises:
             TypeError: If a row is neither a list of numbers nor a one-dimensional array.
         """
-        packed = list(map(pack_vector, [*before, *after]))
-        kinds, values = zip(*packed, strict=True) if packed else ((), ())
+        columns = vector_columns([*before, *after])
         homes = np.searchsorted(self._ends, self._numbers, side="right")
-        back = _shuffled(self._ranks, homes, kind=pa.array(kinds, pa.string()), row=pa.array(values, pa.large_binary()))
-        rows = list(map(unpack_vector, back["kind"].to_pylist(), back["row"].to_pylist()))
+        rows = vectors_in(_shuffled(self._ranks, homes, **columns))
         return rows[: self._to_lower], rows[self._to_lower :]
 
 
 def _shuffled(ranks: Communicator, to: Any, **columns: pa.Array) -> pa.Table:
     return ranks.shuffle(pa.table({"to": pa.array(to, pa.int64()), **columns}), "to")
+
+
+#: What is told of a vector that is missing.
+_MISSING: Final = ""
 
 
 def pack_vector(row: Any) -> tuple[str, bytes]:
@@ -233,11 +235,33 @@ def pack_vector(row: Any) -> tuple[str, bytes]:
 
 def unpack_vector(kind: str, row: bytes) -> Any:
     """The vector that `pack_vector` was given."""
+    if kind == _MISSING:
+        return None
     if kind == "numbers":
         return json.loads(row)
     if kind.startswith("list "):
         return list(np.frombuffer(row, kind.removeprefix("list ")))
     return np.frombuffer(row).tolist() if kind == "floats" else np.frombuffer(row, kind).copy()
+
+
+def vector_columns(vectors: Sequence[Any], *, some_missing: bool = False) -> dict[str, pa.Array]:
+    """Columns of a table between ranks that say exactly what vectors are: a row each, as `pack_vector` has it.
+
+    Args:
+        vectors: The vectors.
+        some_missing: Whether None stands for one that is missing.
+
+    Raises:
+        TypeError: As `pack_vector` does.
+    """
+    packed = [(_MISSING, b"") if some_missing and row is None else pack_vector(row) for row in vectors]
+    kinds, rows = zip(*packed, strict=True) if packed else ((), ())
+    return {"kind": pa.array(kinds, pa.string()), "row": pa.array(rows, pa.large_binary())}
+
+
+def vectors_in(table: pa.Table) -> list[Any]:
+    """The vectors that `vector_columns` was given."""
+    return list(map(unpack_vector, table["kind"].to_pylist(), table["row"].to_pylist()))
 
 
 # -- shards on disk --------------------------------------------------------------------------------------

@@ -10,6 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from aaflow_plugins.engines.launching import available_cores
+
 _DISTRIBUTIONS = (
     "aaflow-plugins",
     "dask",
@@ -44,7 +46,7 @@ def machine() -> dict[str, Any]:
         load = None
     return {
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": available_cores(),
         "memory_gib": _memory_gib(),
         "system": f"{platform.system()} {platform.machine()}",
         "load_before": load,

@@ -45,7 +45,7 @@ def rank_environment(ranks: int) -> dict[str, str]:
     Args:
         ranks: How many there are.
     """
-    return {_TOKENIZER_THREADS: str(max(1, _cores() // ranks)), **os.environ}
+    return {_TOKENIZER_THREADS: str(max(1, available_cores() // ranks)), **os.environ}
 
 
 def unlaunched_environment() -> dict[str, str]:
@@ -53,7 +53,8 @@ def unlaunched_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(_OF_JOBS)}
 
 
-def _cores() -> int:
+def available_cores() -> int:
+    """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -15,7 +15,7 @@ from langchain_core.vectorstores import InMemoryVectorStore, VectorStore
 
 from aaflow_plugins.divided_batches import NoDataError
 from aaflow_plugins.engines.communicator import Communicator
-from aaflow_plugins.shards import Manifest, all_counts, pack_vector, unpack_vector
+from aaflow_plugins.shards import Manifest, all_counts, vector_columns, vectors_in
 from langchain_aaflow.plain_data import from_json, to_json
 from langchain_aaflow.vectorstores import native_reason
 
@@ -145,19 +145,11 @@ def _packed(document: Document) -> bytes:
 def gathered(place: Place, part: Part) -> tuple[list[Document], list[Any]]:
     """The documents and vectors of all parts, in order, on every rank; all ranks make this call."""
     documents, vectors = part.documents(range(part.rows)), part.vectors()
-    kinds, rows = zip(*map(pack_vector, vectors), strict=True) if vectors else ((), ())
-    found = place.ranks.all_gather(
-        pa.table(
-            {
-                "document": pa.array(map(_packed, documents), pa.large_binary()),
-                "kind": pa.array(kinds, pa.string()),
-                "row": pa.array(rows, pa.large_binary()),
-            }
-        )
-    )
+    packed = pa.array(map(_packed, documents), pa.large_binary())
+    found = place.ranks.all_gather(pa.table({"document": packed, **vector_columns(vectors)}))
     all_documents = list(map(from_json, found["document"].to_pylist()))
     all_documents[place.first : place.first + part.rows] = documents
-    return all_documents, list(map(unpack_vector, found["kind"].to_pylist(), found["row"].to_pylist()))
+    return all_documents, vectors_in(found)
 
 
 def refusal(vectorstore: Any) -> str | None:

@@ -35,7 +35,7 @@ from aaflow_plugins.engines.communicator import Communicator
 from aaflow_plugins.engines.tasks import digest_of
 from aaflow_plugins.executor import Executor
 from aaflow_plugins.plugins import ranks_of
-from aaflow_plugins.shards import MANIFEST, Manifest, blocks, pack_vector, unpack_vector
+from aaflow_plugins.shards import MANIFEST, Manifest, blocks, vector_columns, vectors_in
 from langchain_aaflow.sharded_parts import KINDS, Part, Place, Results, gathered, load_part
 
 _log = logging.getLogger(__name__)
@@ -151,11 +151,8 @@ class ShardedVectorStore(VectorStore):
         """The queries' vectors, by rank 0, one by one and in order."""
         ranks, table = self._place.ranks, None
         if not ranks.rank:
-            packed = [pack_vector(self._part.embed_query(query)) for query in queries]
-            kinds, rows = zip(*packed, strict=True)
-            table = pa.table({"kind": pa.array(kinds), "row": pa.array(rows, pa.large_binary())})
-        held = ranks.broadcast(table)
-        return list(map(unpack_vector, held["kind"].to_pylist(), held["row"].to_pylist()))
+            table = pa.table(vector_columns([self._part.embed_query(query) for query in queries]))
+        return vectors_in(ranks.broadcast(table))
 
     def _search(self, vectors: list[Any], k: int, options: dict[str, Any]) -> list[Results]:
         if self._part.rows != self._place.counts[self._place.ranks.rank]:

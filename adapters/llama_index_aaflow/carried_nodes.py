@@ -12,7 +12,7 @@ from llama_index.core.schema import BaseNode, NodeRelationship, ObjectType
 from llama_index.core.storage.docstore.utils import doc_to_json, json_to_doc
 
 from aaflow_plugins.engines.communicator import Communicator
-from aaflow_plugins.shards import pack_vector, unpack_vector
+from aaflow_plugins.shards import vector_columns, vectors_in
 from llama_index_aaflow.storage.documents import without_embedding
 
 
@@ -50,22 +50,15 @@ def nodes_on_all(ranks: Communicator, nodes: Sequence[BaseNode]) -> Sequence[Bas
 
 def _to_table(nodes: Sequence[BaseNode]) -> pa.Table:
     texts = [node_to_json(without_embedding(node)).encode() for node in nodes]
-    packed = [("", b"") if node.embedding is None else pack_vector(node.embedding) for node in nodes]
-    kinds, rows = zip(*packed, strict=True) if packed else ((), ())
-    return pa.table(
-        {
-            "node": pa.array(texts, pa.large_binary()),
-            "kind": pa.array(kinds, pa.string()),
-            "vector": pa.array(rows, pa.large_binary()),
-        }
-    )
+    vectors = vector_columns([node.embedding for node in nodes], some_missing=True)
+    return pa.table({"node": pa.array(texts, pa.large_binary()), **vectors})
 
 
 def _from_table(table: pa.Table) -> list[BaseNode]:
     nodes = [node_from_json(text) for text in table["node"].to_pylist()]
-    for node, kind, row in zip(nodes, table["kind"].to_pylist(), table["vector"].to_pylist(), strict=True):
-        if kind:
-            node.embedding = unpack_vector(kind, row)
+    for node, vector in zip(nodes, vectors_in(table), strict=True):
+        if vector is not None:
+            node.embedding = vector
     return nodes
 
 

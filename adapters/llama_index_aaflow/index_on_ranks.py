@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any, ClassVar
 
 import pyarrow as pa
@@ -22,21 +21,12 @@ from llama_index.core.vector_stores.simple import DEFAULT_VECTOR_STORE
 from aaflow_plugins.engines.communicator import Communicator
 from aaflow_plugins.executor import Executor
 from aaflow_plugins.plugins import ranks_of
-from aaflow_plugins.shards import pack_vector, unpack_vector
+from aaflow_plugins.shards import vector_columns, vectors_in
 from llama_index_aaflow.carried_nodes import to_json
 from llama_index_aaflow.indices import AcceleratedVectorStoreIndex
 from llama_index_aaflow.ingestion_ranks import Help, led
 from llama_index_aaflow.transformations import sooner
 from llama_index_aaflow.vector_stores import accelerate_store
-
-
-@lru_cache(maxsize=64)
-def led_class(executor: Executor) -> type[LedVectorStoreIndex]:
-    """`VectorStoreIndex` as rank 0 builds it with the help of the ranks of an executor."""
-    names = {"_executor": executor, "__module__": LedVectorStoreIndex.__module__}
-    made = type(VectorStoreIndex.__name__, (LedVectorStoreIndex,), names)
-    made.__qualname__ = LedVectorStoreIndex.__qualname__
-    return made
 
 
 class LedVectorStoreIndex(AcceleratedVectorStoreIndex):
@@ -115,29 +105,23 @@ class LedVectorStoreIndex(AcceleratedVectorStoreIndex):
 
     @classmethod
     def _is_led(cls) -> bool:
-        """Whether this is a class that `led_class` has made, and not somebody's subclass, whose ways are its own."""
+        """Whether this is a class that `for_executor` has made, and not somebody's subclass, whose ways are its own."""
         return "_executor" in vars(cls)
 
 
 def _storage_on_all(ranks: Communicator, storage: StorageContext | None) -> StorageContext:
     """The storage that rank 0 has, on all ranks; all make this call together."""
-    table = ranks.broadcast(None if storage is None else _to_table(storage))
-    return storage or _from_table(table)
-
-
-def _to_table(storage: StorageContext) -> pa.Table:
-    held = storage.to_dict()
-    vectors = held["vector_store"][DEFAULT_VECTOR_STORE].pop("embedding_dict")
-    packed = [("", to_json([held, list(vectors)]).encode()), *map(pack_vector, vectors.values())]
-    kinds, rows = zip(*packed, strict=True)
-    return pa.table({"kind": pa.array(kinds, pa.string()), "data": pa.array(rows, pa.large_binary())})
-
-
-def _from_table(table: pa.Table) -> StorageContext:
-    kinds, rows = table["kind"].to_pylist(), table["data"].to_pylist()
-    held, keys = json.loads(rows[0])
-    vectors = map(unpack_vector, kinds[1:], rows[1:])
-    held["vector_store"][DEFAULT_VECTOR_STORE]["embedding_dict"] = dict(zip(keys, vectors, strict=True))
+    texts = columns = None
+    if storage is not None:
+        held = storage.to_dict()
+        vectors = held["vector_store"][DEFAULT_VECTOR_STORE].pop("embedding_dict")
+        texts = pa.table({"text": pa.array([to_json([held, list(vectors)]).encode()], pa.large_binary())})
+        columns = pa.table(vector_columns(list(vectors.values())))
+    texts, columns = ranks.broadcast(texts), ranks.broadcast(columns)
+    if storage is not None:
+        return storage
+    held, keys = json.loads(texts["text"][0].as_py())
+    held["vector_store"][DEFAULT_VECTOR_STORE]["embedding_dict"] = dict(zip(keys, vectors_in(columns), strict=True))
     storage = StorageContext.from_dict(held)
     storage.vector_stores[DEFAULT_VECTOR_STORE] = accelerate_store(storage.vector_store)
     return storage

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Final
 
 from llama_index.core import Settings, StorageContext
@@ -83,17 +84,26 @@ def accelerate_index(index_or_class: Any, executor: Executor | None = None) -> A
     return view
 
 
+@lru_cache(maxsize=128)
+def for_executor(family: type[VectorStoreIndex], executor: Executor) -> type[VectorStoreIndex]:
+    """The class of a family whose ranks are those of an executor; it bears the native name."""
+    names = {"_executor": executor, "__module__": family.__module__}
+    made = type(VectorStoreIndex.__name__, (family,), names)
+    made.__qualname__ = family.__qualname__
+    return made
+
+
 def _on_ranks(index_or_class: Any, executor: Executor) -> Any:
     if index_or_class is not VectorStoreIndex:
         raise ValueError(f"gather={executor.gather!r}: only the class VectorStoreIndex is kept on several ranks")
     if executor.gather == "shards":
-        from llama_index_aaflow.sharded_index import sharded_class
+        from llama_index_aaflow.sharded_index import ShardedVectorStoreIndex
 
-        return sharded_class(executor)
+        return for_executor(ShardedVectorStoreIndex, executor)
     if (reason := native_reason(index_or_class)) is None:
-        from llama_index_aaflow.index_on_ranks import led_class
+        from llama_index_aaflow.index_on_ranks import LedVectorStoreIndex
 
-        return led_class(executor)
+        return for_executor(LedVectorStoreIndex, executor)
     if executor.gather == "all":
         raise ValueError(f"gather='all': {reason}")
     return index_or_class

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Final, NoReturn
 
@@ -33,15 +32,6 @@ from llama_index_aaflow.transformations import sooner
 from llama_index_aaflow.vector_stores import accelerate_store
 
 _KIND: Final = "llama_index.core.VectorStoreIndex over SimpleVectorStore"
-
-
-@lru_cache(maxsize=64)
-def sharded_class(executor: Executor) -> type[ShardedVectorStoreIndex]:
-    """`VectorStoreIndex` as the ranks of an executor keep it in shards."""
-    names = {"_executor": executor, "__module__": ShardedVectorStoreIndex.__module__}
-    made = type(VectorStoreIndex.__name__, (ShardedVectorStoreIndex,), names)
-    made.__qualname__ = ShardedVectorStoreIndex.__qualname__
-    return made
 
 
 class ShardedVectorStoreIndex(AcceleratedVectorStoreIndex):

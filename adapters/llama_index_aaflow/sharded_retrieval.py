@@ -9,7 +9,6 @@ node which is found sends it to all.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -25,12 +24,14 @@ from llama_index.core.schema import NodeWithScore, QueryBundle, QueryType
 from llama_index.core.vector_stores.types import VectorStoreQuery, VectorStoreQueryMode
 
 from aaflow_plugins.engines.communicator import Communicator, within_a_block
+from aaflow_plugins.engines.tasks import digest_of
 from aaflow_plugins.executor import Executor
 from aaflow_plugins.plugins import ranks_of
 from aaflow_plugins.scheduler import check_count
-from aaflow_plugins.shards import pack_vector, unpack_vector
+from aaflow_plugins.shards import vector_columns, vectors_in
 from llama_index_aaflow.carried_nodes import node_from_json, node_to_json
 from llama_index_aaflow.query.running import MAX_CONCURRENCY
+from llama_index_aaflow.query.told import told_of_query, told_of_search
 from llama_index_aaflow.simple_vector_ranking import KeptUnits, Rows
 from llama_index_aaflow.simple_vector_store import ranking_is_known
 
@@ -168,17 +169,13 @@ class ShardedRetriever(VectorIndexRetriever):
                 "a retriever over shards is asked by all ranks together, and here each is at work on a block of its "
                 "own: retrieve first, by `retriever.batch(queries)`"
             )
-        with ranks.together(f"retrieve {self._settings_digest(bundles)}"):
+        told = digest_of([*told_of_search(self), *map(told_of_query, bundles)])
+        with ranks.together(f"retrieve {told.hex()}"):
             self._embed(ranks, bundles, limit)
             queries = [self._build_vector_store_query(bundle) for bundle in bundles]
             ranked = self._ranked(ranks, queries)
             nodes = self._nodes(ranks, dict.fromkeys(key for _, keys in ranked for key in keys))
             return [Found(scores, [nodes[key] for key in keys]) for scores, keys in ranked]
-
-    def _settings_digest(self, bundles: list[QueryBundle]) -> str:
-        asked = [(bundle.query_str, bundle.custom_embedding_strs) for bundle in bundles]
-        told = repr((self._similarity_top_k, self._filters, self._doc_ids, asked))
-        return hashlib.blake2b(told.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
     def _embed(self, ranks: Communicator, bundles: list[QueryBundle], limit: int) -> None:
         """Give the queries their vectors, those that rank 0 has or finds."""
@@ -190,14 +187,11 @@ class ShardedRetriever(VectorIndexRetriever):
             found = _side_by_side(embed, texts, min(limit, len(texts)))
             for bundle, row in zip(wanting, found, strict=True):
                 bundle.embedding = row
-            vectors = [bundle.embedding for bundle in bundles]
-            packed = [("", b"") if vector is None else pack_vector(vector) for vector in vectors]
-            kinds, rows = zip(*packed, strict=True) if packed else ((), ())
-            table = pa.table({"kind": pa.array(kinds, pa.string()), "row": pa.array(rows, pa.large_binary())})
+            table = pa.table(vector_columns([bundle.embedding for bundle in bundles], some_missing=True))
         table = ranks.broadcast(table)
         if ranks.rank:
-            for bundle, kind, row in zip(bundles, table["kind"].to_pylist(), table["row"].to_pylist(), strict=True):
-                bundle.embedding = unpack_vector(kind, row) if kind else None
+            for bundle, vector in zip(bundles, vectors_in(table), strict=True):
+                bundle.embedding = vector
 
     def _ranked(self, ranks: Communicator, queries: list[VectorStoreQuery]) -> list[tuple[list[float], list[str]]]:
         """For each query the similarities and ids of the best of all ranks, as the native function ranks them."""

@@ -122,7 +122,7 @@ def test_launch_starts_ranks(folder: Path) -> None:
 
 
 def test_ranks_share_out_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aaflow_plugins.engines.launching._cores", lambda: 8)
+    monkeypatch.setattr("aaflow_plugins.engines.launching.available_cores", lambda: 8)
     monkeypatch.delenv("RAYON_NUM_THREADS", raising=False)
     assert [rank_environment(ranks)["RAYON_NUM_THREADS"] for ranks in (1, 3, 4, 64)] == ["8", "2", "2", "1"]
     assert "OMP_NUM_THREADS" not in rank_environment(4).keys() - os.environ.keys()

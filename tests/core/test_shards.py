@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -23,6 +24,8 @@ from aaflow_plugins.shards import (
     pack_vector,
     share_of,
     unpack_vector,
+    vector_columns,
+    vectors_in,
 )
 
 
@@ -155,3 +158,12 @@ def test_a_manifest_that_is_none(tmp_path: Path, held: Any, said: str) -> None:
 def test_a_folder_without_a_manifest(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="saving them never ended"):
         Manifest.read(tmp_path)
+
+
+def test_vectors_in_columns() -> None:
+    """One that is missing travels only where it may be."""
+    vectors = [[0.1, 0.2], None, [1, 2], []]
+    assert vectors_in(pa.table(vector_columns(vectors, some_missing=True))) == vectors
+    assert vectors_in(pa.table(vector_columns([]))) == []
+    with pytest.raises(TypeError, match="can't go to another rank"):
+        vector_columns(vectors)

@@ -14,15 +14,15 @@ from typing import Any
 from llama_index.core.base.response.schema import Response
 from llama_index.core.indices.vector_store import VectorIndexRetriever
 from llama_index.core.schema import NodeWithScore, QueryBundle
-from llama_index.core.storage.docstore.utils import doc_to_json, json_to_doc
 
 from aaflow_plugins.divided_batches import Job, NoDataError, Outcome, aranks_for, batch_on, in_thread, ranks_for
 from aaflow_plugins.engines.communicator import Communicator, within_a_block
 from aaflow_plugins.engines.tasks import digest_of
 from aaflow_plugins.executor import Executor
 from aaflow_plugins.shards import share_of
-from llama_index_aaflow.carried_nodes import to_json
+from llama_index_aaflow.carried_nodes import node_from_json, node_to_json, to_json
 from llama_index_aaflow.query.running import Batch
+from llama_index_aaflow.query.told import told_of_query, told_of_search
 from llama_index_aaflow.sharded_retrieval import Found, ShardedRetriever
 
 
@@ -108,7 +108,7 @@ def _answers(
 
     job = Job(
         count=len(queries),
-        inputs=digest_of(map(_told_of_query, queries)),
+        inputs=digest_of(map(told_of_query, queries)),
         settings=digest_of(_told_of(owner, batch)),
         alone=None,
         run=run,
@@ -121,20 +121,13 @@ def _answers(
 # -- what tells batches from others ----------------------------------------------------------------------
 
 
-def _told_of_query(query: Any) -> str:
-    if not isinstance(query, QueryBundle):
-        return repr(query) if isinstance(query, str) else type(query).__qualname__
-    # Its vector, once it has one, is set in it, by those ranks that have answered it.
-    return repr((query.query_str, query.image_path, query.custom_embedding_strs))
-
-
 def _told_of(owner: Any, batch: Batch) -> list[str]:
     """What an engine or a retriever is, as far as ranks can compare it: classes, settings and prompts."""
     parts = [owner, batch.retriever, getattr(owner, "_response_synthesizer", None)]
     parts += getattr(owner, "_node_postprocessors", [])
     told = [type(part).__qualname__ for part in parts]
     if isinstance(batch.retriever, VectorIndexRetriever):
-        told += [repr(getattr(batch.retriever, name)) for name in ("_similarity_top_k", "_filters", "_doc_ids")]
+        told += told_of_search(batch.retriever)
     if hasattr(owner, "get_prompts"):
         told += [f"{name} {getattr(prompt, 'template', None)}" for name, prompt in owner.get_prompts().items()]
     return [*told, repr(batch.return_exceptions), repr(batch.limit)]
@@ -149,29 +142,20 @@ def _written(answer: Any) -> bytes:
     Raises:
         NoDataError: If it would not come back equal, of the same types.
     """
-    if type(answer) is Response:
-        told = {"text": answer.response, "nodes": _written_nodes(answer.source_nodes), "metadata": answer.metadata}
-    elif type(answer) is list and set(map(type, answer)) <= {NodeWithScore}:
-        told = {"nodes": _written_nodes(answer)}
-    else:
+    is_response = type(answer) is Response
+    nodes = answer.source_nodes if is_response else answer
+    if not (type(nodes) is list and set(map(type, nodes)) <= {NodeWithScore}):
         raise NoDataError(answer)
     try:
+        told: dict[str, Any] = {"nodes": [[node_to_json(each.node), each.score] for each in nodes]}
+        if is_response:
+            told |= {"text": answer.response, "metadata": answer.metadata}
         return to_json(told).encode()
     except TypeError:
         raise NoDataError(answer) from None
 
 
-def _written_nodes(nodes: Sequence[NodeWithScore]) -> list[Any]:
-    told: list[Any] = []
-    for each in nodes:
-        held = doc_to_json(each.node)
-        if type(each) is not NodeWithScore or type(json_to_doc(held)) is not type(each.node):
-            raise NoDataError(each)
-        told.append([held, each.score])
-    return told
-
-
 def _read(written: bytes) -> Any:
     told = json.loads(written)
-    nodes = [NodeWithScore(node=json_to_doc(held), score=score) for held, score in told["nodes"]]
+    nodes = [NodeWithScore(node=node_from_json(node), score=score) for node, score in told["nodes"]]
     return Response(told["text"], source_nodes=nodes, metadata=told["metadata"]) if "text" in told else nodes
