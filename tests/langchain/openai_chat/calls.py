@@ -24,6 +24,16 @@ httpx: Any = vars(base_client)["httpx2" if hasattr(base_client, "httpx2") else "
 # -- a server that answers as it is told -------------------------------------------------------------------------
 
 
+class _Listener(ThreadingHTTPServer):
+    """Takes many connections at once.
+
+    What does not fit the queue is tried again after 1, 3 and 7 seconds, and the client gives up after 5.
+    """
+
+    request_queue_size = 256
+    daemon_threads = True
+
+
 class Server:
     """Answers requests with `answers`, the last of them again and again, and keeps what it was sent.
 
@@ -55,8 +65,7 @@ class Server:
 
         self.seen: list[Any] = []
         self.answers: list[tuple[int, dict[str, str], bytes | None]] = []
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
+        self._server = _Listener(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
 
