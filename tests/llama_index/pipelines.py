@@ -14,6 +14,7 @@ from llama_index.core.schema import BaseNode, Document, TransformComponent
 from llama_index.core.storage.docstore import SimpleDocumentStore
 from llama_index.core.vector_stores import SimpleVectorStore
 from llama_index.embeddings.openai import OpenAIEmbedding
+from pydantic import Field
 
 from benchmarks.openai_server import Connection
 from llama_index_aaflow import accelerate
@@ -31,6 +32,17 @@ class Lengths(BaseEmbedding):
 
     async def _aget_query_embedding(self, query: str) -> list[float]:
         return [float(len(query)), 1.0]
+
+
+class Counting(Lengths):
+    """Vectors that float32 does not hold; every text asked for is noted."""
+
+    model_name: str = "counting"  # The native cache takes one model for another of the same name.
+    asked: list[str] = Field(default_factory=list, exclude=True)  # no part of what the model is
+
+    def _get_text_embedding(self, text: str) -> list[float]:
+        self.asked.append(text)
+        return [len(text) / 3, -0.0]
 
 
 class Shouting(TransformComponent):
@@ -70,6 +82,12 @@ def splitter(**settings: Any) -> SentenceSplitter:
 def documents(texts: Sequence[str]) -> list[Document]:
     """A document of each text."""
     return [Document(text=text, id_=f"doc {i}", metadata={"n": i}) for i, text in enumerate(texts)]
+
+
+def nodes_of(pipeline: IngestionPipeline, given: list[Any], asynchronous: bool = False) -> Any:
+    """All that can be seen of a run's nodes."""
+    result = asyncio.run(pipeline.arun(nodes=given)) if asynchronous else pipeline.run(nodes=given)
+    return visible(list(result))
 
 
 def left(pipeline: IngestionPipeline) -> Any:

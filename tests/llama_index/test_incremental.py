@@ -3,19 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import json
-import math
-import os
 import pickle
-import signal
-import subprocess
-import sys
 import tempfile
-import textwrap
-import time
-import types
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +14,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from llama_index.core import MockEmbedding
-from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.ingestion import DocstoreStrategy, IngestionPipeline
 from llama_index.core.node_parser import (
     MarkdownNodeParser,
@@ -39,32 +28,28 @@ from llama_index.core.schema import (
     ImageDocument,
     NodeRelationship,
     RelatedNodeInfo,
-    TextNode,
     TransformComponent,
 )
 from llama_index.core.storage.docstore import SimpleDocumentStore
 from llama_index.core.vector_stores import SimpleVectorStore
-from pydantic import Field, PrivateAttr
 
 from aaflow_plugins.executor import Executor
 from benchmarks.openai_server import Connection
-from llama_index_aaflow import accelerate, incremental, incremental_files
-from llama_index_aaflow.incremental_files import DAY, Folder, Kept
+from llama_index_aaflow import accelerate, incremental
 from llama_index_aaflow.ingestion import _Elsewhere
 from llama_index_aaflow.plans import plan_of
 from tests.llama_index.parsing_outcomes import corpus, numbered, texts, visible
-from tests.llama_index.pipelines import Failing, Lengths, Shouting, documents, embedding, ran, splitter
-
-
-class Counting(Lengths):
-    """Vectors that float32 does not hold; every text asked for is noted."""
-
-    model_name: str = "counting"  # The native cache takes one model for another of the same name.
-    asked: list[str] = Field(default_factory=list, exclude=True)  # no part of what the model is
-
-    def _get_text_embedding(self, text: str) -> list[float]:
-        self.asked.append(text)
-        return [len(text) / 3, -0.0]
+from tests.llama_index.pipelines import (
+    Counting,
+    Failing,
+    Lengths,
+    Shouting,
+    documents,
+    embedding,
+    nodes_of,
+    ran,
+    splitter,
+)
 
 
 def by_source(index: int, document: BaseNode) -> str:
@@ -150,14 +135,9 @@ def test_edit_histories(
         for number, edit in enumerate([None, *history, None]):
             state = edited(state, edit, number) if edit else state
             native, ours = ([Document(**one) for one in state] for _ in range(2))
-            expected = _run(make(), native, asynchronous)
-            assert repr(_run(incremental(make(), folder), ours, asynchronous)) == repr(expected)
+            expected = nodes_of(make(), native, asynchronous)
+            assert repr(nodes_of(incremental(make(), folder), ours, asynchronous)) == repr(expected)
             assert repr(visible(ours)) == repr(visible(native))
-
-
-def _run(pipeline: IngestionPipeline, given: list[Any], asynchronous: bool = False) -> Any:
-    result = asyncio.run(pipeline.arun(nodes=given)) if asynchronous else pipeline.run(nodes=given)
-    return visible(list(result))
 
 
 @pytest.mark.parametrize("parser", [SentenceSplitter, TokenTextSplitter, SentenceWindowNodeParser, MarkdownNodeParser])
@@ -239,7 +219,7 @@ def test_the_native_cache_keeps_what_follows(tmp_path: Path) -> None:
     native, ours = make(), incremental(make(), tmp_path)
     given = ["a. " * 60, "b. " * 60]
     for _ in range(2):
-        assert _run(ours, documents(given)) == _run(native, documents(given))
+        assert nodes_of(ours, documents(given)) == nodes_of(native, documents(given))
     entries = ours.cache.cache.to_dict()["llama_cache"]
     assert len(entries) == 2
     assert entries.items() <= native.cache.cache.to_dict()["llama_cache"].items()
@@ -266,7 +246,7 @@ def test_progress_arguments_and_workers(tmp_path: Path, capfd: pytest.CaptureFix
             return pipeline.run(documents=[one.model_copy(deep=True) for one in given], **arguments)
 
         assert ran(incremental(make(), tmp_path), call)[:2] == ran(make(), call)[:2]
-    steps = [splitter(), embedding_of_nobody()]
+    steps = [splitter(), Counting()]
     pipeline = incremental(IngestionPipeline(transformations=steps), tmp_path / "workers")
     elsewhere = _Elsewhere(None, type(pipeline)._setting)
     worker = pickle.loads(pickle.dumps(elsewhere.run_transformations))
@@ -276,184 +256,6 @@ def test_progress_arguments_and_workers(tmp_path: Path, capfd: pytest.CaptureFix
         asked.clear()
         assert visible(list(worker(list(given), steps))) == expected
         assert len(asked) == count
-
-
-def embedding_of_nobody() -> Counting:
-    model = Counting()
-    model.asked = []
-    return model
-
-
-def test_what_is_computed_again(tmp_path: Path) -> None:
-    """Whatever nodes depend on makes them be computed again, and nothing else does."""
-
-    def asked(steps: Sequence[Any] | None = None, **fields: Any) -> int:
-        model = embedding_of_nobody()
-        pipeline = incremental(IngestionPipeline(transformations=[*(steps or [splitter()]), model]), tmp_path)
-        pipeline.run(documents=[Document(**{"text": "One sentence. " * 30, "id_": "a", **fields})])
-        return len(model.asked)
-
-    assert asked()
-    assert not asked()
-    one = {NodeRelationship.SOURCE: RelatedNodeInfo(node_id="s")}
-    other = {NodeRelationship.SOURCE: RelatedNodeInfo(node_id="s", hash="h")}
-    for changed in (
-        {"id_": "b"}, {"text": "Another one. " * 30}, {"metadata": {"k": 1}}, {"metadata": {"k": True}},
-        {"metadata": {"k": 1.0}}, {"metadata": {"k": "1"}}, {"metadata": {"k": [1]}}, {"embedding": [1.0]},
-        {"excluded_llm_metadata_keys": ["k"]}, {"excluded_embed_metadata_keys": ["k"]}, {"text_template": "{content}"},
-        {"metadata_template": "{value}"}, {"metadata_separator": " "}, {"relationships": one}, {"relationships": other},
-        {"metadata": {"a": 1, "b": 2}}, {"metadata": {"b": 2, "a": 1}},
-    ):  # fmt: skip
-        assert asked(**changed), changed
-        assert not asked(**changed), changed
-    tokens = splitter(tokenizer=_words)
-    named = splitter()
-    named.id_func = lambda index, document: f"{index}"
-    for changed_steps in (
-        [splitter(chunk_size=50)], [splitter(paragraph_separator="x")], [tokens], [named],
-        [splitter(include_metadata=False)], [splitter(chunking_tokenizer_fn=_words)], [MarkdownNodeParser()],
-        [splitter(chunking_tokenizer_fn=_cutting("b"))], [splitter(chunking_tokenizer_fn=_cutting("c"))],
-        [MarkdownNodeParser(), splitter()],
-    ):  # fmt: skip
-        assert asked(changed_steps)
-        assert not asked(changed_steps)
-    assert asked(metadata={"k": (1,)})
-    assert not asked(metadata={"k": (1,)})
-    for unknown in (object(), "\ud83d"):
-        assert asked(metadata={"k": unknown})
-        assert asked(metadata={"k": unknown})
-
-
-def _words(text: str) -> list[str]:
-    return text.split(" ")
-
-
-def _cutting(mark: str) -> Callable[[str], list[str]]:
-    return lambda text: text.split(mark)
-
-
-def test_the_code_of_a_model_is_part_of_its_key(tmp_path: Path) -> None:
-    def model(factor: float) -> Any:
-        class Model(Lengths):
-            def _get_text_embedding(self, text: str) -> list[float]:
-                return [len(text) * 2.0] if factor == 2 else [len(text) * 3.0]
-
-        class Other(Lengths):
-            def _get_text_embedding(self, text: str) -> list[float]:
-                return [len(text) * 3.0]
-
-        Other.__qualname__ = Model.__qualname__
-        return Model() if factor == 2 else Other()
-
-    for factor in (2, 3):
-        pipeline = incremental(IngestionPipeline(transformations=[model(factor)]), tmp_path)
-        assert pipeline.run(nodes=[TextNode(text="four")])[0].embedding == [4.0 * factor]
-
-
-def _defined(source: str, **names: Any) -> dict[str, Any]:
-    """What a module of somebody's own defines."""
-    space = {"__name__": "__main__", "BaseEmbedding": BaseEmbedding, "functools": functools, "math": math, **names}
-    exec(textwrap.dedent(source), space)
-    return space
-
-
-REACHED = {
-    "a helper's helper": "def b(): return K\ndef a(): return b()\ndef reach(): return a()",
-    "a dict": "D = {'k': [K]}\ndef reach(): return D['k'][0]",
-    "a closure": "def make(k):\n    def reach(): return k\n    return reach\nreach = make(K)",
-    "a default": "def reach(k=K): return k",
-    "a keyword's default": "def reach(*, k=K): return k",
-    "a wrapper": """
-        def wrap(k):
-            def wrapping(function):
-                @functools.wraps(function)
-                def wrapper(): return k
-                return wrapper
-            return wrapping
-        @wrap(K)
-        def reach(): return 0
-    """,
-    "a class": "class H:\n    k = K\n    def get(self): return self.k\ndef reach(): return H().get()",
-    "a class's base": "class B:\n    k = K\nclass H(B): pass\ndef reach(): return H().k",
-    "an attribute of a function": "def reach(): return reach.k\nreach.k = K",
-    "an attribute of a module": "def reach(): return module.k",
-    "a partial function": "def f(k): return k\ng = functools.partial(f, K)\ndef reach(): return g()",
-    "a nested function": "def reach(): return (lambda: [K for _ in 'a'][0])()",
-    "a recursive function": "def reach(n=1): return reach(0) if n else K",
-    "installed code": "def reach(): return math.floor(K)",
-}
-
-MODEL = """
-class Model(BaseEmbedding):
-    def _get_text_embedding(self, text): return [float(reach())]
-    def _get_query_embedding(self, text): return [1.0]
-    async def _aget_query_embedding(self, text): return [1.0]
-"""
-
-
-@pytest.mark.parametrize("what", sorted(REACHED))
-def test_whatever_code_reaches_is_part_of_its_key(tmp_path: Path, what: str) -> None:
-    """A model and a tokenizer that come to other results by what they reach are others, and else the same."""
-    kept = []
-    for k in (1, 1, 3, 1):
-        module = types.ModuleType("of_somebody")
-        module.k = k
-        space = _defined(textwrap.dedent(REACHED[what]) + MODEL, K=k, module=module)
-        pipeline = incremental(IngestionPipeline(transformations=[space["Model"]()]), tmp_path / "model")
-        assert pipeline.run(documents=[Document(text="a", id_="a")])[0].embedding == [float(k)]
-        space = _defined(textwrap.dedent(REACHED[what]) + "\ndef cut(text): return text[::reach()]", K=k, module=module)
-
-        def make(cut: Any = space["cut"]) -> IngestionPipeline:
-            return IngestionPipeline(
-                transformations=[TokenTextSplitter(tokenizer=cut, chunk_size=90, id_func=numbered)]
-            )
-
-        given = documents(["One two three. " * 40])
-        ours = incremental(make(), tmp_path / "parser").run(documents=given)
-        assert visible(ours) == visible(make().run(documents=given))
-        kept.append((len(list((tmp_path / "model").iterdir())), len(list((tmp_path / "parser").iterdir()))))
-    assert kept == [(1, 1), (1, 1), (2, 2), (2, 2)]
-
-
-def test_what_cannot_be_told_of_code_is_named(tmp_path: Path) -> None:
-    """Objects, files, modules and names that are made up leave no key; a field of the model is one."""
-    module = types.ModuleType("of_somebody")
-    for source, name in (
-        ("T = object()\ndef reach(): return T", "reach: T: object"),
-        ("def reach(): return open('f').read()", "open reaches"),
-        ("def reach(): return eval('1')", "eval reaches"),
-        ("def reach(): return getattr(module, 'k')", "module: the module of_somebody"),
-        ("def reach():\n    import of_somebody", "reach imports of_somebody"),
-        ("def reach():\n    from . import re", "reach imports"),
-        ("def reach(): return module.nothing", "module.nothing is not defined"),
-        ("D = []\nD.append(D)\ndef reach(): return D", "holds others too deep"),
-    ):
-        space = _defined(textwrap.dedent(source) + MODEL, module=module)
-        with pytest.raises(ValueError, match=name):
-            incremental(IngestionPipeline(transformations=[space["Model"]()]), tmp_path)
-
-    class Holding(Lengths):
-        scale: float = 1.0
-        _held: Any = PrivateAttr(None)
-
-    for scale, held, files in ((1.0, None, 1), (2.0, None, 2), (2.0, [1], 3), (2.0, [1], 3)):
-        model = Holding(scale=scale)
-        model._held = held
-        incremental(IngestionPipeline(transformations=[model]), tmp_path / "held").run(documents=documents(["a"]))
-        assert len(list((tmp_path / "held").iterdir())) == files
-    model._held = object()
-    with pytest.raises(ValueError, match="its _held: object can't be told"):
-        incremental(IngestionPipeline(transformations=[model]), tmp_path)
-
-
-def test_a_method_that_was_put_in_place_of_an_installed_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def vector() -> Any:
-        pipeline = incremental(IngestionPipeline(transformations=[MockEmbedding(embed_dim=2)]), tmp_path)
-        return pipeline.run(documents=[Document(text="a", id_="a")])[0].embedding
-
-    assert vector() == vector() == [0.5, 0.5]
-    monkeypatch.setattr(MockEmbedding, "_get_text_embedding", lambda self, text: [7.0])
-    assert vector() == vector() == [7.0]
 
 
 def test_metadata_that_cannot_be_written(tmp_path: Path) -> None:
@@ -474,7 +276,7 @@ def test_metadata_that_cannot_be_written(tmp_path: Path) -> None:
             assert len(incremental(make(), tmp_path).run(documents=given)) == len(make().run(documents=given)) == 1
     for text in ("\ud83d\ude00", "\U0001f600", "\ud83d\ude00", "\U0001f600"):
         for given in ([Document(text="x", metadata={"k": text}, id_="a")], [Document(text="x", id_=text)]):
-            assert ascii(_run(incremental(make(), tmp_path), given)) == ascii(_run(make(), given))
+            assert ascii(nodes_of(incremental(make(), tmp_path), given)) == ascii(nodes_of(make(), given))
 
 
 def test_nested_metadata_is_shared_as_natively(tmp_path: Path) -> None:
@@ -550,7 +352,7 @@ def test_ids_that_nodes_of_several_documents_have(tmp_path: Path) -> None:
 
     for second in ("# B\nOne sentence.", "# C\nAnother one."):
         given = ["# A\nOne sentence.", second]
-        assert _run(incremental(make(), tmp_path), documents(given)) == _run(make(), documents(given))
+        assert nodes_of(incremental(make(), tmp_path), documents(given)) == nodes_of(make(), documents(given))
 
 
 def test_other_inputs(tmp_path: Path) -> None:
@@ -565,11 +367,11 @@ def test_other_inputs(tmp_path: Path) -> None:
 
     image = ImageDocument(text="an image", id_="i", image=b"aGk=")
     for more in ([], [image], [Mine(text="mine", id_="m")]):
-        steps = [splitter(chunk_size=60), embedding_of_nobody()]
+        steps = [splitter(chunk_size=60), Counting()]
         native = visible(list(IngestionPipeline(transformations=steps).run(nodes=given(*more))))
         for _ in range(2):
             steps[1].asked.clear()
-            assert _run(incremental(IngestionPipeline(transformations=steps), tmp_path), given(*more)) == native
+            assert nodes_of(incremental(IngestionPipeline(transformations=steps), tmp_path), given(*more)) == native
         assert len(steps[1].asked) == (1 if more else 0) if Mine not in map(type, more) else len(native)
 
 
@@ -623,186 +425,10 @@ def test_what_is_kept_is_explained(tmp_path: Path) -> None:
 
 
 def test_a_failure_later_on_keeps_what_is_finished(tmp_path: Path) -> None:
-    model = embedding_of_nobody()
+    model = Counting()
     pipeline = incremental(IngestionPipeline(transformations=[splitter(), model, Failing()]), tmp_path)
     for asked in (True, False):
         model.asked.clear()
         with pytest.raises(LookupError, match="node 3"):
             pipeline.run(documents=documents(["One sentence. " * 300]))
         assert bool(model.asked) is asked
-
-
-# -- the folder ------------------------------------------------------------------------------------------
-
-
-def _key(name: object) -> bytes:
-    return str(name).encode().ljust(32, b".")
-
-
-def _held(folder: Folder) -> dict[bytes, Kept]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        entries = folder.read()
-    return {key: entries.get(key) for key in entries._places}
-
-
-vectors = st.lists(st.lists(st.floats(allow_nan=False) | st.floats(width=32), max_size=3), max_size=3)
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.lists(st.dictionaries(st.integers(0, 9).map(_key), st.builds(Kept, st.just("text"), vectors)), max_size=4))
-def test_vectors_come_back_bit_for_bit(runs: list[dict[bytes, Kept]]) -> None:
-    """Of any lengths, run after run, in small pieces; what came first stays."""
-    with tempfile.TemporaryDirectory() as path, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(incremental_files, "_PIECE", 9)
-        patch.setattr(incremental_files, "_ROWS", 2)
-        patch.setattr(incremental_files, "_MANY", 3)
-        folder = Folder(path, 1)
-        expected: dict[bytes, Kept] = {}
-        for run in runs:
-            folder.write(folder.read(), [(key, kept) for key, kept in run.items() if key not in expected], ())
-            expected = {**run, **expected}
-        held = _held(folder)
-        assert held.keys() == expected.keys()
-        assert all(repr(held[key]) == repr(kept) for key, kept in expected.items())
-
-
-def test_files_are_merged_and_old_entries_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The number of files is bounded; what is used stays, of vectors of any length; what is not goes."""
-    now = time.time()
-    folder = Folder(str(tmp_path), 30)
-    for day in range(100):
-        monkeypatch.setattr(time, "time", lambda day=day: now + day * DAY)
-        entries = folder.read()
-        used = [key for key in (_key(0), _key(1)) if key in entries]
-        folder.write(entries, [(_key(day), Kept(str(day), [[float(day)] * (day % 3 + 1)]))], used)
-        assert len(list(tmp_path.iterdir())) <= incremental_files._MANY + 3
-    held = _held(folder)
-    assert {_key(0), _key(1), *(_key(day) for day in range(80, 100))} <= held.keys()
-    assert not {_key(day) for day in range(2, 30)} & held.keys()
-    assert held[_key(1)] == Kept("1", [[1.0, 1.0]])
-
-
-@pytest.mark.parametrize("harm", ["cut", "changed", "empty"])
-def test_a_damaged_file_is_told_of_once_and_not_believed(tmp_path: Path, harm: str) -> None:
-    def run() -> Any:
-        pipeline = incremental(IngestionPipeline(transformations=[splitter(), Lengths()]), tmp_path)
-        return _run(pipeline, documents(["One sentence. " * 30]))
-
-    expected = run()
-    (path,) = tmp_path.iterdir()
-    whole = path.read_bytes()
-    middle = len(whole) // 2
-    flipped = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
-    path.write_bytes({"cut": whole[:middle], "changed": flipped, "empty": b""}[harm])
-    with pytest.warns(UserWarning, match=r"\.arrow is damaged .* computed again"):
-        assert run() == expected
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)
-        assert run() == expected
-
-
-@pytest.mark.parametrize("what", ["folder", "loop", "pipe", "unreadable"])
-def test_what_cannot_be_read_is_told_of_and_left_alone(tmp_path: Path, what: str) -> None:
-    def run() -> Any:
-        return _run(incremental(IngestionPipeline(transformations=[splitter()]), tmp_path), documents(["One."]))
-
-    path = tmp_path / "a.arrow"
-    if what == "folder":
-        path.mkdir()
-    elif what == "loop":
-        path.symlink_to(path)
-    elif what == "pipe":
-        os.mkfifo(path)
-    elif os.geteuid() == 0:
-        pytest.skip("root reads all files")
-    else:
-        path.touch(0)
-    for _ in range(2):
-        with pytest.warns(UserWarning, match=r"a\.arrow can't be read"):
-            assert run() == _run(IngestionPipeline(transformations=[splitter()]), documents(["One."]))
-    assert len(list(tmp_path.iterdir())) == 2
-
-
-def test_a_folder_that_cannot_be_listed(tmp_path: Path) -> None:
-    (tmp_path / "loop").symlink_to(tmp_path / "loop")
-    pipeline = incremental(IngestionPipeline(transformations=[splitter()]), tmp_path / "loop")
-    with pytest.warns(UserWarning, match=r"loop can't be read"):
-        assert pipeline.run(documents=documents(["One."]))
-
-
-def test_an_entry_outlasts_its_last_use_though_uses_are_noted_daily(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now = time.time()
-    folder = Folder(str(tmp_path), 2)
-    folder.write(folder.read(), [(_key("used"), Kept("1", []))], ())
-    monkeypatch.setattr(time, "time", lambda: now + 0.9 * DAY)
-    folder.write(folder.read(), [], [_key("used")])
-    monkeypatch.setattr(time, "time", lambda: now + 2.5 * DAY)
-    for number in range(40):
-        folder.write(folder.read(), [(_key(number), Kept("1", []))], ())
-    assert len(list(tmp_path.iterdir())) < 40
-    assert _key("used") in _held(folder)
-    monkeypatch.setattr(time, "time", lambda: now + 3.5 * DAY)
-    for number in range(40, 80):
-        folder.write(folder.read(), [(_key(number), Kept("1", []))], ())
-    assert _key("used") not in _held(folder)
-
-
-def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    pipeline = incremental(IngestionPipeline(transformations=[splitter(), Lengths()]), tmp_path / "file")
-    with pytest.warns(UserWarning, match="could not be kept in"):
-        assert pipeline.run(documents=documents(["One sentence."]))
-
-
-WRITER = """
-import sys
-from llama_index_aaflow import incremental_files
-from llama_index_aaflow.incremental_files import Folder, Kept
-incremental_files._MANY = 3
-path, name, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
-folder = Folder(path, 30)
-for number in range(count):
-    key = f"{name}{number}".encode().ljust(32, b".")
-    folder.write(folder.read(), [(key, Kept("payload" * 1000, [[1.0, number + 0.1]]))], ())
-    print(number, flush=True)
-"""
-
-
-def _writer(path: Path, name: str, count: int) -> subprocess.Popen[str]:
-    command = [sys.executable, "-W", "error", "-c", WRITER, str(path), name, str(count)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-
-
-def test_a_file_that_is_gone_when_it_is_read(tmp_path: Path) -> None:
-    """Whether another process has merged it, or it was never there."""
-    folder = Folder(str(tmp_path), float("inf"))
-    folder.write(folder.read(), [(_key(1), Kept("1", []))], ())
-    (tmp_path / "gone.arrow").symlink_to(tmp_path / "nowhere")
-    assert _held(folder) == {_key(1): Kept("1", [])}
-
-
-def test_processes_that_write_at_once_lose_nothing(tmp_path: Path) -> None:
-    """Each adds entries one by one, and merges what all have written."""
-    writers = [_writer(tmp_path, name, 40) for name in "abc"]
-    for writer in writers:
-        writer.communicate()
-    assert [writer.returncode for writer in writers] == [0, 0, 0]
-    held = _held(Folder(str(tmp_path), 30))
-    assert held.keys() == {_key(f"{name}{number}") for name in "abc" for number in range(40)}
-
-
-def test_a_killed_writer_leaves_what_was_written(tmp_path: Path) -> None:
-    """Killed at any moment: whatever it had finished is there, and nothing is damaged."""
-    for attempt in range(4):
-        folder = tmp_path / str(attempt)
-        with _writer(folder, "a", 10_000) as writer:
-            assert writer.stdout
-            done = [writer.stdout.readline() for _ in range(20 + attempt)]
-            time.sleep(0.0007 * attempt)
-            writer.send_signal(signal.SIGKILL)
-            done += writer.stdout.readlines()
-        finished = {_key(f"a{number}") for number in range(len([line for line in done if line.endswith("\n")]))}
-        assert finished <= _held(Folder(str(folder), 30)).keys()
