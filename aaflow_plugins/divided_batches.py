@@ -20,17 +20,16 @@ somebody's function, and would wait there for ranks that never come.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
-from collections.abc import Callable, Coroutine, Sequence
-from concurrent.futures import CancelledError, Future
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 
 from aaflow_plugins.engines.communicator import Communicator, RankError, within_a_block
+from aaflow_plugins.engines.event_loop import in_thread
 from aaflow_plugins.engines.waiting import wait_for
 from aaflow_plugins.executor import Executor
 from aaflow_plugins.plugins import ranks_of
@@ -70,7 +69,7 @@ def ranks_for(executor: Executor | None) -> Communicator | None:
 
 async def aranks_for(executor: Executor | None) -> Communicator | None:
     """Like `ranks_for`; the first call waits for the other ranks, and not in the running loop."""
-    return await asyncio.to_thread(ranks_for, executor) if executor is not None and _is_shared(executor) else None
+    return await in_thread(lambda _: ranks_for(executor)) if executor is not None and _is_shared(executor) else None
 
 
 def is_for_ranks(executor: Executor | None) -> bool:
@@ -138,41 +137,6 @@ def batch_on(ranks: Communicator, executor: Executor, job: Job) -> list[Any]:
     with ranks.together(f"a batch {executor.gather} {job.alone} {job.settings.hex()}"):
         ranks.compare(job.inputs, "has other inputs than rank 0: give all ranks the same")
         return _Batch(ranks, executor, job).outputs()
-
-
-async def in_thread(
-    call: Callable[[Callable[..., list[Any]]], list[Any]], run: Callable[..., Coroutine[Any, Any, list[Any]]]
-) -> list[Any]:
-    """Make a call of all ranks in a thread, where it may wait, and what it runs here on the running loop.
-
-    Args:
-        call: Is given a function that does what `run` does.
-        run: Runs inputs.
-    """
-    loop = asyncio.get_running_loop()
-    running: list[Future[list[Any]]] = []
-    stopped = False
-
-    def run_on_loop(*arguments: Any) -> list[Any]:
-        if stopped:
-            raise asyncio.CancelledError
-        running.append(part := asyncio.run_coroutine_threadsafe(run(*arguments), loop))
-        try:
-            return part.result()
-        except CancelledError:
-            raise asyncio.CancelledError from None  # no error of an input
-
-    thread = asyncio.ensure_future(asyncio.to_thread(call, run_on_loop))
-    try:
-        return await asyncio.shield(thread)
-    except asyncio.CancelledError:
-        stopped = True
-        for part in running:
-            part.cancel()
-        await asyncio.wait([thread])
-        if not thread.cancelled():
-            thread.exception()  # retrieved: the cancellation is what the caller hears of
-        raise
 
 
 @dataclass

@@ -99,12 +99,16 @@ def ranks_of(executor: Executor) -> Communicator:
         ValueError: If there is no such engine.
         ImportError: If what it needs is not installed.
     """
-    name = executor.engine
+    return engine(engine_of(executor))
+
+
+def engine_of(executor: Executor) -> str:
+    """The name of the engine that `ranks_of` asks; "local" where nobody has to be waited for."""
     if within_a_block():
-        name = "local"  # the other ranks are at work for the outer call
-    elif name == "auto":
-        name = "mpi" if launched_ranks() > 1 else "local"
-    return engine(name)
+        return "local"  # the other ranks are at work for the outer call
+    if executor.engine == "auto":
+        return "mpi" if launched_ranks() > 1 else "local"
+    return executor.engine
 
 
 def accelerate(obj: T, *, executor: Executor | None = None, batching: bool = False, batch_queries: bool = False) -> T:

@@ -278,13 +278,25 @@ def _connected() -> MpiCommunicator:
             f"a launcher has started {launched} ranks, but the MPI library that mpi4py found sees 1: {library}. "
             "Launcher and library are of different MPIs: use the `mpirun` of that library, or `aaflow launch`"
         )
-    # Not `Dup`, which would wait for the others in silence.
-    (data, first), (messages, second) = world.Idup(), world.Idup()
-    wait_for(lambda: MPI.Request.Testall([first, second]) or None, "the other ranks")
+    if MPI.Query_thread() < MPI.THREAD_SERIALIZED:
+        raise RuntimeError(
+            "MPI was started for calls from its main thread alone, and ranks wait for one another in other threads: "
+            "leave mpi4py.rc.thread_level at 'multiple', with an MPI library that gives at least 'serialized'"
+        )
+    data, messages, requests = _duplicated()
+    wait_for(lambda: MPI.Request.Testall(requests) or None, "the other ranks")
     control = Control(messages)
     die_together(messages)
     control.leave_at_exit()
     return MpiCommunicator(data, control)
+
+
+@cache
+def _duplicated() -> tuple[MPI.Comm, MPI.Comm, list[MPI.Request]]:
+    """Two communicators to be, and what they wait for; once, however often somebody gives up waiting."""
+    # Not `Dup`, which would wait for the others in silence.
+    (data, first), (messages, second) = MPI.COMM_WORLD.Idup(), MPI.COMM_WORLD.Idup()
+    return data, messages, [first, second]
 
 
 def _part(table: pa.Table, flat: list[bool]) -> _Part:

@@ -7,6 +7,7 @@ moved by calls that block.
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import struct
 import sys
@@ -76,6 +77,9 @@ class Control:
         if isinstance(error, RankError):
             if self._comm.rank == 0:
                 self._tell_all(error.rank, error.what)
+            return
+        if isinstance(error, asyncio.CancelledError):
+            self._tell_all(self._comm.rank, "was cancelled")
             return
         what = "was interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         self._tell_all(self._comm.rank, f"{what}: {type(error).__name__}: {error}")

@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from aaflow_plugins.dataplane.wire import to_ipc
 from aaflow_plugins.engines.communicator import Communicator, RankError
-from aaflow_plugins.engines.waiting import wait_for
+from aaflow_plugins.engines.waiting import check_cancelled, wait_for
 from aaflow_plugins.interrupts import interrupts_put_off, result_of
 from aaflow_plugins.remote import FAILED, RemoteCall
 
@@ -138,6 +138,7 @@ class TaskPool:
         coming = iter(items)
         try:
             while True:
+                check_cancelled()
                 for item in islice(coming, 2 * self.slots - len(window)):
                     with interrupts_put_off():
                         window.append(self._put(_Task(function, elsewhere, item)))
@@ -291,6 +292,7 @@ def serve(ranks: Communicator, functions: Functions) -> None:
         RankError: If another rank fails.
     """
     while True:
+        check_cancelled()
         _, message = wait_for(ranks.poll, check=ranks.check)
         number, function, batch = _read(message)
         if function == _END:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from threading import Event
 from typing import Final, TypeVar
 
 T = TypeVar("T")
@@ -12,6 +16,28 @@ _log = logging.getLogger(__name__)
 
 #: Seconds of silence after which a waiting rank says for whom it waits.
 _PATIENCE: Final = 30.0
+
+_cancelled: ContextVar[Event | None] = ContextVar("_cancelled", default=None)
+
+
+@contextmanager
+def cancellable(cancelled: Event) -> Iterator[None]:
+    """Within the block waits end once an event is set."""
+    token = _cancelled.set(cancelled)
+    try:
+        yield
+    finally:
+        _cancelled.reset(token)
+
+
+def check_cancelled() -> None:
+    """Raise once what this is done for is not wanted any more.
+
+    Raises:
+        asyncio.CancelledError: Then.
+    """
+    if (cancelled := _cancelled.get()) is not None and cancelled.is_set():
+        raise asyncio.CancelledError
 
 
 def wait_for(look: Callable[[], T | None], whom: str | None = None, check: Callable[[], None] = lambda: None) -> T:
@@ -21,11 +47,15 @@ def wait_for(look: Callable[[], T | None], whom: str | None = None, check: Calla
         look: Gives None while there is nothing.
         whom: Who is waited for, to be named when it takes long; None where waiting is all there is to do.
         check: Called in between; it may raise.
+
+    Raises:
+        asyncio.CancelledError: Within `cancellable`.
     """
     began, told = time.monotonic(), whom is None
     while (found := look()) is None:
         try:
             check()
+            check_cancelled()
         except BaseException:
             # What came before the bad news counts: all ranks go the same way by it.
             if (found := look()) is None:

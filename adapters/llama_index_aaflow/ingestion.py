@@ -16,9 +16,11 @@ from llama_index.core.ingestion import IngestionPipeline
 from llama_index.core.ingestion import pipeline as native_module
 from llama_index_instrumentation import get_dispatcher
 
+from aaflow_plugins.engines.communicator import Communicator
+from aaflow_plugins.engines.event_loop import OnLoop, in_thread
 from aaflow_plugins.executor import Executor
 from aaflow_plugins.known_code import is_from
-from aaflow_plugins.plugins import ranks_of
+from aaflow_plugins.plugins import engine_of, ranks_of
 from llama_index_aaflow.carried_nodes import nodes_on_all
 from llama_index_aaflow.embeddings import is_openai
 from llama_index_aaflow.incremental_runs import Keeping, begun
@@ -99,47 +101,67 @@ class _Run(property):
         alone = self._alone.__get__(pipeline, owner)
         if pipeline is None:
             return alone
-        executor = pipeline._executor or Executor()
-        ranks = ranks_of(executor)
+        ranks = ranks_of(pipeline._executor or Executor())
         if ranks.size == 1:
             return alone
 
         @wraps(alone)
         def run(*given: Any, **settings: Any) -> Any:
-            arguments = signature(alone).bind(*given, **settings).arguments
-            if executor.gather == "shards":
-                arguments.update(arguments.pop("kwargs", {}))
-                return run_sharded(ranks, pipeline, executor, arguments, self._alone)
-            if executor.gather == "all" and (pipeline.docstore or pipeline.vector_store) is not None:
-                raise ValueError(
-                    "gather='all': only nodes go to all ranks, not what stores hold: give 'root' or 'shards'"
-                )
-            documents = arguments.get("documents") or arguments.get("nodes") or pipeline.documents
-            nodes = run_on(ranks, pipeline, pipeline._executor, documents, lambda: alone(*given, **settings))
-            return nodes if executor.gather == "root" else nodes_on_all(ranks, nodes)
+            return _on(ranks, pipeline, self._alone, given, settings)
 
         return run
 
 
 class _Arun(property):
-    """`arun`, which knows of no other ranks: each would do the whole job, and have all of it."""
+    """`arun`, likewise. Other ranks are waited for in a thread."""
 
     def __init__(self, alone: Any) -> None:
         super().__init__()
         self._alone = alone
 
     def __get__(self, pipeline: Any, owner: type | None = None) -> Any:
-        """The method; one that refuses where each rank is to have its part alone."""
+        """The method; with the other ranks if there are any."""
         alone = self._alone.__get__(pipeline, owner)
-        executor = None if pipeline is None else pipeline._executor
-        if executor is None or executor.gather == "root" or ranks_of(executor).size == 1:
+        if pipeline is None or engine_of(executor := pipeline._executor or Executor()) == "local":
             return alone
 
         @wraps(alone)
         async def arun(*given: Any, **settings: Any) -> Any:
-            raise ValueError(f"gather={executor.gather!r}: arun runs in each process by itself; use run")
+            ranks = await in_thread(lambda _: ranks_of(executor))
+            if ranks.size == 1:
+                return await alone(*given, **settings)
+            return await in_thread(partial(_on, ranks, pipeline, self._alone, given, settings))
 
         return arun
+
+
+def _on(
+    ranks: Communicator, pipeline: Any, alone: Any, given: Any, settings: Any, on_loop: OnLoop | None = None
+) -> Any:
+    """Run a pipeline on several ranks.
+
+    Args:
+        ranks: The ranks.
+        pipeline: The pipeline.
+        alone: `run` in one process; with a loop `arun`.
+        given: Its arguments.
+        settings: Its keyword arguments.
+        on_loop: Runs coroutines of this process.
+    """
+    executor = pipeline._executor or Executor()
+    native = alone if on_loop is None else partial(on_loop, alone)
+    arguments = signature(alone).bind(pipeline, *given, **settings).arguments
+    del arguments["self"]
+    if executor.gather == "shards":
+        arguments.update(arguments.pop("kwargs", {}))
+        return run_sharded(ranks, pipeline, executor, arguments, native, on_loop)
+    if executor.gather == "all" and (pipeline.docstore or pipeline.vector_store) is not None:
+        raise ValueError("gather='all': only nodes go to all ranks, not what stores hold: give 'root' or 'shards'")
+    documents = arguments.get("documents") or arguments.get("nodes") or pipeline.documents
+    nodes = run_on(
+        ranks, pipeline, pipeline._executor, documents, lambda: native(pipeline, *given, **settings), on_loop
+    )
+    return nodes if executor.gather == "root" else nodes_on_all(ranks, nodes)
 
 
 def _names(executor: Executor | None, keeping: Keeping | None) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -216,7 +238,14 @@ async def _arun(
     quick = _quick(settings)
     run = begun(keeping, nodes, transformations, steps, settings) if keeping else None
     if run is None:
-        return await with_quick_keys(native, quick.get("cache"))(nodes, steps, **quick)
+        loop = with_quick_keys(native, quick.get("cache"))
+        if (helped := help_of_ranks()) is not None:
+
+            async def loop_of(steps: list[Any], **more: Any) -> Any:
+                return await loop(nodes, steps, **{**quick, **more})
+
+            return await helped.arun(loop_of, nodes, steps, settings)
+        return await loop(nodes, steps, **quick)
     return await run.applied(native)(nodes, run.steps(steps), **run.settings(quick))
 
 

@@ -1,7 +1,9 @@
 """A pipeline in a job of several ranks: rank 0 runs it, and all of them cut texts and embed batches of texts.
 
 What is asked of stores and caches, the nodes and their ids are rank 0's alone. The others answer with chunks and
-vectors, of the very batches of texts that one process would embed.
+vectors, of the very batches of texts that one process would embed. With `arun` what is the user's runs on each rank's
+loop, as natively. Then models are shared whose coroutines are blocking calls: one that awaits a client makes its
+requests at rank 0, as many at once as natively.
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from typing import Any, Final, TypeVar
 
@@ -21,11 +24,12 @@ import pyarrow as pa
 from llama_index.core.base.embeddings import base as base_module
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.ingestion.pipeline import remove_unstable_values
-from llama_index.core.node_parser import NodeParser, SentenceSplitter, TokenTextSplitter
+from llama_index.core.node_parser import NodeParser, SentenceSplitter, TokenTextSplitter, interface
 from llama_index.core.schema import MetadataMode
 
 from aaflow_plugins.dataplane.vectors import exact_lists, exact_matrix
 from aaflow_plugins.engines.communicator import Communicator
+from aaflow_plugins.engines.event_loop import OnLoop, called_on, in_thread
 from aaflow_plugins.engines.tasks import TaskPool, digest_of, lead_or_serve
 from aaflow_plugins.executor import Executor
 from aaflow_plugins.known_code import is_from
@@ -50,14 +54,23 @@ T = TypeVar("T")
 #: Texts of a task: batches are embedded one by one, but go together.
 _TEXTS: Final = 256
 
-#: Methods of an embedding model that take a list of texts to the batches.
+#: Methods of an embedding model that take a list of texts to the batches, and the coroutines that do.
 _METHODS: Final = ("__call__", "get_text_embedding_batch", "_get_text_embeddings_cached")
+_COROUTINES: Final = ("acall", "aget_text_embedding_batch", "_aget_text_embeddings_cached")
+_PARSING: Final = ("acall", "aget_nodes_from_documents", "_aparse_nodes")
+#: Coroutines that a model has of its own if it awaits a client.
+_AWAITING: Final = ("_aget_text_embeddings_rate_limited", "_aget_text_embeddings", "_aget_text_embedding")
 
 _help: ContextVar[Helping | None] = ContextVar("_help", default=None)
 
 
 def run_on(
-    ranks: Communicator, pipeline: Any, executor: Executor | None, documents: Any, native: Callable[[], Any]
+    ranks: Communicator,
+    pipeline: Any,
+    executor: Executor | None,
+    documents: Any,
+    native: Callable[[], Any],
+    on_loop: OnLoop | None = None,
 ) -> Any:
     """Run a pipeline with the help of all ranks.
 
@@ -67,6 +80,7 @@ def run_on(
         executor: Its executor.
         documents: What it is given; rank 0's count.
         native: Runs it in this process.
+        on_loop: As for `led`.
 
     Returns:
         At rank 0 what `native` returns; elsewhere an empty list.
@@ -79,7 +93,7 @@ def run_on(
         with helping(helped):
             return native()
 
-    nodes = led(ranks, pipeline.transformations, executor, documents, lead)
+    nodes = led(ranks, pipeline.transformations, executor, documents, lead, on_loop)
     return [] if ranks.rank else nodes
 
 
@@ -89,6 +103,7 @@ def led(
     executor: Executor | None,
     documents: Any,
     lead: Callable[[Help], T],
+    on_loop: OnLoop | None = None,
 ) -> T | None:
     """Have rank 0 make something of documents with the help of all ranks, which make this call together.
 
@@ -98,6 +113,7 @@ def led(
         executor: Bounds what rank 0 requests by itself.
         documents: Rank 0's count; the others have the same, or none.
         lead: What rank 0 does.
+        on_loop: Runs coroutines of this process, where transformations are applied by their coroutines.
 
     Returns:
         At rank 0 what `lead` returns, None elsewhere.
@@ -108,10 +124,10 @@ def led(
     shares = {
         position: share
         for position, transformation in enumerate(transformations)
-        if (share := _share_of(sooner(transformation, executor))) is not None
+        if (share := _share_of(sooner(transformation, executor), asynchronous=on_loop is not None)) is not None
     }
-    calls = {position: share.call for position, share in shares.items()}
-    told = fingerprint(transformations)
+    calls = {position: _called_on(on_loop, share.call) for position, share in shares.items()}
+    told = f"{fingerprint(transformations)} {on_loop is not None}"
     return lead_or_serve(ranks, told, _digest(documents), calls, lambda pool: lead(Help(pool, shares)))
 
 
@@ -136,6 +152,12 @@ class Helping(ABC):
             settings: Keyword arguments of the native function.
             executor: Bounds requests that are not shared.
         """
+
+    @abstractmethod
+    async def arun(
+        self, native: Callable[..., Any], nodes: Sequence[Any], steps: list[Any], settings: dict[str, Any]
+    ) -> Any:
+        """As `run`, where `native` applies steps by their coroutines."""
 
 
 @contextmanager
@@ -188,25 +210,39 @@ class Help(Helping):
         # A parser comes to its end first, as natively: all ranks are at work, and its tasks don't wait behind batches.
         return native(shared)
 
+    async def arun(
+        self, native: Callable[..., Any], nodes: Sequence[Any], steps: list[Any], settings: dict[str, Any]
+    ) -> Any:
+        """As `run`."""
+        if not nobody_listens():
+            return await native(steps)
+        return await native([self._shared(position, step) for position, step in enumerate(steps)])
+
     def embedding(self, position: int, model: Any) -> Any:
         """What stands for an embedding model that is asked for lists of texts: all ranks are at work for it."""
         share = self.shares.get(position)
-        return _SharedEmbedding(model, self.pool, position, share.call).for_texts() if share else model
+        return (
+            _SharedEmbedding(model, self.pool, position, share).for_texts() if isinstance(share, _Embedding) else model
+        )
 
     def _shared(self, position: int, step: Any) -> Any:
         share = self.shares.get(position)
         if isinstance(share, _Cutting):
             return _SharedParser(step, self.pool, position, share.call)
         if isinstance(share, _Embedding):
-            return _SharedEmbedding(step, self.pool, position, share.call)
+            return _SharedEmbedding(step, self.pool, position, share)
         return step
 
 
-def _share_of(step: Any) -> _Cutting | _Embedding | None:
+def _share_of(step: Any, *, asynchronous: bool) -> _Cutting | _Embedding | None:
     """What other ranks can do of an accelerated transformation; None if it is rank 0's."""
     if isinstance(step, BaseEmbedding):
-        return _Embedding(step) if _is_plain(step) else None
+        if not _is_plain(step, asynchronous=asynchronous) or (asynchronous and not _is_blocking(step)):
+            return None
+        return _Embedding(step, _one_by_one if asynchronous else _at_once)
     if not isinstance(step, SentenceSplitter | TokenTextSplitter) or not parses_by_document(step):
+        return None
+    if asynchronous and not parses_natively(step):
         return None
     try:
         transformation_key(step)
@@ -215,29 +251,73 @@ def _share_of(step: Any) -> _Cutting | _Embedding | None:
     return None if step.callback_manager.handlers else _Cutting(step)
 
 
-def _is_plain(embedding: BaseEmbedding) -> bool:
+def _called_on(on_loop: OnLoop | None, call: RemoteCall) -> RemoteCall:
+    sample = call.sample and called_on(on_loop, call.sample)
+    return replace(call, function=called_on(on_loop, call.function), sample=sample)
+
+
+def _at_once(embedding: Any, texts: list[str]) -> Any:
+    return embedding._get_text_embeddings(texts)
+
+
+def _one_by_one(embedding: Any, texts: list[str]) -> Any:
+    """What `_aget_text_embeddings` gives where it is the inherited one."""
+    return [embedding._get_text_embedding(text) for text in texts]
+
+
+def _is_plain(embedding: BaseEmbedding, *, asynchronous: bool) -> bool:
     """Whether a model's batches of texts are those of the native loop, and nobody sees them but the model."""
     native = type(embedding)
     return (
         not is_openai(embedding)  # its requests are awaited, many at once, by one process
-        and embeds_natively(embedding)
+        and embeds_natively(embedding, asynchronous=asynchronous)
         and overridden(native, BaseEmbedding) is None
         and all(name in native.model_fields for name in vars(embedding))
         and not embedding.callback_manager.handlers
     )
 
 
-def embeds_natively(embedding: Any) -> bool:
-    """Whether a model, accelerated or not, is given batches of a fixed number of texts by the native loop."""
-    native = getattr(type(embedding), "aaflow_native", type(embedding))
+def parses_natively(parser: Any) -> bool:
+    """Whether an accelerated parser's coroutines are those known, which make the blocking calls."""
+    return _has_native(parser, _PARSING, NodeParser, interface)
+
+
+def _is_blocking(embedding: BaseEmbedding) -> bool:
+    """Whether a model's coroutines make its blocking calls, one text after the other."""
+    return _has_native(embedding, _AWAITING, BaseEmbedding, base_module)
+
+
+def embeds_natively(embedding: Any, *, asynchronous: bool = False) -> bool:
+    """Whether a model, accelerated or not, is given batches of a fixed number of texts by the native loop.
+
+    Args:
+        embedding: The model.
+        asynchronous: Whether it is asked by its coroutines.
+    """
     return (
-        all(found(native, name) is found(BaseEmbedding, name) for name in _METHODS)
-        and all(is_from(plain(found(BaseEmbedding, name)), base_module) for name in _METHODS)
-        and not set(_METHODS).intersection(vars(embedding))
+        _has_native(embedding, _COROUTINES if asynchronous else _METHODS, BaseEmbedding, base_module)
         and type(embedding.embed_batch_size) is int
         and embedding.embed_batch_size > 0
         and not embedding.embeddings_cache
         and getattr(embedding, "rate_limiter", None) is None
+    )
+
+
+def _has_native(step: Any, names: Sequence[str], owner: type[Any], module: Any) -> bool:
+    """Whether a transformation has inherited these methods, as far as the installed version has them.
+
+    Args:
+        step: The transformation, accelerated or not.
+        names: The methods.
+        owner: Whose they are.
+        module: Where they are defined.
+    """
+    native = getattr(type(step), "aaflow_native", type(step))
+    methods = [(found(native, name), found(owner, name)) for name in names]
+    return (
+        all(own is known for own, known in methods)
+        and all(is_from(plain(known), module) for _, known in methods if known is not None)
+        and not set(names).intersection(vars(step))
     )
 
 
@@ -290,6 +370,10 @@ class _SharedParser:
             return self._parser(nodes, **kwargs)
         return list(chain.from_iterable(self.parse(nodes)))
 
+    async def acall(self, nodes: Any, **kwargs: Any) -> Any:
+        """Make nodes of documents, on the loop, as natively."""
+        return self(nodes, **kwargs)
+
     def parse(self, documents: list[Any]) -> Iterator[list[Any]]:
         """The nodes of documents, group by group."""
         parser = with_class(self._parser, type(self._parser))
@@ -318,11 +402,18 @@ class _Embedding:
 
     Attributes:
         call: For some batches: the vectors of each.
+        rows_of: What a model gives for a batch of texts.
     """
 
-    def __init__(self, embedding: Any) -> None:
-        self._embedding = embedding
-        self.call = RemoteCall(self._pack, self._embed, self._unpack, lambda: sample_of(embedding._get_text_embeddings))
+    def __init__(self, embedding: Any, rows_of: Callable[[Any, list[str]], Any]) -> None:
+        """Set up.
+
+        Args:
+            embedding: The model.
+            rows_of: What the model gives for a batch of texts.
+        """
+        self._embedding, self.rows_of = embedding, rows_of
+        self.call = RemoteCall(self._pack, self._embed, self._unpack, lambda: sample_of(partial(rows_of, embedding)))
 
     def _pack(self, batches: list[list[str]]) -> pa.RecordBatch:
         texts = pa.array(list(chain.from_iterable(batches)), pa.large_utf8())
@@ -334,7 +425,7 @@ class _Embedding:
         ends = [*np.flatnonzero(np.diff(numbers)) + 1, len(texts)]
         rows: list[list[float]] = []
         for start, stop in zip([0, *ends], ends, strict=False):
-            rows += self._embedding._get_text_embeddings(texts[start:stop])
+            rows += self.rows_of(self._embedding, texts[start:stop])
         if len(rows) != len(texts):
             raise ValueError(f"{len(rows)} vectors for {len(texts)} texts")
         return pa.record_batch([exact_lists(rows)], ["vector"])
@@ -347,8 +438,8 @@ class _Embedding:
 class _SharedEmbedding:
     """An embedding model, as the native code applies it, whose batches are embedded by all ranks."""
 
-    def __init__(self, embedding: Any, pool: TaskPool, position: int, call: RemoteCall) -> None:
-        self._embedding, self._pool, self._position, self._call = embedding, pool, position, call
+    def __init__(self, embedding: Any, pool: TaskPool, position: int, share: _Embedding) -> None:
+        self._embedding, self._pool, self._position, self._share = embedding, pool, position, share
 
     def to_dict(self, **kwargs: Any) -> Any:
         """What the cache knows the model by."""
@@ -356,7 +447,24 @@ class _SharedEmbedding:
 
     def __call__(self, nodes: Any, **kwargs: Any) -> Any:
         """Give nodes their vectors."""
-        return self._ahead(nodes, lambda node: node.get_content(metadata_mode=MetadataMode.EMBED))(nodes, **kwargs)
+        return self._ahead(nodes, _text_to_embed)(nodes, **kwargs)
+
+    async def acall(self, nodes: Any, **kwargs: Any) -> Any:
+        """Give nodes their vectors; between tasks the loop is free."""
+        tasks = list(_together(self._batches(nodes, _text_to_embed)))
+
+        def fetch(on_loop: OnLoop) -> list[Fetched]:
+            return list(self._fetched(tasks, called_on(on_loop, self._here)))
+
+        ahead = Ahead(self._embedding, iter(await in_thread(fetch)))
+        embedding = with_class(self._embedding, type(self._embedding))
+
+        async def rows_of(texts: list[str]) -> Any:
+            rows = ahead.take(texts)
+            return await self._embedding._aget_text_embeddings(texts) if rows is None else rows
+
+        embedding.__dict__["_aget_text_embeddings"] = rows_of
+        return await embedding.acall(nodes, **kwargs)
 
     def for_texts(self) -> Any:
         """A copy of the model, whose calls for a list of texts are shared."""
@@ -372,8 +480,7 @@ class _SharedEmbedding:
     def _ahead(self, items: Sequence[Any], text_of: Callable[[Any], str]) -> Any:
         """A copy of the model, which finds the batches that it will ask for."""
         tasks = _together(self._batches(items, text_of))
-        replies = chain.from_iterable(self._pool.each(self._position, self._call, self._here, tasks))
-        ahead = Ahead(self._embedding, replies)
+        ahead = Ahead(self._embedding, self._fetched(tasks, self._here))
         embedding = with_class(self._embedding, type(self._embedding))
 
         def rows_of(texts: list[str]) -> Any:
@@ -383,13 +490,21 @@ class _SharedEmbedding:
         embedding.__dict__["_get_text_embeddings"] = rows_of
         return embedding
 
+    def _fetched(self, tasks: Iterable[list[list[str]]], here: Callable[[Any], Any]) -> Iterator[Fetched]:
+        return chain.from_iterable(self._pool.each(self._position, self._share.call, here, tasks))
+
     def _here(self, batches: list[list[str]]) -> list[Fetched]:
-        return [Fetched(batch, self._embedding._get_text_embeddings(batch)) for batch in batches]
+        return [Fetched(batch, self._share.rows_of(self._embedding, batch)) for batch in batches]
 
     def _batches(self, items: Sequence[Any], text_of: Callable[[Any], str]) -> Iterator[list[str]]:
         size = self._embedding.embed_batch_size
         for start in range(0, len(items), size):
             yield list(map(text_of, items[start : start + size]))
+
+
+def _text_to_embed(node: Any) -> str:
+    text: str = node.get_content(metadata_mode=MetadataMode.EMBED)
+    return text
 
 
 def _together(batches: Iterable[list[str]]) -> Iterator[list[list[str]]]:

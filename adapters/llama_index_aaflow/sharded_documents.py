@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import pyarrow as pa
@@ -48,7 +48,9 @@ def check_apart(ranks: Communicator, nodes: Sequence[Any]) -> None:
     )
 
 
-def documents_seen(ranks: Communicator, pipeline: Any, nodes: Sequence[Any]) -> Any:
+def documents_seen(
+    ranks: Communicator, pipeline: Any, nodes: Sequence[Any], delete: Callable[[str], Any] | None
+) -> Any:
     """The document store of a pipeline as its native code is to see it on this rank; all ranks make this call together.
 
     What has changed is deleted from the stores of other ranks, as it is natively from the one store.
@@ -57,12 +59,13 @@ def documents_seen(ranks: Communicator, pipeline: Any, nodes: Sequence[Any]) -> 
         ranks: The ranks.
         pipeline: The pipeline, with a `SimpleDocumentStore`.
         nodes: This rank's input.
+        delete: Deletes what came of a document from this rank's vector store; None where there is none.
 
     Raises:
         RefusedError: If what is to be deleted depends on the order of all ranks' documents.
     """
     store = pipeline.docstore
-    if pipeline.vector_store is None or pipeline.docstore_strategy == DocstoreStrategy.DUPLICATES_ONLY:
+    if delete is None or pipeline.docstore_strategy == DocstoreStrategy.DUPLICATES_ONLY:
         return _Seen(store, {}, _taken(ranks, store, nodes), frozenset())
     held = _held(store)
     if pipeline.docstore_strategy == DocstoreStrategy.UPSERTS_AND_DELETE:
@@ -74,7 +77,7 @@ def documents_seen(ranks: Communicator, pipeline: Any, nodes: Sequence[Any]) -> 
     for key in (key for key, said in told if said == _GONE):
         store.delete_ref_doc(key, raise_error=False)
         store.delete_document(key, raise_error=False)
-        pipeline.vector_store.delete(key)
+        delete(key)
     exists = {key: said.removeprefix(_EXISTS) for key, said in told if said.startswith(_EXISTS)}
     return _Seen(store, exists, frozenset(), frozenset(key for key, said in told if said == _KEPT))
 
@@ -101,6 +104,14 @@ class _Seen:
     def get_document_hash(self, doc_id: str) -> str | None:
         """The hash under which a document is in anyone's store."""
         return self._store.get_document_hash(doc_id) or self._exists.get(doc_id)
+
+    async def aget_document_hash(self, doc_id: str) -> str | None:
+        """As `get_document_hash`: the store is in memory."""
+        return self.get_document_hash(doc_id)
+
+    async def aget_all_document_hashes(self) -> dict[str, str]:
+        """As `get_all_document_hashes`."""
+        return self.get_all_document_hashes()
 
     def get_all_document_hashes(self) -> dict[str, str]:
         """Ids by hash, of what a document is compared with, or what may be deleted."""

@@ -1,14 +1,15 @@
 """A pipeline whose documents are spread over the ranks: each runs it over its own block, and keeps what comes of it.
 
-On each rank `run` is the native one. What it would know of the whole input in one process, and does not in a block,
-it is told: which texts a batch of the embedding model has, what the other ranks' document stores hold, and whether
-all ranks find in their caches what it finds in its own.
+On each rank `run`, or `arun`, is the native one. What it would know of the whole input in one process, and does not in
+a block, it is told: which texts a batch of the embedding model has, what the other ranks' document stores hold, and
+whether all ranks find in their caches what it finds in its own.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from llama_index.core.base.embeddings.base import BaseEmbedding
@@ -16,6 +17,7 @@ from llama_index.core.schema import MetadataMode
 from llama_index.core.storage.docstore import SimpleDocumentStore
 
 from aaflow_plugins.engines.communicator import Communicator
+from aaflow_plugins.engines.event_loop import OnLoop, called_on, in_thread
 from aaflow_plugins.engines.tasks import compare_samples
 from aaflow_plugins.executor import Executor
 from aaflow_plugins.remote import sample_of
@@ -23,7 +25,7 @@ from aaflow_plugins.shards import blocks, check_same_texts, embed_evenly
 from llama_index_aaflow.embeddings import is_openai
 from llama_index_aaflow.ingestion_cache import quick_cache
 from llama_index_aaflow.ingestion_overlap import parses_by_document
-from llama_index_aaflow.ingestion_ranks import Helping, embeds_natively, fingerprint, helping
+from llama_index_aaflow.ingestion_ranks import Helping, embeds_natively, fingerprint, helping, parses_natively
 from llama_index_aaflow.native_classes import with_class
 from llama_index_aaflow.sharded_documents import RefusedError, check_apart, documents_seen
 from llama_index_aaflow.transformations import sooner
@@ -37,6 +39,7 @@ def run_sharded(
     executor: Executor,
     arguments: Mapping[str, Any],
     native: Callable[..., Sequence[Any]],
+    on_loop: OnLoop | None = None,
 ) -> Sequence[Any]:
     """Run a pipeline on all ranks, each over its own block of the documents.
 
@@ -46,6 +49,7 @@ def run_sharded(
         executor: Its executor.
         arguments: What `run` was given, by name.
         native: `run` in this process: takes a pipeline and keyword arguments.
+        on_loop: Runs coroutines of this process, where `native` stands for `arun`.
 
     Returns:
         The nodes of this rank's block. Those of all ranks, one after the other, are what one process returns.
@@ -55,30 +59,38 @@ def run_sharded(
         RankError: If another rank fails, or has other transformations or documents.
     """
     given = dict(arguments)
-    reason = _reason(pipeline, given) or steps_reason(pipeline.transformations)
+    reason = _reason(pipeline, given) or steps_reason(pipeline.transformations, asynchronous=on_loop is not None)
     if reason is not None:
         raise ValueError(f"gather='shards': {reason}; {ELSEWHERE}")
-    settings = f"shards {executor.partitioned} {pipeline.docstore_strategy} {pipeline.disable_cache}"
+    call = "run" if on_loop is None else "arun"
+    settings = f"{call} {executor.partitioned} {pipeline.docstore_strategy} {pipeline.disable_cache}"
     stores = f"{pipeline.docstore is None} {pipeline.vector_store is None}"
     refused = None
     with ranks.together(f"{fingerprint(pipeline.transformations)} {settings} {stores}"):
         try:
-            return _run(ranks, pipeline, executor, given, native)
+            return _run(ranks, pipeline, executor, given, native, on_loop)
         except RefusedError as error:
             refused = error  # by all ranks alike: it is raised when they have left the block, so that no one fails
     raise refused
 
 
 def _run(
-    ranks: Communicator, pipeline: Any, executor: Executor, given: dict[str, Any], native: Callable[..., Sequence[Any]]
+    ranks: Communicator,
+    pipeline: Any,
+    executor: Executor,
+    given: dict[str, Any],
+    native: Callable[..., Sequence[Any]],
+    on_loop: OnLoop | None,
 ) -> Sequence[Any]:
-    steps = steps_on(ranks, pipeline.transformations, executor)
-    nodes = pipeline._prepare_inputs(given.pop("documents", None), given.pop("nodes", None))
+    steps = steps_on(ranks, pipeline.transformations, executor, on_loop)
+    nodes = called_on(on_loop, pipeline._prepare_inputs)(given.pop("documents", None), given.pop("nodes", None))
     mine = with_class(pipeline, type(pipeline))
     mine.__dict__.update(documents=None, readers=None)
     own = block_of(ranks, nodes, executor)
     if pipeline.docstore is not None:
-        mine.__dict__["docstore"] = documents_seen(ranks, pipeline, own)
+        store = pipeline.vector_store
+        delete = store and (store.delete if on_loop is None else partial(on_loop, store.adelete))
+        mine.__dict__["docstore"] = documents_seen(ranks, pipeline, own, delete)
     with helping(_Together(ranks, steps, apart=pipeline.docstore is not None)):
         made = native(mine, documents=own, **given)
     pipeline.__dict__["docstore_strategy"] = mine.docstore_strategy  # the oldest versions change it
@@ -113,20 +125,27 @@ def _reason(pipeline: Any, given: Mapping[str, Any]) -> str | None:
 # -- transformations -------------------------------------------------------------------------------------
 
 
-def steps_reason(transformations: Sequence[Any]) -> str | None:
-    """Why transformations are not known to treat a block as part of the whole input; None if they do."""
+def steps_reason(transformations: Sequence[Any], *, asynchronous: bool = False) -> str | None:
+    """Why transformations are not known to treat a block as part of the whole input; None if they do.
+
+    Args:
+        transformations: The transformations.
+        asynchronous: Whether they are applied by their coroutines.
+    """
     for position, transformation in enumerate(transformations):
         step = sooner(transformation)
         if isinstance(step, BaseEmbedding):
-            if not embeds_natively(step):
+            if not embeds_natively(step, asynchronous=asynchronous):
                 what = "embed batches of a fixed number of texts, without a cache or a limiter of its own"
                 return f"transformations[{position}], {type(step).__name__}, is not known to {what}"
-        elif not parses_by_document(step):
+        elif not parses_by_document(step) or (asynchronous and not parses_natively(step)):
             return f"transformations[{position}], {type(step).__name__}, is not known to treat each document by itself"
     return None
 
 
-def steps_on(ranks: Communicator, transformations: Sequence[Any], executor: Executor) -> list[Any]:
+def steps_on(
+    ranks: Communicator, transformations: Sequence[Any], executor: Executor, on_loop: OnLoop | None = None
+) -> list[Any]:
     """What stands for transformations, each of which treats a block as part of the whole input.
 
     All ranks make this call together.
@@ -135,32 +154,39 @@ def steps_on(ranks: Communicator, transformations: Sequence[Any], executor: Exec
         ranks: The ranks.
         transformations: Transformations for which `steps_reason` finds no reason.
         executor: What of its bounds this rank has a share of.
+        on_loop: Runs coroutines of this process, where transformations are applied by theirs.
 
     Raises:
         RankError: If a model is another one than rank 0's.
     """
     own = executor.of_rank(ranks)
     accelerated = [sooner(transformation, own) for transformation in transformations]
-    return [ShardedEmbedding(each, ranks) if isinstance(each, BaseEmbedding) else each for each in accelerated]
+    return [
+        ShardedEmbedding(each, ranks, on_loop=on_loop) if isinstance(each, BaseEmbedding) else each
+        for each in accelerated
+    ]
 
 
 class ShardedEmbedding:
     """An embedding model, as the native code applies it, whose batches are those of one process."""
 
-    def __init__(self, embedding: Any, ranks: Communicator, block: int | None = None) -> None:
+    def __init__(
+        self, embedding: Any, ranks: Communicator, block: int | None = None, on_loop: OnLoop | None = None
+    ) -> None:
         """Set up; all ranks make this call together.
 
         Args:
             embedding: The model, as this process uses it; it embeds natively.
             ranks: The ranks.
             block: How many texts the model is given at once; None for all.
+            on_loop: Where the model is to be called, if not in this thread.
 
         Raises:
             RankError: If the model is another one than rank 0's.
         """
         # A request would be paid for; what a client's model is, its settings say.
         if not is_openai(embedding):
-            compare_samples(ranks, sample_of(embedding._get_text_embeddings))
+            compare_samples(ranks, sample_of(called_on(on_loop, embedding._get_text_embeddings)))
         self._embedding, self._ranks = embedding, ranks
         size = embedding.embed_batch_size
         self._at_once = block if block and block % size else size
@@ -176,11 +202,22 @@ class ShardedEmbedding:
             node.embedding = row
         return nodes
 
+    async def acall(self, nodes: Sequence[Any], **kwargs: Any) -> Sequence[Any]:
+        """Give nodes their vectors, as the native coroutine does; all ranks make this call together."""
+        texts = [node.get_content(metadata_mode=MetadataMode.EMBED) for node in nodes]
+        native = partial(self._embedding.aget_text_embedding_batch, **kwargs)
+        rows = await in_thread(lambda on_loop: self._rows(texts, partial(on_loop, native)))
+        for node, row in zip(nodes, rows, strict=True):
+            node.embedding = row
+        return nodes
+
     def embed(self, texts: list[str], **kwargs: Any) -> list[Any]:
         """The vectors of this rank's texts; all ranks make this call together."""
+        return self._rows(texts, partial(self._embedding.get_text_embedding_batch, **kwargs))
 
+    def _rows(self, texts: list[str], native: Callable[[list[str]], list[Any]]) -> list[Any]:
         def embed(batch: list[str]) -> list[Any]:
-            rows: list[Any] = self._embedding.get_text_embedding_batch(batch, **kwargs)
+            rows = native(batch)
             if len(rows) != len(batch):
                 raise ValueError(f"{type(self._embedding).__name__} gave {len(rows)} vectors for {len(batch)} texts")
             return rows
@@ -223,6 +260,12 @@ class _Together(Helping):
         if (cache := settings.get("cache")) is not None:
             return native(self._steps, cache=_SharedCache(quick_cache(cache), self._ranks))
         return native(self._steps)
+
+    async def arun(
+        self, native: Callable[..., Any], nodes: Sequence[Any], steps: list[Any], settings: dict[str, Any]
+    ) -> Any:
+        """As `run`."""
+        return await in_thread(lambda on_loop: self.run(partial(on_loop, native), nodes, steps, settings, None))
 
 
 class _SharedCache:

@@ -29,8 +29,9 @@ from langchain_core.vectorstores import VectorStoreRetriever
 from pydantic import PrivateAttr
 
 from aaflow_plugins.collector import spared_collector
-from aaflow_plugins.divided_batches import Job, Outcome, aranks_for, batch_on, in_thread, is_for_ranks, ranks_for
+from aaflow_plugins.divided_batches import Job, Outcome, aranks_for, batch_on, is_for_ranks, ranks_for
 from aaflow_plugins.engines.communicator import Communicator
+from aaflow_plugins.engines.event_loop import in_thread
 from aaflow_plugins.executor import Executor
 from aaflow_plugins.flow import FIRST_BLOCK, Flow
 from aaflow_plugins.loop_flow import LoopFlow
@@ -182,7 +183,8 @@ class Batching:
         """As natively, without waiting for all inputs after each step; on several ranks see `divided_batches`."""
         native: Any = super()
         if (ranks := await aranks_for(self._settings[0])) is not None:
-            return await in_thread(partial(self._on, ranks, inputs, config, return_exceptions, kwargs), self._arun)
+            run = partial(self._on, ranks, inputs, config, return_exceptions, kwargs)
+            return await in_thread(lambda on_loop: run(partial(on_loop, self._arun)))
         node = self._plan_for(inputs, config)
         if node is None:
             outputs: list[Any] = await native.abatch(inputs, config, return_exceptions=return_exceptions, **kwargs)

@@ -9,14 +9,16 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from llama_index.core.base.response.schema import Response
 from llama_index.core.indices.vector_store import VectorIndexRetriever
 from llama_index.core.schema import NodeWithScore, QueryBundle
 
-from aaflow_plugins.divided_batches import Job, NoDataError, Outcome, aranks_for, batch_on, in_thread, ranks_for
+from aaflow_plugins.divided_batches import Job, NoDataError, Outcome, aranks_for, batch_on, ranks_for
 from aaflow_plugins.engines.communicator import Communicator, within_a_block
+from aaflow_plugins.engines.event_loop import in_thread
 from aaflow_plugins.engines.tasks import digest_of
 from aaflow_plugins.executor import Executor
 from aaflow_plugins.shards import share_of
@@ -63,7 +65,7 @@ async def arun_batch(owner: Any, batch: Batch, one: Callable[[Any], Awaitable[An
 
         return await part.batch.arun(one if part.found is None else answer)
 
-    return await in_thread(lambda run_here: _answers(ranks, executor, owner, batch, run_here), run)
+    return await in_thread(lambda on_loop: _answers(ranks, executor, owner, batch, partial(on_loop, run)))
 
 
 def _ranks_over_shards(batch: Batch) -> Communicator | None:
