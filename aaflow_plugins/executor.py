@@ -125,7 +125,11 @@ class Executor:
 
     def schedule(self, plan: Plan, sizes: Sizes | None = None) -> Schedule:
         """The schedule that `run` would follow."""
-        return schedule(plan, sizes or Sizes(), self.resources)
+        return self._schedule(plan, sizes, None)
+
+    def _schedule(self, plan: Plan, sizes: Sizes | None, pool: TaskPool | None) -> Schedule:
+        resources = replace(self.resources, tasks=pool.slots) if pool else self.resources
+        return schedule(plan, sizes or Sizes(), resources)
 
     def run(
         self,
@@ -155,9 +159,7 @@ class Executor:
             BaseException: What an operator or the source raised, as it was raised, earliest item first. Work that
                 is under way is awaited, work that has not begun is dropped, and nothing is left running.
         """
-        resources = replace(self.resources, tasks=pool.slots) if pool else self.resources
-        steps = schedule(plan, sizes or Sizes(), resources)
-        return _Run(self, plan, steps, total, progress, None, pool).drive(source, consume)
+        return _Run(self, plan, self._schedule(plan, sizes, pool), total, progress, None, pool).drive(source, consume)
 
     async def arun(
         self,
@@ -168,6 +170,7 @@ class Executor:
         sizes: Sizes | None = None,
         total: int | None = None,
         progress: ProgressCallback | None = None,
+        pool: TaskPool | None = None,
     ) -> T:
         """Like `run`, with asynchronous stages and sources on the running loop, which is never blocked.
 
@@ -175,7 +178,7 @@ class Executor:
         Cancelling the awaiting task cancels the calls in flight and returns once nothing is left running.
         """
         loop = asyncio.get_running_loop()
-        run = _Run(self, plan, self.schedule(plan, sizes), total, progress, loop)
+        run = _Run(self, plan, self._schedule(plan, sizes, pool), total, progress, loop, pool)
         if isinstance(source, AsyncIterable):
             source = run.bridge(source)
         result: Future[T] = Future()

@@ -47,6 +47,10 @@ class RankError(RuntimeError):
         return f"rank {self.rank} {self.what}"
 
 
+class BusyError(RuntimeError):
+    """This process is within what the ranks do together already, in another thread."""
+
+
 class Communicator(ABC):
     """Moves Arrow tables between ranks. Every rank makes the same calls in the same order.
 
@@ -76,10 +80,10 @@ class Communicator(ABC):
 
         Raises:
             RankError: If another rank's fingerprint is not this one's, or if another rank fails or ends.
-            RuntimeError: If this process is within such a block already.
+            BusyError: If this process is within such a block already.
         """
         if not self._turn.acquire(blocking=False):
-            raise RuntimeError(
+            raise BusyError(
                 "the ranks are at work for another call: in one process calls come one after the other, in the same "
                 'order on all ranks; Executor(engine="local") keeps a call in its process'
             )

@@ -5,6 +5,7 @@ What is done where is decided by who is free; what is in a task, and what become
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import logging
@@ -14,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
+from contextvars import copy_context
 from itertools import islice
 from types import TracebackType
 from typing import Any, Final, TypeVar
@@ -68,7 +70,9 @@ class TaskPool:
         self._changed = threading.Condition()
         self._failure: BaseException | None = None
         self._ending = False
-        self._thread = threading.Thread(target=self._talk, name="aaflow-ranks", daemon=True)
+        # What is cancelled here is not talked about any more, and who waits for an answer is told.
+        talk = copy_context().run
+        self._thread = threading.Thread(target=talk, args=(self._talk,), name="aaflow-ranks", daemon=True)
 
     @property
     def slots(self) -> int:
@@ -138,7 +142,6 @@ class TaskPool:
         coming = iter(items)
         try:
             while True:
-                check_cancelled()
                 for item in islice(coming, 2 * self.slots - len(window)):
                     with interrupts_put_off():
                         window.append(self._put(_Task(function, elsewhere, item)))
@@ -151,8 +154,8 @@ class TaskPool:
             for task in window:
                 with interrupts_put_off(), self._changed:
                     withdrawn = self._take(task)
-                if not withdrawn:
-                    with suppress(Exception):
+                if not withdrawn and not task.answer.done():
+                    with suppress(Exception, asyncio.CancelledError):
                         result_of(task.answer)
 
     def _put(self, task: _Task) -> _Task:
@@ -206,6 +209,7 @@ class TaskPool:
         """Send what is to be sent and take what has come; None if there was nothing, True if all is over."""
         if self._ending:
             return True
+        check_cancelled()
         moved = None
         while (given := self._next()) is not None:
             self._give(*given)
@@ -266,10 +270,12 @@ class _Task:
         self._done_here = True
         try:
             found, error = here(self.item), None
-        except Exception as raised:
+        except BaseException as raised:
             found, error = None, raised
         with interrupts_put_off():
             self.answer.set_exception(error) if error else self.answer.set_result(found)
+        if error is not None and not isinstance(error, Exception):
+            raise error  # of this thread, whoever's the task is
 
     def result(self, here: Callable[[Any], Any]) -> Any:
         """What has been found out, waited for, or is now.

@@ -11,6 +11,7 @@ import inspect
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from langchain_core.document_loaders import BaseLoader
@@ -22,11 +23,12 @@ from langchain_core.vectorstores import VectorStore
 from aaflow_plugins.dataplane.batch import Batch
 from aaflow_plugins.embedding import Embedder, Request
 from aaflow_plugins.engines.communicator import Communicator
+from aaflow_plugins.engines.event_loop import OnLoop, in_thread
 from aaflow_plugins.engines.tasks import TaskPool, digest_of, lead_or_serve
 from aaflow_plugins.executor import Executor
 from aaflow_plugins.operators import Operator
 from aaflow_plugins.plan import Plan
-from aaflow_plugins.plugins import ranks_of
+from aaflow_plugins.plugins import engine_of, ranks_of
 from aaflow_plugins.progress import ProgressCallback, progress_bar
 from aaflow_plugins.scheduler import Sizes
 from langchain_aaflow import plans
@@ -112,15 +114,18 @@ async def aingest(
 ) -> S:
     """Like `ingest`, without blocking the running loop, and with the embeddings' own asynchronous client.
 
-    `source` may also be asynchronous. It runs in this process, also in a job of several ranks. Cancelling the task
-    cancels the calls in flight; what is stored stays, once.
+    `source` may also be asynchronous. In a job of several ranks embeddings with an asynchronous client are asked by
+    rank 0 alone, or with `gather="shards"` or `"all"` by each rank for its own block. Cancelling the task cancels the
+    calls in flight, and on several ranks the other ranks' part, which raise a `RankError`; what is stored stays, once.
     """
     job = _Job(source, splitter, embedding, vectorstore, ids, executor, asynchronous=True)
-    if job.executor.engine not in ("auto", "local"):
-        raise ValueError(f"executor: engine {job.executor.engine!r} takes part in `ingest` only, not in `aingest`")
-    if job.executor.gather != "root":
-        raise ValueError(f"executor: gather={job.executor.gather!r} is for `ingest` only, not for `aingest`")
+    apart = engine_of(job.executor) == "local"
+    ranks = ranks_of(job.executor) if apart else await in_thread(lambda _: ranks_of(job.executor))
     with job.progress(progress) as callback:
+        if job.executor.gather == "shards" or (job.executor.gather == "all" and ranks.size > 1):
+            return await in_thread(partial(job.run_in_shards, ranks, callback))
+        if ranks.size > 1:
+            return await job.arun_on(ranks, callback)
         if job.tiny:
             return await job.arun_at_once()
         plan = job.plan()
@@ -223,7 +228,26 @@ class _Job(Generic[S]):
 
         return lead_or_serve(ranks, plan.fingerprint(), self._digest(), plan.elsewhere, lead)  # type: ignore[return-value]
 
-    def run_in_shards(self, ranks: Communicator, progress: ProgressCallback | None) -> S:
+    async def arun_on(self, ranks: Communicator, progress: ProgressCallback | None) -> S:
+        """Like `run_on`, on the running loop."""
+        plan = self.plan()
+
+        async def lead(pool: TaskPool) -> S:
+            if self._mixed_ids:
+                return await self.arun_at_once()
+            documents = self.documents()
+            await self.executor.arun(
+                plan, documents, _exhaust, sizes=self.sizes, total=self.total, progress=progress, pool=pool
+            )
+            return self.target.finished()
+
+        def together(on_loop: OnLoop) -> Any:
+            return lead_or_serve(ranks, plan.fingerprint(), self._digest(), plan.elsewhere, partial(on_loop, lead))
+
+        store: S = await in_thread(together)
+        return store
+
+    def run_in_shards(self, ranks: Communicator, progress: ProgressCallback | None, on_loop: OnLoop | None = None) -> S:
         """Each rank its own block; of a class of their own where shards stay, which nobody's annotations care for."""
         job = Sharded(
             ranks,
@@ -234,11 +258,15 @@ class _Job(Generic[S]):
             self._ids,
             self._batch_size(),
             progress,
+            on_loop,
         )
 
         def documents() -> Iterable[Document]:
             found = self.documents()
-            assert isinstance(found, Iterable)
+            if isinstance(found, AsyncIterable):
+                assert on_loop is not None
+                listed: list[Document] = on_loop(_all_of, found)
+                return listed
             return found
 
         return job.run(self.plan().fingerprint(), documents)  # type: ignore[no-any-return]
@@ -299,6 +327,10 @@ class _Job(Generic[S]):
 
 def _texts(chunks: list[Document]) -> list[str]:
     return [chunk.page_content for chunk in chunks]
+
+
+async def _all_of(source: AsyncIterable[Document]) -> list[Document]:
+    return [document async for document in source]
 
 
 def _exhaust(batches: Iterator[Batch]) -> None:

@@ -12,15 +12,16 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 from langchain_core.documents import Document
 
 from aaflow_plugins.dataplane.batch import Batch
-from aaflow_plugins.embedding import Embedder, vectors_from_rows
+from aaflow_plugins.embedding import vectors_from_rows
 from aaflow_plugins.engines.communicator import Communicator
+from aaflow_plugins.engines.event_loop import OnLoop
 from aaflow_plugins.engines.tasks import compare_samples, digest_of
 from aaflow_plugins.executor import Executor
 from aaflow_plugins.operators import Embed, Load
@@ -37,6 +38,8 @@ from langchain_aaflow.targets import Target
 #: A chunk and the id that it is stored under, None for one of the store's own making.
 Row = tuple[Document, str | None]
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class Sharded:
@@ -51,6 +54,7 @@ class Sharded:
         ids: As `ingest` takes them.
         batch_size: Texts a call, where embeddings have no grouping of their own.
         progress: Called with what this rank has done.
+        on_loop: Runs coroutines of this process, those of an asynchronous client; None to make blocking calls.
     """
 
     ranks: Communicator
@@ -61,6 +65,7 @@ class Sharded:
     ids: Any
     batch_size: int | None
     progress: ProgressCallback | None
+    on_loop: OnLoop | None = None
 
     def run(self, fingerprint: str, documents: Callable[[], Iterable[Document]]) -> Any:
         """Do this rank's part.
@@ -107,13 +112,13 @@ class Sharded:
                 f"splitter: {type(self.splitter).__name__} may look at several documents at once, and each rank has "
                 "its own only; give Executor(gather='root')"
             )
-        embed = plans.embed(self.target.embedding, self.batch_size)
+        embed = plans.embed(self.target.embedding, self.batch_size, asynchronous=self.on_loop is not None)
         if embed.embedder.whole_input:
             raise ValueError(
                 f"executor: natively all texts are one call ({embed.embedder.describe()}), and each rank has its own "
                 "only; give Executor(batch_size=...), or gather='root'"
             )
-        elsewhere = embed.elsewhere
+        elsewhere = embed.embedder.remote
         if elsewhere is not None and elsewhere.sample is not None:
             compare_samples(self.ranks, elsewhere.sample())
         return replace(embed, slots=share_of(embed.slots, self.ranks))
@@ -127,7 +132,13 @@ class Sharded:
         own = self.executor.of_rank(self.ranks)
         sizes = Sizes(tuple(map(plans.size_of, documents)))
         plan = Plan([plans.load(), plans.split(self.splitter)])
-        return own.run(plan, documents, collect, sizes=sizes, total=len(documents), progress=self._step), own.report
+        return self._run(own, plan, documents, collect, sizes), own.report
+
+    def _run(
+        self, own: Executor, plan: Plan, source: list[Any], consume: Callable[[Iterator[Batch]], T], sizes: Sizes
+    ) -> T:
+        run: Callable[..., T] = own.run if self.on_loop is None else partial(self.on_loop, own.arun)
+        return run(plan, source, consume, sizes=sizes, total=len(source), progress=self._step)
 
     def _step(self, progress: Progress) -> None:
         """After each batch of this rank's own: another's failure is heard of before all of the block is done."""
@@ -141,22 +152,25 @@ class Sharded:
         batch_size = embed.embedder.texts_a_request
         edges = Edges([], [])
         if batch_size is not None:
-            edges = embed_edges(self.ranks, texts, batch_size, partial(_rows_of, embed.embedder))
+            edges = embed_edges(self.ranks, texts, batch_size, partial(self._rows_of, embed))
         first, last = len(edges.first), len(rows) - len(edges.last)
         own = self.executor.of_rank(self.ranks)
         self._add(rows[:first], edges.first)
         between = rows[first:last]
         plan = Plan([_load(), embed, self.target.upsert(given_ids=self.ids is not None)])
-        own.run(
-            plan,
-            between,
-            lambda batches: sum(1 for _ in batches),
-            sizes=Sizes(tuple(map(_size_of, between))),
-            total=len(between),
-            progress=self._step,
-        )
+        self._run(own, plan, between, lambda batches: sum(1 for _ in batches), Sizes(tuple(map(_size_of, between))))
         self._add(rows[last:], edges.last)
         self.executor.report = _joined(split_report, own.report, first + len(edges.last))
+
+    def _rows_of(self, embed: Embed, texts: list[str]) -> list[Any]:
+        """The vectors of texts that are one batch, in the native form."""
+        embedder = embed.embedder
+        send = embedder.send
+        if embed.asynchronous:
+            assert self.on_loop is not None
+            send = partial(self.on_loop, embedder.asend)
+        replies = ((request, send(request)) for request in embedder.compose([texts]))
+        return [row for vectors in embedder.assemble(replies) for row in vectors.tolist()]
 
     def _add(self, rows: list[Row], vectors: list[Any]) -> None:
         if rows:
@@ -228,12 +242,6 @@ class Sharded:
         said = sorted(json.loads(value) for value in self.ranks.agree(twice) if value)
         if said:
             raise ValueError(f"ids: duplicate ids, {said[0][1]!r} for one; shards hold each id once")
-
-
-def _rows_of(embedder: Embedder, texts: list[str]) -> list[Any]:
-    """The vectors of texts that are one batch, in the native form."""
-    replies = ((request, embedder.send(request)) for request in embedder.compose([texts]))
-    return [row for vectors in embedder.assemble(replies) for row in vectors.tolist()]
 
 
 def _load() -> Load:

@@ -48,6 +48,29 @@ def nodes_on_all(ranks: Communicator, nodes: Sequence[BaseNode]) -> Sequence[Bas
         return _from_table(table) if ranks.rank else nodes
 
 
+def data_on_all(ranks: Communicator, held: Any, vectors: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """What rank 0 has, on all ranks; all make this call together.
+
+    Args:
+        ranks: The ranks.
+        held: What JSON carries; rank 0's counts.
+        vectors: Vectors by key, likewise.
+
+    Raises:
+        TypeError: If JSON doesn't carry it as it is, or if a vector is none.
+        RankError: If another rank fails.
+    """
+    texts = columns = None
+    if ranks.rank == 0:
+        texts = pa.table({"text": pa.array([to_json([held, list(vectors)]).encode()], pa.large_binary())})
+        columns = pa.table(vector_columns(list(vectors.values())))
+    texts, columns = ranks.broadcast(texts), ranks.broadcast(columns)
+    if ranks.rank == 0:
+        return held, vectors
+    held, keys = json.loads(texts["text"][0].as_py())
+    return held, dict(zip(keys, vectors_in(columns), strict=True))
+
+
 def _to_table(nodes: Sequence[BaseNode]) -> pa.Table:
     texts = [node_to_json(without_embedding(node)).encode() for node in nodes]
     vectors = vector_columns([node.embedding for node in nodes], some_missing=True)

@@ -5,11 +5,9 @@ With `gather="all"` the others get it afterwards, as if they had loaded it from 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import pyarrow as pa
 from llama_index.core import Settings, StorageContext
 from llama_index.core.callbacks import CallbackManager
 from llama_index.core.embeddings.utils import resolve_embed_model
@@ -21,8 +19,7 @@ from llama_index.core.vector_stores.simple import DEFAULT_VECTOR_STORE
 from aaflow_plugins.engines.communicator import Communicator
 from aaflow_plugins.executor import Executor
 from aaflow_plugins.plugins import ranks_of
-from aaflow_plugins.shards import vector_columns, vectors_in
-from llama_index_aaflow.carried_nodes import to_json
+from llama_index_aaflow.carried_nodes import data_on_all
 from llama_index_aaflow.indices import AcceleratedVectorStoreIndex
 from llama_index_aaflow.ingestion_ranks import Help, led
 from llama_index_aaflow.transformations import sooner
@@ -104,6 +101,11 @@ class LedVectorStoreIndex(AcceleratedVectorStoreIndex):
         return AcceleratedVectorStoreIndex(index_struct=struct, storage_context=storage, **kwargs)
 
     @classmethod
+    def __subclasshook__(cls, subclass: type[Any]) -> Any:
+        """An index that it has built is one of its own, too."""
+        return subclass is AcceleratedVectorStoreIndex or NotImplemented
+
+    @classmethod
     def _is_led(cls) -> bool:
         """Whether this is a class that `for_executor` has made, and not somebody's subclass, whose ways are its own."""
         return "_executor" in vars(cls)
@@ -111,17 +113,12 @@ class LedVectorStoreIndex(AcceleratedVectorStoreIndex):
 
 def _storage_on_all(ranks: Communicator, storage: StorageContext | None) -> StorageContext:
     """The storage that rank 0 has, on all ranks; all make this call together."""
-    texts = columns = None
-    if storage is not None:
-        held = storage.to_dict()
-        vectors = held["vector_store"][DEFAULT_VECTOR_STORE].pop("embedding_dict")
-        texts = pa.table({"text": pa.array([to_json([held, list(vectors)]).encode()], pa.large_binary())})
-        columns = pa.table(vector_columns(list(vectors.values())))
-    texts, columns = ranks.broadcast(texts), ranks.broadcast(columns)
+    held = {} if storage is None else storage.to_dict()
+    vectors = {} if storage is None else held["vector_store"][DEFAULT_VECTOR_STORE].pop("embedding_dict")
+    held, vectors = data_on_all(ranks, held, vectors)
     if storage is not None:
         return storage
-    held, keys = json.loads(texts["text"][0].as_py())
-    held["vector_store"][DEFAULT_VECTOR_STORE]["embedding_dict"] = dict(zip(keys, vectors_in(columns), strict=True))
+    held["vector_store"][DEFAULT_VECTOR_STORE]["embedding_dict"] = vectors
     storage = StorageContext.from_dict(held)
     storage.vector_stores[DEFAULT_VECTOR_STORE] = accelerate_store(storage.vector_store)
     return storage

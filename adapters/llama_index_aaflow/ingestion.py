@@ -22,6 +22,7 @@ from aaflow_plugins.executor import Executor
 from aaflow_plugins.known_code import is_from
 from aaflow_plugins.plugins import engine_of, ranks_of
 from llama_index_aaflow.carried_nodes import nodes_on_all
+from llama_index_aaflow.carried_stores import shared_reason, stores_on_all
 from llama_index_aaflow.embeddings import is_openai
 from llama_index_aaflow.incremental_runs import Keeping, begun
 from llama_index_aaflow.ingestion_beside import may_run_beside, run_beside
@@ -155,13 +156,17 @@ def _on(
     if executor.gather == "shards":
         arguments.update(arguments.pop("kwargs", {}))
         return run_sharded(ranks, pipeline, executor, arguments, native, on_loop)
-    if executor.gather == "all" and (pipeline.docstore or pipeline.vector_store) is not None:
-        raise ValueError("gather='all': only nodes go to all ranks, not what stores hold: give 'root' or 'shards'")
+    if executor.gather == "all" and (reason := shared_reason(pipeline)) is not None:
+        raise ValueError(f"gather='all': {reason}: with gather='root' rank 0 fills it, once")
     documents = arguments.get("documents") or arguments.get("nodes") or pipeline.documents
     nodes = run_on(
         ranks, pipeline, pipeline._executor, documents, lambda: native(pipeline, *given, **settings), on_loop
     )
-    return nodes if executor.gather == "root" else nodes_on_all(ranks, nodes)
+    if executor.gather == "root":
+        return nodes
+    nodes = nodes_on_all(ranks, nodes)
+    stores_on_all(ranks, pipeline)
+    return nodes
 
 
 def _names(executor: Executor | None, keeping: Keeping | None) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -237,7 +237,7 @@ class Help(Helping):
 def _share_of(step: Any, *, asynchronous: bool) -> _Cutting | _Embedding | None:
     """What other ranks can do of an accelerated transformation; None if it is rank 0's."""
     if isinstance(step, BaseEmbedding):
-        if not _is_plain(step, asynchronous=asynchronous) or (asynchronous and not _is_blocking(step)):
+        if not _is_plain(step, asynchronous=asynchronous) or (asynchronous and not is_blocking(step)):
             return None
         return _Embedding(step, _one_by_one if asynchronous else _at_once)
     if not isinstance(step, SentenceSplitter | TokenTextSplitter) or not parses_by_document(step):
@@ -282,7 +282,7 @@ def parses_natively(parser: Any) -> bool:
     return _has_native(parser, _PARSING, NodeParser, interface)
 
 
-def _is_blocking(embedding: BaseEmbedding) -> bool:
+def is_blocking(embedding: BaseEmbedding) -> bool:
     """Whether a model's coroutines make its blocking calls, one text after the other."""
     return _has_native(embedding, _AWAITING, BaseEmbedding, base_module)
 

@@ -25,7 +25,14 @@ from aaflow_plugins.shards import blocks, check_same_texts, embed_evenly
 from llama_index_aaflow.embeddings import is_openai
 from llama_index_aaflow.ingestion_cache import quick_cache
 from llama_index_aaflow.ingestion_overlap import parses_by_document
-from llama_index_aaflow.ingestion_ranks import Helping, embeds_natively, fingerprint, helping, parses_natively
+from llama_index_aaflow.ingestion_ranks import (
+    Helping,
+    embeds_natively,
+    fingerprint,
+    helping,
+    is_blocking,
+    parses_natively,
+)
 from llama_index_aaflow.native_classes import with_class
 from llama_index_aaflow.sharded_documents import RefusedError, check_apart, documents_seen
 from llama_index_aaflow.transformations import sooner
@@ -206,7 +213,9 @@ class ShardedEmbedding:
         """Give nodes their vectors, as the native coroutine does; all ranks make this call together."""
         texts = [node.get_content(metadata_mode=MetadataMode.EMBED) for node in nodes]
         native = partial(self._embedding.aget_text_embedding_batch, **kwargs)
-        rows = await in_thread(lambda on_loop: self._rows(texts, partial(on_loop, native)))
+        # A model that blocks the loop gives it back after each batch.
+        one = is_blocking(self._embedding)
+        rows = await in_thread(lambda on_loop: self._rows(texts, partial(on_loop, native), one_by_one=one))
         for node, row in zip(nodes, rows, strict=True):
             node.embedding = row
         return nodes
@@ -215,15 +224,19 @@ class ShardedEmbedding:
         """The vectors of this rank's texts; all ranks make this call together."""
         return self._rows(texts, partial(self._embedding.get_text_embedding_batch, **kwargs))
 
-    def _rows(self, texts: list[str], native: Callable[[list[str]], list[Any]]) -> list[Any]:
+    def _rows(
+        self, texts: list[str], native: Callable[[list[str]], list[Any]], *, one_by_one: bool = False
+    ) -> list[Any]:
         def embed(batch: list[str]) -> list[Any]:
+            self._ranks.check()
             rows = native(batch)
             if len(rows) != len(batch):
                 raise ValueError(f"{type(self._embedding).__name__} gave {len(rows)} vectors for {len(batch)} texts")
             return rows
 
         def embed_run(run: list[str]) -> list[Any]:
-            whole = len(run) if self._at_once == self._embedding.embed_batch_size else self._at_once
+            several = self._at_once == self._embedding.embed_batch_size and not one_by_one
+            whole = len(run) if several else self._at_once
             return [row for start in range(0, len(run), whole) for row in embed(run[start : start + whole])]
 
         return embed_evenly(self._ranks, texts, self._at_once, embed_run)

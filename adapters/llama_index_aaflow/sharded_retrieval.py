@@ -23,7 +23,7 @@ from llama_index.core.indices.vector_store import VectorIndexRetriever
 from llama_index.core.schema import NodeWithScore, QueryBundle, QueryType
 from llama_index.core.vector_stores.types import VectorStoreQuery, VectorStoreQueryMode
 
-from aaflow_plugins.engines.communicator import Communicator, within_a_block
+from aaflow_plugins.engines.communicator import BusyError, Communicator, within_a_block
 from aaflow_plugins.engines.tasks import digest_of
 from aaflow_plugins.executor import Executor
 from aaflow_plugins.plugins import ranks_of
@@ -38,6 +38,13 @@ from llama_index_aaflow.simple_vector_store import ranking_is_known
 #: Untyped: what it computes similarities with is looked up in it at each use, as the native code does.
 _ranking: Final[Any] = native_module
 
+#: Where each rank, or each thread, has come with another query.
+_TOGETHER: Final = (
+    "a retriever over shards is asked by all ranks together, for one query after the other: have all ranks call "
+    "`query` for each (a batch with max_concurrency=1 does, if its executor names no engine), or retrieve first, by "
+    "`retriever.batch(queries)`"
+)
+
 #: Similarities `(n,)` of rows, and their ids.
 _Found = tuple[Any, list[str]]
 
@@ -47,12 +54,18 @@ class Found:
     """What was found for one query.
 
     Attributes:
+        bundle: The query.
         scores: The best similarities.
         nodes: The nodes they are of, as JSON.
     """
 
+    bundle: QueryBundle
     scores: list[float]
     nodes: list[str]
+
+    def answers(self, query: QueryBundle) -> bool:
+        """Whether it is what would be found for a query."""
+        return told_of_query(query) == told_of_query(self.bundle) and query.embedding in (None, self.bundle.embedding)
 
     def read(self) -> list[NodeWithScore]:
         """Nodes of its own, at each call."""
@@ -129,7 +142,7 @@ class ShardedRetriever(VectorIndexRetriever):
 
     @contextmanager
     def knowing(self, found: Found) -> Iterator[None]:
-        """While it is entered, this is what is retrieved: for a query that was searched for before."""
+        """While it is entered, this is what is retrieved for its query, which was searched for before."""
         token = _found.set((self, found))
         try:
             yield
@@ -138,8 +151,9 @@ class ShardedRetriever(VectorIndexRetriever):
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         known = _found.get()
-        found = known[1] if known is not None and known[0] is self else self.find([query_bundle], 1)[0]
-        return found.read()
+        if known is not None and known[0] is self and known[1].answers(query_bundle):
+            return known[1].read()
+        return self.find([query_bundle], 1)[0].read()
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         # In the loop: tasks come to it in the order in which they were made, on all ranks alike.
@@ -165,17 +179,23 @@ class ShardedRetriever(VectorIndexRetriever):
             raise ValueError("the installed llama-index-core has another SimpleVectorStore.query than known")
         ranks = ranks_of(self._executor)
         if within_a_block() and self.ranks.size > 1:
-            raise ValueError(
-                "a retriever over shards is asked by all ranks together, and here each is at work on a block of its "
-                "own: retrieve first, by `retriever.batch(queries)`"
-            )
+            raise ValueError(_TOGETHER)
         told = digest_of([*told_of_search(self), *map(told_of_query, bundles)])
-        with ranks.together(f"retrieve {told.hex()}"):
+        try:
+            return self._find(ranks, f"retrieve {told.hex()}", bundles, limit)
+        except BusyError:
+            raise ValueError(_TOGETHER) from None
+
+    def _find(self, ranks: Communicator, fingerprint: str, bundles: list[QueryBundle], limit: int) -> list[Found]:
+        with ranks.together(fingerprint):
             self._embed(ranks, bundles, limit)
             queries = [self._build_vector_store_query(bundle) for bundle in bundles]
             ranked = self._ranked(ranks, queries)
             nodes = self._nodes(ranks, dict.fromkeys(key for _, keys in ranked for key in keys))
-            return [Found(scores, [nodes[key] for key in keys]) for scores, keys in ranked]
+            return [
+                Found(bundle, scores, [nodes[key] for key in keys])
+                for bundle, (scores, keys) in zip(bundles, ranked, strict=True)
+            ]
 
     def _embed(self, ranks: Communicator, bundles: list[QueryBundle], limit: int) -> None:
         """Give the queries their vectors, those that rank 0 has or finds."""

@@ -74,8 +74,8 @@ def with_stores(steps: Callable[[], list[Any]] = STEPS["sentences"], **settings:
     return IngestionPipeline(transformations=steps(), **stores, **settings)
 
 
-def assert_alone(ranks: Communicator, awaitable: Callable[[], Any]) -> Any:
-    """What a coroutine gives, once no thread but the loop's executor's is left, and the loop has been free."""
+def finished(awaitable: Callable[[], Any]) -> Any:
+    """What a coroutine gives; no thread is left by then but those of the loop's executor."""
 
     async def main() -> Any:
         before = set(threading.enumerate())
@@ -91,7 +91,7 @@ def assert_alone(ranks: Communicator, awaitable: Callable[[], Any]) -> Any:
 def test_at_rank_0_the_nodes_of_one_process(ranks: Communicator, steps: Any) -> None:
     given = documents(40, 150)
     pipeline, native = ours(IngestionPipeline(transformations=steps())), IngestionPipeline(transformations=steps())
-    nodes = assert_alone(ranks, lambda: pipeline.arun(documents=copies(given)))
+    nodes = finished(lambda: pipeline.arun(documents=copies(given)))
     if ranks.rank:
         assert nodes == []
     else:
@@ -133,7 +133,7 @@ def test_nodes_for_all_ranks(ranks: Communicator) -> None:
 def test_each_rank_its_block(ranks: Communicator, steps: str) -> None:
     given = documents(16, 40)
     pipeline = ours(IngestionPipeline(transformations=STEPS[steps]()), gather="shards")
-    nodes = assert_alone(ranks, lambda: pipeline.arun(documents=copies(given)))
+    nodes = finished(lambda: pipeline.arun(documents=copies(given)))
     found = everybodys(ranks, [node.to_dict() for node in nodes])
     if ranks.rank == 0:
         native = IngestionPipeline(transformations=STEPS[steps]())
@@ -164,17 +164,15 @@ def test_an_error_is_raised_on_all_ranks(ranks: Communicator, gather: str) -> No
     pipeline = ours(IngestionPipeline(transformations=[sentences(), Hashed(bad="poison")]), gather=gather)
     owner = 0 if gather == "root" else ranks.size - 1
     with pytest.raises(ValueError if ranks.rank == owner else RankError, match="poison is refused"):
-        assert_alone(ranks, lambda: pipeline.arun(documents=given))
+        finished(lambda: pipeline.arun(documents=given))
     test_at_rank_0_the_nodes_of_one_process(ranks, STEPS["sentences"])
 
 
 def test_what_has_to_be_alike(ranks: Communicator) -> None:
     pipeline = ours(IngestionPipeline(transformations=[sentences()]))
+    call = pipeline.run if ranks.rank else lambda documents: asyncio.run(pipeline.arun(documents=documents))
     with pytest.raises(RankError, match="rank 1 runs something else"):
-        if ranks.rank:
-            pipeline.run(documents=documents(3, 9))
-        else:
-            asyncio.run(pipeline.arun(documents=documents(3, 9)))
+        call(documents=documents(3, 9))
 
 
 def test_a_parser_that_is_applied_in_a_way_of_its_own(ranks: Communicator) -> None:
@@ -217,13 +215,15 @@ def test_a_task_that_is_cancelled(ranks: Communicator, of: int, gather: str) -> 
     began = time.monotonic()
     expected: Any = asyncio.CancelledError if ranks.rank == of else RankError
     with pytest.raises(expected, match=None if ranks.rank == of else f"rank {of} was cancelled"):
-        assert_alone(ranks, cancelled)
+        finished(cancelled)
     assert time.monotonic() - began < 6
     test_at_rank_0_the_nodes_of_one_process(ranks, STEPS["sentences"])
 
 
 def test_a_task_that_is_cancelled_before_the_others_come(ranks: Communicator) -> None:
     pipeline = ours(IngestionPipeline(transformations=[sentences()]))
+    with ranks.together("begin"):
+        pass
 
     async def main() -> None:
         if ranks.rank:
@@ -240,15 +240,18 @@ def test_a_task_that_is_cancelled_before_the_others_come(ranks: Communicator) ->
 
 def test_the_loop_is_free_meanwhile(ranks: Communicator) -> None:
     pipeline = ours(IngestionPipeline(transformations=[Awaiting()]), gather="shards")
+    with ranks.together("begin"):
+        pass
 
     async def main() -> int:
-        turns, running = 0, asyncio.create_task(pipeline.arun(documents=documents(60, 30)))
         if ranks.rank:
             await asyncio.sleep(0.5)
+        turns, running = 0, asyncio.create_task(pipeline.arun(documents=documents(60, 30)))
         while not running.done():
             await asyncio.sleep(0.005)
             turns += 1
         await running
         return turns
 
-    assert asyncio.run(main()) > (0 if ranks.rank else 20)
+    turns = asyncio.run(main())
+    assert ranks.rank or turns > 20

@@ -198,10 +198,41 @@ def test_nodes_for_all_ranks(ranks: Communicator, steps: str) -> None:
         ]
 
 
-def test_what_does_not_go_to_all_ranks(ranks: Communicator) -> None:
-    pipeline = IngestionPipeline(transformations=[sentences()], docstore=SimpleDocumentStore())
-    with pytest.raises(ValueError, match="gather='all': only nodes go to all ranks"):
-        accelerate(pipeline, executor=Executor(gather="all")).run(documents=documents(2, 9))
+@pytest.mark.parametrize("kinds", [("docstore",), ("vector_store",), ("docstore", "vector_store")], ids=str)
+@pytest.mark.parametrize("strategy", list(DocstoreStrategy))
+@pytest.mark.filterwarnings("ignore:docstore_strategy")
+def test_stores_on_all_ranks(ranks: Communicator, strategy: DocstoreStrategy, kinds: tuple[str, ...]) -> None:
+    """Each rank's, run after run, whatever the others' held before."""
+
+    def make() -> IngestionPipeline:
+        stores = {"docstore": SimpleDocumentStore(), "vector_store": SimpleVectorStore()}
+        steps = [sentences(), Hashed(embed_batch_size=7)]
+        kept = {kind: stores[kind] for kind in kinds}
+        return IngestionPipeline(transformations=steps, docstore_strategy=strategy, **kept)
+
+    native, ours = make(), make()
+    if ranks.rank and ours.docstore is not None:
+        ours.docstore.add_documents([Document(text="Another.", id_="another")])
+    held = {kind: getattr(ours, kind) for kind in kinds}
+    pipeline = accelerate(ours, executor=Executor(engine="mpi", gather="all"))
+    for given in (documents(12, 40), documents(12, 40), documents(9, 30)):
+        nodes = pipeline.run(documents=[each.model_copy(deep=True) for each in given])
+        expected = native.run(documents=[each.model_copy(deep=True) for each in given])
+        assert contents(ours, nodes)[:4] == contents(native, expected)[:4]
+    assert all(getattr(ours, kind) is store for kind, store in held.items())
+
+
+def test_stores_that_may_be_the_same_for_all_ranks(ranks: Communicator) -> None:
+    class OwnDocuments(SimpleDocumentStore):
+        pass
+
+    class Remote(SimpleVectorStore):
+        pass
+
+    for store in ({"docstore": OwnDocuments()}, {"vector_store": Remote()}):
+        pipeline = IngestionPipeline(transformations=[sentences()], **store)
+        with pytest.raises(ValueError, match="not known to be each process's own: with gather='root' rank 0 fills it"):
+            accelerate(pipeline, executor=Executor(gather="all")).run(documents=documents(2, 9))
 
 
 def test_a_handler_on_one_rank_alone(ranks: Communicator) -> None:

@@ -51,6 +51,8 @@ def test_the_index_of_one_process(ranks: Communicator, shape: tuple[int, int]) -
             assert ours is None
             continue
         assert type(ours) is AcceleratedVectorStoreIndex
+        assert isinstance(ours, led())
+        assert not isinstance(native, led())
         assert held(ours) == held(native)
         assert ours._transformations == native._transformations
         for index in (native, ours):

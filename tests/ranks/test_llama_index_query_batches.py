@@ -7,11 +7,19 @@ from typing import Any
 
 import pytest
 from llama_index.core import VectorStoreIndex, get_response_synthesizer
+from llama_index.core.base.base_selector import BaseSelector, SelectorResult, SingleSelection
 from llama_index.core.indices.query.query_transform.base import IdentityQueryTransform
+from llama_index.core.llms import MockLLM
 from llama_index.core.postprocessor import SimilarityPostprocessor
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
-from llama_index.core.query_engine import RetrieverQueryEngine, TransformQueryEngine
+from llama_index.core.query_engine import (
+    CitationQueryEngine,
+    RetrieverQueryEngine,
+    RouterQueryEngine,
+    TransformQueryEngine,
+)
 from llama_index.core.schema import Document, NodeWithScore, QueryBundle, TextNode
+from llama_index.core.tools import QueryEngineTool
 
 from aaflow_plugins.engines.communicator import Communicator, RankError
 from aaflow_plugins.executor import Executor
@@ -194,6 +202,77 @@ def test_a_retriever_over_shards_is_not_asked_within_a_block(ranks: Communicator
     outer = accelerate(TransformQueryEngine(inner, IdentityQueryTransform()), executor=on("root"))
     with pytest.raises((ValueError, RankError), match="asked by all ranks together"):
         outer.batch(QUERIES)
+
+
+@pytest.mark.parametrize("gather", ["root", "all", "shards"])
+def test_another_engine_with_a_retriever_over_shards(ranks: Communicator, gather: str) -> None:
+    settings: Any = {"llm": EchoLLM(), "similarity_top_k": 2, "citation_chunk_size": 40, "citation_chunk_overlap": 5}
+    native = CitationQueryEngine.from_args(index(), **settings)
+    expected = list(map(native.query, QUERIES))
+    ours = accelerate(CitationQueryEngine.from_args(index(in_shards()), **settings), executor=on(gather))
+    assert told(ours.batch(QUERIES)) == told(of_rank(ranks, gather, expected))
+    assert told(asyncio.run(ours.abatch(QUERIES))) == told(of_rank(ranks, gather, expected))
+
+
+class Asks(RetrieverQueryEngine):
+    """Somebody's own, which asks for something else than its query."""
+
+    def retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        return super().retrieve(QueryBundle(f"{query_bundle.query_str} In other words."))
+
+
+def test_an_engine_that_asks_for_something_else_than_its_query(ranks: Communicator) -> None:
+    synthesizer = get_response_synthesizer(llm=EchoLLM())  # type: ignore[arg-type]
+    ours = accelerate(Asks(index(in_shards()).as_retriever(), synthesizer))
+    with pytest.raises((ValueError, RankError), match="asked by all ranks together, for one query after the other"):
+        ours.batch(QUERIES)
+    native = Asks(index().as_retriever(), synthesizer)
+    assert told([ours.query(QUERIES[0])]) == told([native.query(QUERIES[0])])
+
+
+def nested(kind: str, native: Any) -> Any:
+    """An engine that asks others, each of which has a retriever."""
+    engines = [index(native).as_query_engine(llm=EchoLLM(), similarity_top_k=top) for top in (1, 3)]
+    if kind == "transform":
+        return TransformQueryEngine(engines[0], IdentityQueryTransform())
+    tools = [QueryEngineTool.from_defaults(engine, description=f"the {top}") for top, engine in enumerate(engines)]
+    return RouterQueryEngine(Chooses(), tools, llm=EchoLLM())  # type: ignore[arg-type]
+
+
+class Chooses(BaseSelector):
+    """By the length of the query."""
+
+    def _select(self, choices: Any, query: QueryBundle) -> SelectorResult:
+        return SelectorResult(selections=[SingleSelection(index=len(query.query_str) % 2, reason="")])
+
+    async def _aselect(self, choices: Any, query: QueryBundle) -> SelectorResult:
+        return self._select(choices, query)
+
+    def _get_prompts(self) -> dict[str, Any]:
+        return {}
+
+    def _update_prompts(self, prompts: Any) -> None:
+        """There are none."""
+
+
+@pytest.mark.parametrize("kind", ["transform", "router"])
+def test_engines_within_an_engine(ranks: Communicator, kind: str) -> None:
+    """All ranks ask them one query after the other; a batch that can't says how."""
+    engine, expected = nested(kind, in_shards()), [nested(kind, VectorStoreIndex).query(query) for query in QUERIES]
+    assert told([engine.query(query) for query in QUERIES]) == told(expected)
+    assert told(accelerate(engine).batch(QUERIES, max_concurrency=1)) == told(expected)
+    for executor in (None, on("root")):
+        with pytest.raises((ValueError, RankError), match="max_concurrency=1") as raised:
+            accelerate(engine, executor=executor).batch(QUERIES)
+        assert isinstance(raised.value, ValueError) or executor is not None
+
+
+def test_a_chat_over_shards(ranks: Communicator) -> None:
+    chats = [index(native).as_chat_engine("context", llm=MockLLM()) for native in (VectorStoreIndex, in_shards())]
+    for query in ("What of alpha?", "And of beta?"):
+        expected, found = (chat.chat(query) for chat in chats)
+        assert told([found.source_nodes]) == told([expected.source_nodes])
+        assert found.response == expected.response
 
 
 def test_a_synthesizer_of_ones_own(ranks: Communicator) -> None:

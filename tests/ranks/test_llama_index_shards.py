@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -255,8 +254,6 @@ def test_what_is_refused(ranks: Communicator) -> None:
         with pytest.raises(ValueError, match="gather='shards': ") as raised:
             sharded(pipeline).run(documents=given, **settings)
         assert what in str(raised.value)
-    with pytest.raises(ValueError, match="arun runs in each process by itself"):
-        asyncio.run(sharded(IngestionPipeline(transformations=[sentences()])).arun(documents=given))
     with pytest.raises(RankError, match="rank 1 has other data than rank 0"):
         sharded(IngestionPipeline(transformations=[])).run(documents=documents(3 + ranks.rank, 9))
     with pytest.raises(RankError, match="rank 1 gives a text other vectors than rank 0"):

@@ -23,6 +23,7 @@ from llama_index_aaflow.query.on_ranks import arun_batch, run_batch
 from llama_index_aaflow.query.running import JOIN_SIZE, MAX_CONCURRENCY, Batch
 from llama_index_aaflow.query.searching import joining_store
 from llama_index_aaflow.query.views import Viewed
+from llama_index_aaflow.sharded_retrieval import ShardedRetriever
 
 
 @dataclass(frozen=True)
@@ -149,8 +150,9 @@ class AnswersBatches(Accelerated):
 
     @property
     def _aaflow_retriever(self) -> Any:
-        """What a look ahead may ask; None for nothing."""
-        return None
+        """What a look ahead may ask, or all ranks together; None for nothing."""
+        retriever = getattr(self, "_retriever", None)
+        return retriever if isinstance(retriever, ShardedRetriever) else None
 
 
 class RetrievesBatches(Accelerated):
