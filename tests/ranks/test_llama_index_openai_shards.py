@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 from collections import Counter
@@ -20,7 +21,8 @@ from tests.ranks.test_llama_index_shards import assert_same, copies
 pytestmark = pytest.mark.own_block
 
 
-def test_the_requests_of_one_process(ranks: Communicator) -> None:
+@pytest.mark.parametrize(("gather", "call"), [("shards", "run"), ("shards", "arun"), ("root", "arun")])
+def test_the_requests_of_one_process(ranks: Communicator, gather: str, call: str) -> None:
     if ranks.size != 2:
         pytest.skip("what is asked by two ranks tells of more")
     openai = pytest.importorskip("llama_index.embeddings.openai")
@@ -38,8 +40,9 @@ def test_the_requests_of_one_process(ranks: Communicator) -> None:
         with ranks.together("server"):
             url = next(iter(ranks.agree(own.url.encode()))).decode()
         connection = Connection(url)
-        executor = Executor(engine="mpi", gather="shards", max_concurrency=ranks.size)
-        nodes = accelerate(pipeline(connection), executor=executor).run(documents=copies(given))
+        executor = Executor(engine="mpi", gather=gather, max_concurrency=ranks.size)
+        ours = accelerate(pipeline(connection), executor=executor)
+        nodes = ours.run(documents=copies(given)) if call == "run" else asyncio.run(ours.arun(documents=copies(given)))
         found, most = asked(connection), connection.stats()["max_in_flight"]
         assert_same(ranks, nodes, pipeline(connection), given)
         if ranks.rank == 0:

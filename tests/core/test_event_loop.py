@@ -1,0 +1,91 @@
+"""Calls of all ranks from an event loop: what runs where, and what is left of a task that is cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+
+from aaflow_plugins.engines.event_loop import OnLoop, called_on, in_thread
+from aaflow_plugins.engines.waiting import wait_for
+
+
+def never() -> None:
+    """What does not come."""
+
+
+def test_coroutines_run_on_the_loop_and_the_call_in_a_thread() -> None:
+    async def of_the_loop(value: int) -> tuple[int, int]:
+        await asyncio.sleep(0)
+        return value, threading.get_ident()
+
+    def call(on_loop: OnLoop) -> Any:
+        return threading.get_ident(), on_loop(of_the_loop, 7), called_on(on_loop, threading.get_ident)()
+
+    thread, (value, loop), blocking = asyncio.run(in_thread(call))
+    assert (value, loop, blocking) == (7, threading.get_ident(), threading.get_ident())
+    assert thread != loop
+    assert called_on(None, never) is never
+
+
+def test_errors_are_those_of_the_call() -> None:
+    async def fails() -> None:
+        raise ValueError("bad")
+
+    with pytest.raises(ValueError, match="bad"):
+        asyncio.run(in_thread(lambda on_loop: on_loop(fails)))
+
+
+async def cancelled(call: Any, begun: threading.Event) -> None:
+    task = asyncio.create_task(in_thread(call))
+    while not begun.is_set():
+        await asyncio.sleep(0.001)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+def test_a_wait_ends_when_its_task_is_cancelled() -> None:
+    begun = threading.Event()
+    left: list[str] = []
+
+    def call(_: OnLoop) -> None:
+        begun.set()
+        try:
+            wait_for(never)
+        finally:
+            left.append("call")
+
+    asyncio.run(cancelled(call, begun))
+    assert left == ["call"]
+
+
+def test_what_runs_on_the_loop_has_ended_by_then() -> None:
+    """It is cancelled, and may take its time to clean up; so may what it has called in a thread of its own."""
+    begun = threading.Event()
+    left: list[str] = []
+
+    def inner(_: OnLoop) -> None:
+        begun.set()
+        try:
+            wait_for(never)
+        finally:
+            left.append("inner")
+
+    async def of_the_loop() -> None:
+        try:
+            await in_thread(inner)
+        finally:
+            await asyncio.sleep(0.05)
+            left.append("loop")
+
+    def call(on_loop: OnLoop) -> None:
+        try:
+            on_loop(of_the_loop)
+        finally:
+            left.append("call")
+
+    asyncio.run(cancelled(call, begun))
+    assert left == ["inner", "loop", "call"]
