@@ -11,7 +11,6 @@ import inspect
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 from typing import Any, Generic, TypeVar
 
 from langchain_core.document_loaders import BaseLoader
@@ -119,18 +118,18 @@ async def aingest(
     calls in flight, and on several ranks the other ranks' part, which raise a `RankError`; what is stored stays, once.
     """
     job = _Job(source, splitter, embedding, vectorstore, ids, executor, asynchronous=True)
-    apart = engine_of(job.executor) == "local"
-    ranks = ranks_of(job.executor) if apart else await in_thread(lambda _: ranks_of(job.executor))
     with job.progress(progress) as callback:
-        if job.executor.gather == "shards" or (job.executor.gather == "all" and ranks.size > 1):
-            return await in_thread(partial(job.run_in_shards, ranks, callback))
-        if ranks.size > 1:
-            return await job.arun_on(ranks, callback)
-        if job.tiny:
-            return await job.arun_at_once()
-        plan = job.plan()
-        await job.executor.arun(plan, job.documents(), _exhaust, sizes=job.sizes, total=job.total, progress=callback)
-    return job.target.finished()
+        if engine_of(job.executor) == "local" and job.executor.gather != "shards":
+            return await job.arun(callback)
+
+        def together(on_loop: OnLoop) -> S:
+            ranks = ranks_of(job.executor)
+            if job.executor.gather == "shards" or (job.executor.gather == "all" and ranks.size > 1):
+                return job.run_in_shards(ranks, callback, on_loop)
+            store: S = on_loop(job.arun, callback) if ranks.size == 1 else job.run_on(ranks, callback, on_loop)
+            return store
+
+        return await in_thread(together)
 
 
 class _Job(Generic[S]):
@@ -213,39 +212,34 @@ class _Job(Generic[S]):
             return progress_bar("ingest")
         return nullcontext(progress or None)
 
-    def run_on(self, ranks: Communicator, progress: ProgressCallback | None) -> S:
-        """With the help of other ranks; None at those, which nobody's annotations should have to care for."""
+    async def arun(self, progress: ProgressCallback | None, pool: TaskPool | None = None) -> S:
+        """On the running loop, with the help of other ranks if there are any."""
+        if self._mixed_ids or (self.tiny and pool is None):
+            return await self.arun_at_once()
         plan, documents = self.plan(), self.documents()
-        assert isinstance(documents, Iterable)
+        await self.executor.arun(
+            plan, documents, _exhaust, sizes=self.sizes, total=self.total, progress=progress, pool=pool
+        )
+        return self.target.finished()
+
+    def run_on(self, ranks: Communicator, progress: ProgressCallback | None, on_loop: OnLoop | None = None) -> S:
+        """With the help of other ranks; None at those, which nobody's annotations should have to care for."""
+        plan = self.plan()
 
         def lead(pool: TaskPool) -> S:
+            if on_loop is not None:
+                store: S = on_loop(self.arun, progress, pool)
+                return store
             if self._mixed_ids:
                 return self.run_at_once()
+            documents = self.documents()
+            assert isinstance(documents, Iterable)
             self.executor.run(
                 plan, documents, _exhaust, sizes=self.sizes, total=self.total, progress=progress, pool=pool
             )
             return self.target.finished()
 
         return lead_or_serve(ranks, plan.fingerprint(), self._digest(), plan.elsewhere, lead)  # type: ignore[return-value]
-
-    async def arun_on(self, ranks: Communicator, progress: ProgressCallback | None) -> S:
-        """Like `run_on`, on the running loop."""
-        plan = self.plan()
-
-        async def lead(pool: TaskPool) -> S:
-            if self._mixed_ids:
-                return await self.arun_at_once()
-            documents = self.documents()
-            await self.executor.arun(
-                plan, documents, _exhaust, sizes=self.sizes, total=self.total, progress=progress, pool=pool
-            )
-            return self.target.finished()
-
-        def together(on_loop: OnLoop) -> Any:
-            return lead_or_serve(ranks, plan.fingerprint(), self._digest(), plan.elsewhere, partial(on_loop, lead))
-
-        store: S = await in_thread(together)
-        return store
 
     def run_in_shards(self, ranks: Communicator, progress: ProgressCallback | None, on_loop: OnLoop | None = None) -> S:
         """Each rank its own block; of a class of their own where shards stay, which nobody's annotations care for."""

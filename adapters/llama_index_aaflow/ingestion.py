@@ -128,10 +128,13 @@ class _Arun(property):
 
         @wraps(alone)
         async def arun(*given: Any, **settings: Any) -> Any:
-            ranks = await in_thread(lambda _: ranks_of(executor))
-            if ranks.size == 1:
-                return await alone(*given, **settings)
-            return await in_thread(partial(_on, ranks, pipeline, self._alone, given, settings))
+            def together(on_loop: OnLoop) -> Any:
+                ranks = ranks_of(executor)
+                if ranks.size == 1:
+                    return on_loop(alone, *given, **settings)
+                return _on(ranks, pipeline, self._alone, given, settings, on_loop)
+
+            return await in_thread(together)
 
         return arun
 
