@@ -103,7 +103,7 @@ class LedVectorStoreIndex(AcceleratedVectorStoreIndex):
     @classmethod
     def __subclasshook__(cls, subclass: type[Any]) -> Any:
         """An index that it has built is one of its own, too."""
-        return subclass is AcceleratedVectorStoreIndex or NotImplemented
+        return (subclass is AcceleratedVectorStoreIndex and cls._is_led()) or NotImplemented
 
     @classmethod
     def _is_led(cls) -> bool:

@@ -153,7 +153,12 @@ def _on(
         on_loop: Runs coroutines of this process.
     """
     executor = pipeline._executor or Executor()
-    native = alone if on_loop is None else partial(on_loop, alone)
+
+    def of(owner: Any, *given: Any, **settings: Any) -> Any:
+        # Bound: spans bear the name of the class.
+        return alone.__get__(owner, type(owner))(*given, **settings)
+
+    native = of if on_loop is None else partial(on_loop, of)
     arguments = signature(alone).bind(pipeline, *given, **settings).arguments
     del arguments["self"]
     if executor.gather == "shards":

@@ -15,7 +15,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import chain
 from typing import Any, Final, TypeVar
 
@@ -221,9 +220,9 @@ class Help(Helping):
     def embedding(self, position: int, model: Any) -> Any:
         """What stands for an embedding model that is asked for lists of texts: all ranks are at work for it."""
         share = self.shares.get(position)
-        return (
-            _SharedEmbedding(model, self.pool, position, share).for_texts() if isinstance(share, _Embedding) else model
-        )
+        if not isinstance(share, _Embedding):
+            return model
+        return _SharedEmbedding(model, self.pool, position, share).for_texts()
 
     def _shared(self, position: int, step: Any) -> Any:
         share = self.shares.get(position)
@@ -413,7 +412,7 @@ class _Embedding:
             rows_of: What the model gives for a batch of texts.
         """
         self._embedding, self.rows_of = embedding, rows_of
-        self.call = RemoteCall(self._pack, self._embed, self._unpack, lambda: sample_of(partial(rows_of, embedding)))
+        self.call = RemoteCall(self._pack, self._embed, self._unpack, lambda: sample_of(embedding._get_text_embeddings))
 
     def _pack(self, batches: list[list[str]]) -> pa.RecordBatch:
         texts = pa.array(list(chain.from_iterable(batches)), pa.large_utf8())

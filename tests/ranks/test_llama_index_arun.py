@@ -18,6 +18,7 @@ from pydantic import PrivateAttr
 from aaflow_plugins.engines.communicator import Communicator, RankError
 from aaflow_plugins.executor import Executor
 from llama_index_aaflow import accelerate
+from tests.llama_index.tracing import spans
 from tests.ranks.test_llama_index_ingestion import Hashed, Shouting, contents, documents, numbered, sentences
 from tests.ranks.test_llama_index_shards import changed, copies, everybodys, held
 
@@ -120,6 +121,23 @@ def test_all_ranks_take_part(ranks: Communicator) -> None:
         done = [value.split() for value in ranks.agree(b"%d %d" % (ranks.rank, len(embedding._batches)))]
     assert all(int(count) > 1 for rank, count in done if int(rank))
     assert bool(awaiting._batches) is (ranks.rank == 0)
+
+
+@pytest.mark.parametrize("call", ["run", "arun"])
+def test_spans_at_rank_0_are_those_of_one_process(ranks: Communicator, call: str) -> None:
+    def told(pipeline: Any) -> list[Any]:
+        with spans() as seen:
+            made = getattr(pipeline, call)(documents=documents(9, 30))
+            if call == "arun":
+                asyncio.run(within(made))
+        return [each[:3] for each in seen]
+
+    async def within(made: Any) -> Any:
+        return await made
+
+    found = told(ours(IngestionPipeline(transformations=STEPS["sentences"]())))
+    if ranks.rank == 0:
+        assert found == told(IngestionPipeline(transformations=STEPS["sentences"]()))
 
 
 def test_nodes_for_all_ranks(ranks: Communicator) -> None:
