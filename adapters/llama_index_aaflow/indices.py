@@ -8,7 +8,8 @@ are native calls. What is replaced is how nodes reach the document store and how
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from typing import Any, Final
 
@@ -29,7 +30,14 @@ from llama_index_aaflow.known_code import is_native
 from llama_index_aaflow.storage import documents, simple_vectors
 from llama_index_aaflow.storage.documents import Adding, Removing, without_embedding
 from llama_index_aaflow.storage.index_structs import keep, show
-from llama_index_aaflow.storage.plain_nodes import is_plain, plain_nodes_are_known, surely_has_content, with_vectors
+from llama_index_aaflow.storage.plain_nodes import (
+    Form,
+    assigning,
+    plain_form,
+    plain_nodes_are_known,
+    surely_has_content,
+    with_vector,
+)
 from llama_index_aaflow.transformations import sooner
 from llama_index_aaflow.vector_stores import accelerate_store
 
@@ -292,11 +300,14 @@ class AcceleratedVectorStoreIndex(VectorStoreIndex):
             return
         if not nodes:
             return
-        for batch in iter_batch(nodes, self._insert_batch_size):
-            embedded = self._get_node_with_embedding(batch, show_progress)
-            if simple_vectors.is_reproduced(self._vector_store):
-                self._add_simple(index_struct, embedded)
-            else:
+        with _pause(nodes):
+            for batch in iter_batch(nodes, self._insert_batch_size):
+                model = sooner(self._embed_model)
+                vectors = _vector_names.embed_nodes(batch, model, show_progress=show_progress)
+                if simple_vectors.is_reproduced(self._vector_store):
+                    self._add_simple(index_struct, batch, vectors)
+                    continue
+                embedded = _embedded(batch, vectors)
                 self._keep_nodes(index_struct, embedded, self._vector_store.add(embedded, **insert_kwargs))
 
     async def _async_add_nodes_to_index(
@@ -307,39 +318,38 @@ class AcceleratedVectorStoreIndex(VectorStoreIndex):
             return
         if not nodes:
             return
-        for batch in iter_batch(nodes, self._insert_batch_size):
-            embedded = await self._aget_node_with_embedding(batch, show_progress)
-            if simple_vectors.is_reproduced(self._vector_store):
-                self._add_simple(index_struct, embedded)
-            else:
+        with _pause(nodes):
+            for batch in iter_batch(nodes, self._insert_batch_size):
+                model = sooner(self._embed_model)
+                vectors = await _vector_names.async_embed_nodes(
+                    nodes=batch, embed_model=model, show_progress=show_progress
+                )
+                if simple_vectors.is_reproduced(self._vector_store):
+                    self._add_simple(index_struct, batch, vectors)
+                    continue
+                embedded = _embedded(batch, vectors)
                 self._keep_nodes(index_struct, embedded, await self._vector_store.async_add(embedded, **insert_kwargs))
 
-    def _add_simple(self, index_struct: IndexDict, nodes: Sequence[BaseNode]) -> None:
-        """Put nodes with embeddings into a vector store that is known, and what native keeps beside it."""
+    def _add_simple(self, index_struct: IndexDict, nodes: Sequence[BaseNode], vectors: Mapping[str, Any]) -> None:
+        """Put nodes into a vector store that is known, and what native keeps beside it."""
         with paused_collector():
-            plain = [is_plain(node) for node in nodes]
-            new_ids = simple_vectors.add(self._vector_store, nodes, plain)
-            self._keep_nodes(index_struct, nodes, new_ids, plain)
-
-    def _get_node_with_embedding(self, nodes: Sequence[BaseNode], show_progress: bool = False) -> list[BaseNode]:
-        if not _is_reproduced(self):
-            return super()._get_node_with_embedding(nodes, show_progress)
-        vectors = _vector_names.embed_nodes(nodes, sooner(self._embed_model), show_progress=show_progress)
-        return with_vectors(nodes, vectors)
-
-    async def _aget_node_with_embedding(self, nodes: Sequence[BaseNode], show_progress: bool = False) -> list[BaseNode]:
-        if not _is_reproduced(self):
-            return await super()._aget_node_with_embedding(nodes, show_progress)
-        model = sooner(self._embed_model)
-        vectors = await _vector_names.async_embed_nodes(nodes=nodes, embed_model=model, show_progress=show_progress)
-        return with_vectors(nodes, vectors)
+            assigned = assigning()
+            forms, embedded, own = [plain_form(node) for node in nodes], list(nodes), []
+            for index, (node, form) in enumerate(zip(nodes, forms, strict=True)):
+                vector = vectors[node.node_id]
+                if form is None:
+                    embedded[index] = with_vector(node, vector)
+                # Natively each node is copied; that of a plain one is never seen, but for the list that it holds.
+                own.append(vector if form is None else assigned(vector))
+            new_ids = simple_vectors.add(self._vector_store, embedded, forms, own)
+            self._keep_nodes(index_struct, embedded, new_ids, forms)
 
     def _keep_nodes(
         self,
         index_struct: IndexDict,
         nodes: Sequence[BaseNode],
         new_ids: Sequence[str],
-        plain: Sequence[bool] | None = None,
+        forms: Sequence[Form | None] | None = None,
     ) -> None:
         """Put what was added to the vector store into the struct and the document store, as far as native does."""
         stores_nodes = self._stores_nodes()
@@ -350,7 +360,7 @@ class AcceleratedVectorStoreIndex(VectorStoreIndex):
                     continue
                 index_struct.add_node(node, text_id=new_id)
                 if adding is not None:
-                    adding.add(node, is_plain(node) if plain is None else plain[index])
+                    adding.add(node, plain_form(node) if forms is None else forms[index])
                 else:
                     self._docstore.add_documents([without_embedding(node)], allow_update=True)
 
@@ -367,6 +377,17 @@ AcceleratedVectorStoreIndex.__name__ = VectorStoreIndex.__name__
 
 def _default_context() -> StorageContext:
     return StorageContext.from_defaults(vector_store=accelerate_store(SimpleVectorStore()))
+
+
+def _embedded(nodes: Sequence[BaseNode], vectors: Mapping[str, Any]) -> list[BaseNode]:
+    with paused_collector():
+        return [with_vector(node, vectors[node.node_id]) for node in nodes]
+
+
+def _pause(nodes: Sequence[BaseNode]) -> AbstractContextManager[None]:
+    """A pause of the collector for nodes that all have vectors, so that the model has nothing to do."""
+    has_all = all(getattr(node, "embedding", None) is not None for node in nodes)
+    return paused_collector() if has_all else nullcontext()
 
 
 def _accelerated(transformations: Sequence[TransformComponent]) -> list[TransformComponent]:

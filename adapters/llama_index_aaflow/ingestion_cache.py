@@ -24,7 +24,7 @@ from aaflow_plugins.collector import paused_collector
 from llama_index_aaflow.known_code import is_known
 from llama_index_aaflow.native_classes import with_names
 from llama_index_aaflow.parsing.nodes import is_text
-from llama_index_aaflow.storage.plain_nodes import are_floats, assigned, dumped, is_plain, plain_nodes_are_known
+from llama_index_aaflow.storage.plain_nodes import are_floats, assigned, plain_form, plain_nodes_are_known
 
 #: A node as the cache holds it.
 Entry = dict[str, Any]
@@ -125,7 +125,7 @@ class Made:
         self.nodes += nodes
         if self._cached:
             # Nodes have the vectors of documents that come with one.
-            self._entries += [_entry(node) if is_plain(node) and node.embedding is None else None for node in nodes]
+            self._entries += [_entry(node) if node.embedding is None else None for node in nodes]
             self._hash = self._hash and _hashed(nodes, self._hash)
 
     def give(self, start: int, vectors: list[Any]) -> list[tuple[int, Any]]:
@@ -166,12 +166,14 @@ _TYPE = TextNode.get_type()
 
 def _written(node: Any) -> Entry:
     """What `doc_to_json` gives."""
-    return _with_vector(_entry(node), node) if is_plain(node) else doc_to_json(node)
+    entry = _entry(node)
+    return _with_vector(entry, node) if entry else doc_to_json(node)
 
 
-def _entry(node: Any) -> Entry:
-    """What `doc_to_json` gives of a node that `is_plain`, but without a vector."""
-    return {DATA_KEY: dumped(node), TYPE_KEY: _TYPE}
+def _entry(node: Any) -> Entry | None:
+    """What `doc_to_json` gives of a node that has a `plain_form`, but without a vector; None for any other."""
+    form = plain_form(node)
+    return None if form is None else {DATA_KEY: form, TYPE_KEY: _TYPE}
 
 
 def _with_vector(entry: Entry, node: Any) -> Entry:

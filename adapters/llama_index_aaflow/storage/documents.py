@@ -20,7 +20,7 @@ from llama_index.core.storage.docstore.utils import doc_to_json
 from llama_index.core.storage.kvstore import SimpleKVStore
 
 from llama_index_aaflow.known_code import is_known, is_native
-from llama_index_aaflow.storage.plain_nodes import dumped, plain_nodes_are_known
+from llama_index_aaflow.storage.plain_nodes import Form, plain_nodes_are_known
 
 _ATTRIBUTES: Final = frozenset(vars(SimpleDocumentStore()))
 _KV_ATTRIBUTES: Final = frozenset(vars(SimpleKVStore()))
@@ -113,20 +113,20 @@ class Adding:
         self._collection: Callable[[str], Any] = docstore._kvstore._get_collection_mapping
         self._documents: dict[str, _Document] = {}
 
-    def add(self, node: BaseNode, plain: bool) -> None:
+    def add(self, node: BaseNode, form: Form | None) -> None:
         """Add a node without its embedding.
 
         Args:
             node: Any node.
-            plain: Whether it `is_plain`.
+            form: Its `plain_form`, which becomes the store's.
 
         Raises:
             Whatever native raises for a node that can't be written.
         """
-        if type(node) not in _CLASSES or not self._add(node, plain):
+        if type(node) not in _CLASSES or not self._add(node, form):
             self._docstore.add_documents([without_embedding(node)], allow_update=True)
 
-    def _add(self, node: Any, plain: bool) -> bool:
+    def _add(self, node: Any, form: Form | None) -> bool:
         """Add a node of a known class; False, and nothing is done, if its document's entry is not plain."""
         source = node.source_node
         document = None
@@ -135,7 +135,7 @@ class Adding:
             if document is None:
                 return False
         node_id = node.node_id
-        data = {DATA_KEY: dumped(node), TYPE_KEY: _TYPE} if plain else doc_to_json(without_embedding(node))
+        data = doc_to_json(without_embedding(node)) if form is None else {DATA_KEY: form, TYPE_KEY: _TYPE}
         facts = {"doc_hash": node.hash}
         listed = document is not None and bool(source.node_id)
         if listed:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from itertools import product
 from math import isfinite
+from operator import countOf, itemgetter
 from sys import getrefcount
 from typing import Any, Final
 
@@ -22,12 +23,12 @@ from llama_index.core.schema import (
 from llama_index.core.storage.docstore.utils import doc_to_json
 from pydantic import BaseModel
 
-from aaflow_plugins.collector import paused_collector
 from llama_index_aaflow.known_code import is_native
 from llama_index_aaflow.native_classes import found
 from llama_index_aaflow.parsing.nodes import is_text
 
-Fields = dict[str, Any]
+#: What `to_dict` gives of a node.
+Form = dict[str, Any]
 
 _NAMES: Final = tuple(TextNode.model_fields)
 _NONE: Final = type(None)
@@ -49,7 +50,7 @@ _TYPES: Final = {
     "text_template": (str,),
 }
 _SIGNATURES: Final = frozenset(product(*(_TYPES.get(name, ()) for name in _NAMES)))
-_TEXTS: Final = tuple(name for name in _NAMES if _TYPES.get(name) == (str,))
+_texts_of: Final = itemgetter(*(name for name in _NAMES if _TYPES.get(name) == (str,)))
 _SEPARATORS: Final = tuple(name for name in _NAMES if name in ("metadata_separator", "metadata_seperator"))
 _RELATED_NAMES: Final = tuple(RelatedNodeInfo.model_fields)
 _RELATED_SIGNATURES: Final = frozenset(product((str,), (ObjectType, str, _NONE), (dict,), (str, _NONE)))
@@ -79,40 +80,64 @@ _NATIVE: Final = (
 
 
 def plain_nodes_are_known() -> bool:
-    """Whether plain nodes are, at this moment, written as here."""
-    return is_native(_NATIVE) and _form_is_known()
+    """Whether plain nodes are, at this moment, copied and written as here."""
+    return is_native(_NATIVE) and _copying_is_native() and _form_is_known()
 
 
-def is_plain(node: Any) -> bool:
-    """Whether a node's values are written the same by anybody: nothing that pydantic converts, warns of or refuses."""
+def _copying_is_native() -> bool:
+    """Whether a node is copied, and a copy given its vector, by pydantic alone."""
+    return all(found(TextNode, name) is found(BaseModel, name) for name in ("model_copy", "__copy__", "__setattr__"))
+
+
+def plain_form(node: Any) -> Form | None:
+    """What `to_dict` gives of a node, but without its embedding.
+
+    None where a value is not written the same by anybody: what pydantic converts, warns of or refuses.
+    """
     if type(node) is not TextNode:
-        return False
-    fields: Fields = node.__dict__
-    if tuple(fields) != _NAMES or tuple(map(type, fields.values())) not in _SIGNATURES:
-        return False
-    texts = [fields[name] for name in _TEXTS]
-    texts += fields["excluded_embed_metadata_keys"]
-    texts += fields["excluded_llm_metadata_keys"]
-    if not _gathered(fields["metadata"], texts):
-        return False
-    for relationship, info in fields["relationships"].items():
+        return None
+    form: Form = node.__dict__.copy()
+    if tuple(form) != _NAMES or tuple(map(type, form.values())) not in _SIGNATURES:
+        return None
+    texts: list[Any] = [*_texts_of(form), *form["excluded_embed_metadata_keys"], *form["excluded_llm_metadata_keys"]]
+    if not _gathered(form["metadata"], texts):
+        return None
+    relationships = {}
+    for relationship, info in form["relationships"].items():
         if type(relationship) is not NodeRelationship or type(info) is not RelatedNodeInfo:
-            return False
-        own: Fields = info.__dict__
-        if tuple(own) != _RELATED_NAMES or tuple(map(type, own.values())) not in _RELATED_SIGNATURES:
-            return False
-        texts.append(own["node_id"])
-        texts += [text for text in (own["node_type"], own["hash"]) if type(text) is str]
-        if not _gathered(own["metadata"], texts):
-            return False
-    return {str}.issuperset(map(type, texts)) and is_text("".join(texts))
+            return None
+        related: Form = info.__dict__.copy()
+        if tuple(related) != _RELATED_NAMES or tuple(map(type, related.values())) not in _RELATED_SIGNATURES:
+            return None
+        kind, digest = related["node_type"], related["hash"]
+        if type(kind) is ObjectType:
+            related["node_type"] = kind.value
+        elif kind is not None:
+            texts.append(kind)
+        if digest is not None:
+            texts.append(digest)
+        texts.append(related["node_id"])
+        if related["metadata"] and not _gathered(related["metadata"], texts):
+            return None
+        related["metadata"] = related["metadata"].copy()
+        related["class_name"] = "RelatedNodeInfo"
+        relationships[relationship.value] = related
+    if not ({str}.issuperset(map(type, texts)) and is_text("".join(texts))):
+        return None
+    form["embedding"] = None
+    form["metadata"] = form["metadata"].copy()
+    form["excluded_embed_metadata_keys"] = form["excluded_embed_metadata_keys"].copy()
+    form["excluded_llm_metadata_keys"] = form["excluded_llm_metadata_keys"].copy()
+    form["relationships"] = relationships
+    form["class_name"] = "TextNode"
+    return form
 
 
 def surely_has_content(node: Any) -> bool:
     """True only where `get_content(MetadataMode.EMBED)` neither gives an empty text nor raises."""
     if type(node) is not TextNode:
         return False
-    fields: Fields = node.__dict__
+    fields: dict[str, Any] = node.__dict__
     texts: list[Any] = [fields[name] for name in _SEPARATORS]
     texts += fields["excluded_embed_metadata_keys"]
     return (
@@ -126,7 +151,7 @@ def surely_has_content(node: Any) -> bool:
     )
 
 
-def _gathered(metadata: Fields, texts: list[Any]) -> bool:
+def _gathered(metadata: dict[str, Any], texts: list[Any]) -> bool:
     """Add a flat mapping's names and texts to `texts`; False if it holds anything but texts and what JSON knows."""
     texts += metadata
     for value in metadata.values():
@@ -144,50 +169,30 @@ def _gathered(metadata: Fields, texts: list[Any]) -> bool:
     return True
 
 
-def dumped(node: TextNode) -> Fields:
-    """What `to_dict` of a node that `is_plain` gives, but without its embedding."""
-    fields = node.__dict__.copy()
-    fields["embedding"] = None
-    fields["metadata"] = fields["metadata"].copy()
-    fields["excluded_embed_metadata_keys"] = fields["excluded_embed_metadata_keys"].copy()
-    fields["excluded_llm_metadata_keys"] = fields["excluded_llm_metadata_keys"].copy()
-    relationships = {}
-    for relationship, info in fields["relationships"].items():
-        own = info.__dict__.copy()
-        own["metadata"] = own["metadata"].copy()
-        if type(own["node_type"]) is ObjectType:
-            own["node_type"] = own["node_type"].value
-        own["class_name"] = "RelatedNodeInfo"
-        relationships[relationship.value] = own
-    fields["relationships"] = relationships
-    fields["class_name"] = "TextNode"
-    return fields
-
-
 def are_floats(vector: Any) -> bool:
     """Whether a vector is a list of floats, which pydantic takes and gives as it is."""
-    return type(vector) is list and {float}.issuperset(map(type, vector))
+    return type(vector) is list and countOf(map(type, vector), float) == len(vector)
 
 
-def with_vectors(nodes: Iterable[BaseNode], vectors: Mapping[str, Any]) -> list[BaseNode]:
-    """Copies of nodes that have their vectors.
-
-    Natively each vector is assigned, and pydantic makes a list of floats of it: what is one already need not be asked.
-
-    Args:
-        nodes: Any nodes.
-        vectors: A vector for each node's id.
-    """
-    with paused_collector():
-        return [_with_vector(node, vectors[node.node_id]) for node in nodes]
-
-
-def _with_vector(node: BaseNode, vector: Any) -> BaseNode:
-    if type(node) is TextNode and are_floats(vector):
-        return node.model_copy(update={"embedding": vector.copy()})
+def with_vector(node: BaseNode, vector: Any) -> BaseNode:
+    """A copy of a node that has its vector."""
     copy = node.model_copy()
     copy.embedding = vector
     return copy
+
+
+def assigning() -> Callable[[Any], Any]:
+    """What gives, for a vector, what a TextNode has once it is assigned it: a list of its own.
+
+    It raises what assigning raises.
+    """
+    node = TextNode(id_="")  # Natively a copy of the vector's node, which nobody sees.
+
+    def assigned(vector: Any) -> Any:
+        node.embedding = vector
+        return node.embedding
+
+    return assigned
 
 
 def give_vectors(nodes: Iterable[Any], vectors: list[Any]) -> None:
@@ -258,7 +263,7 @@ def _form_is_known() -> bool:
     info = RelatedNodeInfo(node_id="s", node_type=ObjectType.DOCUMENT, metadata={"a": 1}, hash="h")
     node = TextNode(id_="i", text="t", metadata={"a": 1}, relationships={NodeRelationship.SOURCE: info})
     written = doc_to_json(node)["__data__"]
-    return is_plain(node) and _spelled(written) == _spelled(dumped(node))
+    return _spelled(written) == _spelled(plain_form(node))
 
 
 def _spelled(value: Any) -> Any:

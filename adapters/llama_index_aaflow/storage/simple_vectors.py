@@ -5,25 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from llama_index.core.schema import BaseNode
+from llama_index.core.schema import BaseNode, NodeRelationship
 from llama_index.core.vector_stores import SimpleVectorStore, simple
 from llama_index.core.vector_stores.simple import SimpleVectorStoreData
 from llama_index.core.vector_stores.utils import node_to_metadata_dict
 
-from aaflow_plugins.collector import paused_collector
 from llama_index_aaflow.known_code import is_known, is_native
-from llama_index_aaflow.storage.plain_nodes import plain_nodes_are_known
+from llama_index_aaflow.storage.plain_nodes import Form, plain_nodes_are_known, with_vector
 
 _NATIVE: Final = ((SimpleVectorStore, ("add", "async_add")),)
+_SOURCE: Final = NodeRelationship.SOURCE.value
 
 
-def add(store: Any, nodes: Sequence[BaseNode], plain: Sequence[bool]) -> list[str]:
-    """Do what `store.add(nodes)` does.
+def add(store: Any, nodes: Sequence[BaseNode], forms: Sequence[Form | None], vectors: Sequence[Any]) -> list[str]:
+    """Do what `store.add(nodes)` does, where each node has its vector.
 
     Args:
         store: A SimpleVectorStore that `is_reproduced`.
-        nodes: Nodes with embeddings.
-        plain: Which of them are `is_plain`.
+        nodes: Nodes. Those without a form have their vectors.
+        forms: The `plain_form` of each.
+        vectors: A vector for each, which is the store's from now on.
 
     Returns:
         Their ids.
@@ -31,20 +32,20 @@ def add(store: Any, nodes: Sequence[BaseNode], plain: Sequence[bool]) -> list[st
     Raises:
         Whatever the store raises.
     """
-    with paused_collector():
-        for node, is_plain in zip(nodes, plain, strict=True):
-            if is_plain and node.embedding is not None:
-                _add(store.data, node)
-            else:
-                store.add([node])
+    for node, form, vector in zip(nodes, forms, vectors, strict=True):
+        if form is not None and vector is not None:
+            _add(store.data, form, vector)
+        else:
+            store.add([node if form is None else with_vector(node, vector)])
     return [node.node_id for node in nodes]
 
 
-def _add(data: SimpleVectorStoreData, node: Any) -> None:
-    node_id, document_id = node.node_id, node.ref_doc_id or "None"
-    data.embedding_dict[node_id] = node.embedding
+def _add(data: SimpleVectorStoreData, form: Form, vector: list[float]) -> None:
+    node_id, source = form["id_"], form["relationships"].get(_SOURCE)
+    document_id = (source and source["node_id"]) or "None"
+    data.embedding_dict[node_id] = vector
     data.text_id_to_ref_doc_id[node_id] = document_id
-    metadata = node.metadata.copy()
+    metadata = form["metadata"].copy()
     metadata.pop("_node_content", None)
     metadata["_node_type"] = "TextNode"
     metadata["document_id"] = metadata["doc_id"] = metadata["ref_doc_id"] = document_id
