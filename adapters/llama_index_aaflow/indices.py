@@ -29,7 +29,7 @@ from aaflow_plugins.executor import Executor
 from llama_index_aaflow.known_code import is_native
 from llama_index_aaflow.storage import documents, simple_vectors
 from llama_index_aaflow.storage.documents import Adding, Removing, without_embedding
-from llama_index_aaflow.storage.index_structs import keep, show
+from llama_index_aaflow.storage.index_structs import keep, show, write_soon
 from llama_index_aaflow.storage.plain_nodes import (
     Form,
     assigning,
@@ -290,7 +290,10 @@ class AcceleratedVectorStoreIndex(VectorStoreIndex):
         ]
         if len(full) != len(nodes):
             print("Some nodes are missing content, skipping them...")  # noqa: T201
-        return self._build_index_from_nodes(full, **insert_kwargs)
+        struct = self._build_index_from_nodes(full, **insert_kwargs)
+        if "_index_struct" not in vars(self):  # The constructor asks, and writes the struct next.
+            write_soon(self._storage_context.index_store, struct)
+        return struct
 
     def _add_nodes_to_index(
         self, index_struct: IndexDict, nodes: Sequence[BaseNode], show_progress: bool = False, **insert_kwargs: Any

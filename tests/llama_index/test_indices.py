@@ -20,6 +20,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from llama_index.core import SummaryIndex, VectorStoreIndex
+from llama_index.core.data_structs.data_structs import IndexDict
 from llama_index.core.node_parser import SentenceSplitter
 from llama_index.core.schema import ImageNode, IndexNode, MediaResource, Node, TextNode
 from llama_index.core.vector_stores import SimpleVectorStore
@@ -28,7 +29,7 @@ import aaflow_plugins
 from llama_index_aaflow import accelerate, indices
 from llama_index_aaflow.indices import AcceleratedVectorStoreIndex, native_reason
 from llama_index_aaflow.storage import documents as storage_documents
-from llama_index_aaflow.storage import index_structs
+from llama_index_aaflow.storage import index_structs, simple_vectors
 from tests.llama_index.index_pairs import STORES, DigestEmbedding, Side, assert_same, document, node, pair
 from tests.llama_index.parsing_outcomes import numbered
 from tests.llama_index.tracing import spans
@@ -655,7 +656,8 @@ def test_the_fast_path_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         raise AssertionError("native")
 
     monkeypatch.setattr(storage_documents, "without_embedding", unexpected)
-    monkeypatch.setattr(indices, "without_embedding", unexpected)
+    for module, name in ((indices, "without_embedding"), (indices, "with_vector"), (simple_vectors, "with_vector")):
+        monkeypatch.setattr(module, name, unexpected)
     waiting = []
     keep = index_structs._put_later
     monkeypatch.setattr(index_structs, "_put_later", lambda *given: waiting.append(keep(*given)) or waiting[-1])
@@ -667,6 +669,22 @@ def test_the_fast_path_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     side.held.append(side.index.index_struct)
     side.index.insert_nodes([node("m", "text", "b")])
     assert waiting == [True, True, True, True]
+
+
+@pytest.mark.parametrize("name", ["name", "n\u00e9", "\ud800", 7])
+def test_the_first_writing_of_a_struct(monkeypatch: pytest.MonkeyPatch, name: Any) -> None:
+    """It is written at once, and as natively, whatever the ids; afterwards it is what it is natively."""
+    native_json, slow = IndexDict.to_json, []
+    monkeypatch.setattr(IndexDict, "to_json", lambda self: slow.append(self) or native_json(self))
+    nodes = [node(each, "text", embedding=[0.5]) for each in ("a", "b")]
+    nodes[0].__dict__["id_"] = name
+    indexes = [cls(nodes, embed_model=DigestEmbedding()) for cls in (VectorStoreIndex, accelerate(VectorStoreIndex))]
+    natives, ours = (str(index.storage_context.index_store.to_dict()).replace(index.index_id, "") for index in indexes)
+    assert ours == natives
+    assert [type(index._index_struct) for index in indexes] == [IndexDict, IndexDict]
+    assert len(slow) == 1 + (type(name) is not str)
+    # Nobody writes what is not an index's at once.
+    assert type(indexes[1].build_index_from_nodes(nodes)) is IndexDict
 
 
 def test_pickling(tmp_path: Path) -> None:

@@ -51,6 +51,21 @@ def keep(index_store: Any, index: Any) -> None:
         index_store.add_index_struct(struct)
 
 
+def write_soon(index_store: Any, struct: Any) -> None:
+    """Make a struct that nobody has yet, and that `index_store.add_index_struct` is given next, quick to write."""
+    if _can_wait(index_store, struct) and type(struct.nodes_dict) is dict and _copied(struct) is not None:
+        struct.__class__ = _Unwritten
+
+
+class _Unwritten(IndexDict):
+    """An `IndexDict` of plain values, until it is written for the first time."""
+
+    def to_json(self, **_: Any) -> str:
+        """As of an `IndexDict`, which it is from now on."""
+        self.__class__ = IndexDict  # type: ignore[assignment]
+        return json.dumps(_shallow(self, self.nodes_dict))
+
+
 def show(struct: Any) -> None:
     """Make a struct's nodes a plain dict, unless somebody holds them as they are."""
     if type(getattr(struct, "nodes_dict", None)) is Nodes and _holders(vars(struct), "nodes_dict") == _ONE:

@@ -263,7 +263,7 @@ def _form_is_known() -> bool:
     info = RelatedNodeInfo(node_id="s", node_type=ObjectType.DOCUMENT, metadata={"a": 1}, hash="h")
     node = TextNode(id_="i", text="t", metadata={"a": 1}, relationships={NodeRelationship.SOURCE: info})
     written = doc_to_json(node)["__data__"]
-    return _spelled(written) == _spelled(plain_form(node))
+    return bool(_spelled(written) == _spelled(plain_form(node)))
 
 
 def _spelled(value: Any) -> Any:
