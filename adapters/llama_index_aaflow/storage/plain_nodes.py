@@ -117,12 +117,12 @@ def plain_form(node: Any) -> Form | None:
         if digest is not None:
             texts.append(digest)
         texts.append(related["node_id"])
-        if related["metadata"] and not _gathered(related["metadata"], texts):
+        if not _gathered(related["metadata"], texts):
             return None
         related["metadata"] = related["metadata"].copy()
         related["class_name"] = "RelatedNodeInfo"
         relationships[relationship.value] = related
-    if not ({str}.issuperset(map(type, texts)) and is_text("".join(texts))):
+    if not (_all_are(str, texts) and is_text("".join(texts))):
         return None
     form["embedding"] = None
     form["metadata"] = form["metadata"].copy()
@@ -145,7 +145,7 @@ def surely_has_content(node: Any) -> bool:
         and fields["text_template"] == DEFAULT_TEXT_NODE_TMPL
         and fields["metadata_template"] == DEFAULT_METADATA_TMPL
         and _gathered(fields["metadata"], texts)
-        and {str}.issuperset(map(type, texts))
+        and _all_are(str, texts)
         and not fields["text"].isspace()
         and fields["text"] != ""
     )
@@ -171,7 +171,11 @@ def _gathered(metadata: dict[str, Any], texts: list[Any]) -> bool:
 
 def are_floats(vector: Any) -> bool:
     """Whether a vector is a list of floats, which pydantic takes and gives as it is."""
-    return type(vector) is list and countOf(map(type, vector), float) == len(vector)
+    return type(vector) is list and _all_are(float, vector)
+
+
+def _all_are(kind: type, values: list[Any]) -> bool:
+    return countOf(map(type, values), kind) == len(values)
 
 
 def with_vector(node: BaseNode, vector: Any) -> BaseNode:
