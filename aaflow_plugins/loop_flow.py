@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from contextvars import Context, copy_context
 from types import TracebackType
@@ -36,11 +36,11 @@ class LoopFlow(Flow):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        while self._tasks:
+        while pending := [task for task in self._tasks if not task.done()]:
             if error is None:
-                await asyncio.wait(self._tasks)
+                await asyncio.wait(pending)
             else:
-                await self.abandon(list(self._tasks))
+                await self.abandon(pending)
 
     @asynccontextmanager
     async def slot(self, slots: int = 1, *, urgent: bool = False) -> Any:
@@ -89,7 +89,7 @@ class LoopFlow(Flow):
         async with self.slot(slots, urgent=urgent):
             return await self._loop.run_in_executor(None, run)
 
-    def spawn(self, coroutine: Coroutine[Any, Any, T], context: Context | None = None) -> Awaitable[T]:
+    def spawn(self, coroutine: Coroutine[Any, Any, T], context: Context | None = None) -> asyncio.Task[T]:
         """Begin a task."""
         task = self._loop.create_task(coroutine, context=context or copy_context())
         self._tasks.add(task)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -65,6 +66,41 @@ class Ahead:
         if fetched.error is not None:
             raise fetched.error
         return fetched.rows
+
+
+@dataclass
+class Begun:
+    """Requests under way for batches that the native asynchronous call will ask for.
+
+    Attributes:
+        embedding: Whose they are.
+        send: Begins one.
+    """
+
+    embedding: Any
+    send: Callable[[list[str]], asyncio.Task[list[list[float]]]]
+    _requests: deque[tuple[list[str], asyncio.Task[list[list[float]]]]] = field(default_factory=deque)
+
+    def begin(self, texts: list[str]) -> None:
+        """Begin the request for the batch that comes next."""
+        self._requests.append((texts, self.send(texts)))
+
+    def take(self, texts: list[str]) -> asyncio.Task[list[list[float]]] | None:
+        """The request for the next batch if these are its texts; None otherwise, and the others are not made either."""
+        if not self._requests:
+            return None
+        expected, request = self._requests.popleft()
+        if expected == texts:
+            return request
+        request.cancel()
+        self.cancel()
+        return None
+
+    def cancel(self) -> None:
+        """Cancel the requests that nobody has taken."""
+        for _, request in self._requests:
+            request.cancel()
+        self._requests.clear()
 
 
 def lists(rows: list[Any]) -> list[list[float]]:

@@ -29,6 +29,7 @@ from llama_index_aaflow.ingestion_beside import may_run_beside, run_beside
 from llama_index_aaflow.ingestion_cache import quick_cache, with_quick_keys
 from llama_index_aaflow.ingestion_overlap import run_overlapping
 from llama_index_aaflow.ingestion_ranks import help_of_ranks, run_on
+from llama_index_aaflow.ingestion_turns import arun_overlapping
 from llama_index_aaflow.ingestion_workers import Multiprocessing, WorkerPool
 from llama_index_aaflow.known_code import plain
 from llama_index_aaflow.native_classes import StandsFor, found, overridden, with_class, with_names
@@ -252,14 +253,22 @@ async def _arun(
     run = begun(keeping, nodes, transformations, steps, settings) if keeping else None
     if run is None:
         loop = with_quick_keys(native, quick.get("cache"))
+
+        async def loop_of(steps: list[Any], **more: Any) -> Any:
+            return await loop(nodes, steps, **{**quick, **more})
+
         if (helped := help_of_ranks()) is not None:
-
-            async def loop_of(steps: list[Any], **more: Any) -> Any:
-                return await loop(nodes, steps, **{**quick, **more})
-
             return await helped.arun(loop_of, nodes, steps, settings)
-        return await loop(nodes, steps, **quick)
-    return await run.applied(native)(nodes, run.steps(steps), **run.settings(quick))
+        return await arun_overlapping(loop_of, steps, settings, executor, quick.get("cache"))
+    loop, quick = run.applied(native), run.settings(quick)
+
+    async def apply(steps: list[Any]) -> Any:
+        return await loop(nodes, run.steps(steps), **quick)
+
+    # The native cache isn't asked for what overlaps.
+    return await (
+        arun_overlapping(apply, steps, {**settings, "cache": None}, executor) if run.overlaps else apply(steps)
+    )
 
 
 async def _arun_and_close(

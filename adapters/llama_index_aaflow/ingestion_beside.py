@@ -24,6 +24,7 @@ from llama_index_aaflow.ingestion_cache import Made, QuickCache
 from llama_index_aaflow.ingestion_overlap import (
     SETTINGS,
     are_apart,
+    are_plain,
     batches,
     groups,
     nothing_kept,
@@ -35,7 +36,6 @@ from llama_index_aaflow.listening import nobody_listens
 from llama_index_aaflow.native_classes import found
 from llama_index_aaflow.node_parsers import calls_nothing_unknown
 from llama_index_aaflow.parsing.counting import expect_documents
-from llama_index_aaflow.parsing.nodes import ATOMS
 from llama_index_aaflow.storage.plain_nodes import give_vectors
 
 #: What a model has to have of the base class: it then makes vectors of batches of texts, and of nothing else.
@@ -117,7 +117,7 @@ class _Parsing:
     def __call__(self, documents: Any, **kwargs: Any) -> Any:
         """Make nodes of documents."""
         # The oldest versions hand this on from `run`.
-        if kwargs not in ({}, {"show_progress": False}) or not are_apart(documents) or not _are_plain(documents):
+        if kwargs not in ({}, {"show_progress": False}) or not are_apart(documents) or not are_plain(documents):
             return self._parser(documents, **kwargs)
         if self._cached:
             try:
@@ -192,11 +192,6 @@ class _Embedding:
         rest, parsing.rest = parsing.rest, []
         give_vectors(nodes[parsing.given :], rest)
         return nodes
-
-
-def _are_plain(documents: list[Any]) -> bool:
-    """Whether what the documents hold is written without anybody's own code."""
-    return all(ATOMS.issuperset(map(type, document.metadata.values())) for document in documents)
 
 
 @contextmanager

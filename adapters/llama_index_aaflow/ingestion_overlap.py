@@ -30,6 +30,7 @@ from llama_index_aaflow.known_code import unknown
 from llama_index_aaflow.listening import nobody_listens
 from llama_index_aaflow.native_classes import found
 from llama_index_aaflow.parsing.counting import expect_documents
+from llama_index_aaflow.parsing.nodes import ATOMS
 
 #: Characters that are parsed at once: some milliseconds' work.
 _GROUP: Final = 50_000
@@ -59,7 +60,7 @@ def run_overlapping(
         cache: What the native function is given for a cache.
         parse: Makes the nodes of documents, in groups, as the first step does; None to have it done by that.
     """
-    if not _may_overlap(steps, settings):
+    if not may_overlap(steps, settings):
         return native(steps)
     from llama_index_aaflow.openai_embedding import fetching
 
@@ -73,7 +74,13 @@ def run_overlapping(
         return fetching(steps[1], parsing.batches, executor, use)
 
 
-def _may_overlap(steps: list[Any], settings: dict[str, Any]) -> bool:
+def may_overlap(steps: list[Any], settings: dict[str, Any]) -> bool:
+    """Whether the second step's requests may go out during the first.
+
+    Args:
+        steps: Accelerated transformations.
+        settings: Keyword arguments of the native function that applies them.
+    """
     if len(steps) < 2 or not is_openai(steps[1]) or not parses_by_document(steps[0]):
         return False
     from llama_index_aaflow.openai_embedding import Sooner, waits_for_nothing
@@ -148,21 +155,31 @@ class Parsing:
 
     def __call__(self, nodes: Any, **kwargs: Any) -> Any:
         """Make nodes of documents."""
-        # The oldest versions hand this on from `run`.
-        if kwargs not in ({}, {"show_progress": False}) or not are_apart(nodes):
+        if not self._may_take(nodes, kwargs):
             return self._parser(nodes, **kwargs)
-        self._documents = nodes
-        expect_documents(self._parser, nodes)
+        self._take(nodes)
         while not self._parsed and self.ahead.pull():
             pass
         self.ahead.complete = True
-        if self._cache is not None:
-            self._cache.expect(self._made)
-        return self._made.nodes
+        return self._ended()
 
     def batches(self) -> Iterator[list[str]]:
         """The texts of the nodes by batches of the embedding model, while the nodes are made."""
         return batches(self._texts(), self._embedding)
+
+    def _may_take(self, nodes: Any, kwargs: dict[str, Any]) -> bool:
+        # The oldest versions hand this on from `run`.
+        return kwargs in ({}, {"show_progress": False}) and are_apart(nodes)
+
+    def _take(self, documents: list[Any]) -> None:
+        self._documents = documents
+        expect_documents(self._parser, documents)
+
+    def _ended(self) -> list[Any]:
+        """The nodes, which the cache is told of."""
+        if self._cache is not None:
+            self._cache.expect(self._made)
+        return self._made.nodes
 
     def _texts(self) -> Iterator[list[str]]:
         for made in self._parse(self._documents):
@@ -178,6 +195,11 @@ def texts_of(nodes: Iterable[Any]) -> list[str]:
 
 def batches(texts: Iterable[list[str]], model: Any) -> Iterator[list[str]]:
     """The batches of the native loop, of texts that come some at a time."""
+    return filter(None, batches_so_far(texts, model))
+
+
+def batches_so_far(texts: Iterable[list[str]], model: Any) -> Iterator[list[str]]:
+    """The batches of the native loop, and an empty one whenever some texts have come."""
     batch: list[str] = []
     for some in texts:
         for text in some:
@@ -185,8 +207,8 @@ def batches(texts: Iterable[list[str]], model: Any) -> Iterator[list[str]]:
             if len(batch) == model.embed_batch_size:
                 yield batch
                 batch = []
-    if batch:
-        yield batch
+        yield []
+    yield batch
 
 
 def are_apart(nodes: Any) -> bool:
@@ -197,6 +219,11 @@ def are_apart(nodes: Any) -> bool:
         and all(type(node) is Document and NodeRelationship.SOURCE not in node.relationships for node in nodes)
         and len({node.id_ for node in nodes}) == len(nodes)
     )
+
+
+def are_plain(documents: list[Any]) -> bool:
+    """Whether what the documents hold is written without anybody's own code."""
+    return all(ATOMS.issuperset(map(type, document.metadata.values())) for document in documents)
 
 
 def groups(documents: Sequence[Any]) -> Iterator[list[Any]]:

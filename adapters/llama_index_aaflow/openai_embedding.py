@@ -8,8 +8,8 @@ it that posts what the object's own client posts and reads the reply's base64 at
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any, Final, TypeVar
 
@@ -27,7 +27,8 @@ from aaflow_plugins.concurrent_requests import send_each
 from aaflow_plugins.embedding import Embedder, Request, Vectors
 from aaflow_plugins.executor import Executor
 from aaflow_plugins.known_code import is_from
-from llama_index_aaflow.fetched import Ahead, Fetched, lists
+from aaflow_plugins.loop_flow import LoopFlow
+from llama_index_aaflow.fetched import Ahead, Begun, Fetched, lists
 from llama_index_aaflow.known_code import plain
 from llama_index_aaflow.native_classes import StandsFor, found, overridden, sharing, with_class
 from llama_index_aaflow.storage.plain_nodes import give_vectors
@@ -138,6 +139,11 @@ class Sooner(StandsFor):
 
     async def _aget_text_embeddings(self: Any, texts: list[str]) -> list[list[float]]:
         """Embed the texts of one request."""
+        begun = _begun.get()
+        reply = begun.take(texts) if begun is not None and begun.embedding is self else None
+        return await (self._afetch(texts) if reply is None else reply)
+
+    async def _afetch(self: Any, texts: list[str]) -> list[list[float]]:
         stand_in = _StandIn(self, _AsyncClient)
         async with _slots.get() or nullcontext():
             native: Any = OpenAIEmbedding._aget_text_embeddings
@@ -152,6 +158,7 @@ class Sooner(StandsFor):
 
 
 _ahead: ContextVar[Ahead | None] = ContextVar("_ahead", default=None)
+_begun: ContextVar[Begun | None] = ContextVar("_begun", default=None)
 _slots: ContextVar[AbstractAsyncContextManager[Any] | None] = ContextVar("_slots", default=None)
 
 
@@ -221,6 +228,28 @@ def _set_ahead(ahead: Ahead) -> Iterator[Ahead]:
         yield ahead
     finally:
         _ahead.reset(token)
+
+
+@asynccontextmanager
+async def beginning(embedding: Any, executor: Executor | None) -> AsyncIterator[Begun]:
+    """Let requests begin before the native asynchronous call comes to them, as many at once as that has.
+
+    Args:
+        embedding: An accelerated object.
+        executor: Bounds the requests in flight; without a bound of its own the native one holds.
+    """
+    workers = embedding.num_workers or 1
+    bounds = [executor and executor.resources.max_concurrency, workers if workers > 1 else None]
+    bound = min(filter(None, bounds), default=None)
+    async with LoopFlow() as flow:
+        slots = _slots.set(asyncio.Semaphore(bound) if bound else None)
+        begun = Begun(embedding, lambda texts: flow.spawn(embedding._afetch(texts)))
+        token = _begun.set(begun)
+        try:
+            yield begun
+        finally:
+            _begun.reset(token)
+            _slots.reset(slots)
 
 
 def waits_for_nothing(embedding: Any) -> bool:

@@ -83,19 +83,24 @@ def test_nodes_and_cache(openai_server: Connection, parser: str, cached: bool, a
         assert openai_server.bodies() == []
 
 
-def test_requests_are_native(openai_server: Connection) -> None:
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize("cached", [False, True])
+def test_requests_are_native(openai_server: Connection, cached: bool, asynchronous: bool) -> None:
     """The same texts in the same batches, whether embedding overlaps parsing or not."""
 
-    def asked(accelerated: bool, texts: Sequence[str], cached: bool) -> list[bytes]:
+    def asked(accelerated: bool, texts: Sequence[str]) -> list[bytes]:
         pipeline = IngestionPipeline(transformations=[splitter(), embedding(openai_server, embed_batch_size=9)])
         pipeline.disable_cache = not cached
         openai_server.configure(record=True)
-        (accelerate(pipeline) if accelerated else pipeline).run(documents=documents(texts))
+        pipeline = accelerate(pipeline) if accelerated else pipeline
+        if asynchronous:
+            asyncio.run(pipeline.arun(documents=documents(texts)))
+        else:
+            pipeline.run(documents=documents(texts))
         return sorted(openai_server.bodies())
 
     for real in (corpus(150_000), TEXTS, TEXTS[:1]):
-        for cached in (False, True):
-            assert asked(True, real, cached) == asked(False, real, cached)
+        assert asked(True, real) == asked(False, real)
 
 
 @pytest.mark.slow
@@ -120,6 +125,7 @@ def test_generated_texts(openai_server: Connection, given_texts: list[str], size
         return IngestionPipeline(transformations=steps, disable_cache=not cached)
 
     assert_same(make, lambda pipeline: pipeline.run(documents=documents(given_texts)))
+    assert_same(make, lambda pipeline: pipeline.arun(documents=documents(given_texts)))
 
 
 def test_embedding_overlaps_parsing(openai_server: Connection) -> None:
