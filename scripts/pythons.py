@@ -24,7 +24,14 @@ _TESTS = (
     # Native functions rebuilt or told by their code, event loops and threads.
     *(
         f"tests/llama_index/test_{name}.py"
-        for name in ("ingestion", "ingestion_workers", "node_parsers", "query_concurrency", "sentences")
+        for name in (
+            "ingestion",
+            "ingestion_turns",
+            "ingestion_workers",
+            "node_parsers",
+            "query_concurrency",
+            "sentences",
+        )
     ),
 )
 
