@@ -77,6 +77,7 @@ class CylonCommunicator(MpiCommunicator):
         slices = [each.slices(share) for each in sent]
         said = self._alike("the rounds of a shuffle", rounds=[len(each) for each in slices])
         rounds = [max(1, *counts) for counts in zip(*(each["rounds"] for each in said), strict=True)]
+        self._ready()
         with self._or_abort():
             return [
                 [
@@ -131,5 +132,6 @@ def _fault_of_import(rank: int) -> str:
 def _library(ranks: MpiCommunicator) -> Cylon:
     from aaflow_plugins.engines.cylon_library import Cylon
 
+    ranks._ready()
     with ranks._or_abort():
         return Cylon(ranks._comm.Dup())

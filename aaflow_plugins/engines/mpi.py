@@ -22,7 +22,7 @@ from aaflow_plugins.dataplane.wire import Rows, array_of, flat_columns, from_ipc
 from aaflow_plugins.engines.communicator import Communicator, RankError, checked_keys
 from aaflow_plugins.engines.launching import launched_ranks
 from aaflow_plugins.engines.mpi_control import Control, die_together
-from aaflow_plugins.engines.waiting import wait_for
+from aaflow_plugins.engines.waiting import check_cancelled, wait_for
 
 #: Bytes of one message at the most: MPI's own counts end at 2 GiB in many builds.
 MESSAGE_BYTES: Final = 2**30
@@ -79,7 +79,8 @@ class MpiCommunicator(Communicator):
         return self._control.agree(value)
 
     def check(self) -> None:
-        """Raise if another rank has failed."""
+        """Raise if another rank has failed, or if this one's call is cancelled."""
+        check_cancelled()
         self._control.check()
 
     def post(self, rank: int, message: pa.Buffer) -> None:
@@ -96,6 +97,7 @@ class MpiCommunicator(Communicator):
         held = to_ipc(table) if self.rank == root and table is not None else None
         if any(each["none"] for each in self._alike(f"broadcast from {root}", none=self.rank == root and held is None)):
             raise ValueError(f"table is None at the root, rank {root}")
+        self._ready()
         with self._or_abort():
             size = np.array([0 if held is None else held.size])
             self._comm.Bcast(size, root)
@@ -146,10 +148,14 @@ class MpiCommunicator(Communicator):
         said = self._alike(call, columns=columns, flat=flat_columns(table))
         flat = [all(each) for each in zip(*(each["flat"] for each in said), strict=True)]
         sent = parts(flat)
-        self.barrier()  # whoever could not make its parts has said so
+        self._ready()  # whoever could not make its parts has said so
         with self._or_abort():
             moved, streams = self._moved(sent)
         return _table(schema, flat, moved, streams)
+
+    def _ready(self) -> None:
+        """Wait for all ranks, before calls that block."""
+        self._control.agree(b"", binding=True)
 
     def _alike(self, call: str, **mine: Any) -> list[dict[str, Any]]:
         """What different ranks say of the call they have come to.
@@ -284,7 +290,7 @@ def _connected() -> MpiCommunicator:
             "leave mpi4py.rc.thread_level at 'multiple', with an MPI library that gives at least 'serialized'"
         )
     data, messages, requests = _duplicated()
-    wait_for(lambda: MPI.Request.Testall(requests) or None, "the other ranks")
+    wait_for(lambda: MPI.Request.Testall(requests) or None, "the other ranks", check_cancelled)
     control = Control(messages)
     die_together(messages)
     control.leave_at_exit()

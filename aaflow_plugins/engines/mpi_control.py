@@ -12,6 +12,7 @@ import atexit
 import struct
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Final
 
@@ -20,11 +21,12 @@ from mpi4py import MPI
 
 from aaflow_plugins.engines.communicator import RankError
 from aaflow_plugins.engines.launching import is_child
-from aaflow_plugins.engines.waiting import wait_for
+from aaflow_plugins.engines.waiting import check_cancelled, is_cancelled, wait_for
 
 #: A notice: whom it is about, whether that rank has left for good, and its latest block. Text follows.
 _NOTICE: Final = struct.Struct("<q?q")
 _NOTICE_TAG: Final = 0
+_CANCELLED: Final = "was cancelled"
 #: One of the values agreed upon: the first rank that has it, and its length.
 _VALUE: Final = struct.Struct("<qq")
 #: Values of one block never meet those of another, of which some may be left over from a failure.
@@ -40,6 +42,8 @@ class Control:
     def __init__(self, comm: MPI.Comm) -> None:
         self._comm = comm
         self._block = 0
+        #: The block in which rank 0 was asked to end it.
+        self._asked = 0
         self._notices: list[tuple[int, bool, int, str]] = []
         #: Messages that MPI still reads from.
         self._sent: list[tuple[MPI.Request, Any]] = []
@@ -48,14 +52,21 @@ class Control:
         """A block of calls begins; ranks count them alike."""
         self._block += 1
 
-    def agree(self, value: bytes) -> dict[bytes, int]:
-        """The values that the ranks have come with, each with the first rank that has it."""
+    def agree(self, value: bytes, *, binding: bool = False) -> dict[bytes, int]:
+        """The values that the ranks have come with, each with the first rank that has it.
+
+        Args:
+            value: This rank's.
+            binding: Whether data is moved next, by calls that block. Then no rank leaves that may have agreed: one that
+                is cancelled does so before its value is known, rank 0 before it has told anybody.
+        """
+        check_cancelled()
         if self._comm.rank:
-            self._deliver(value, 0)
-            return _parted(self._receive(0))
+            self._deliver(value, 0, self.check)
+            return _parted(self._receive(0, self._check_asking if binding else self._check_leaving))
         found = {value: 0}
         for other in range(1, self._comm.size):
-            found.setdefault(self._receive(other), other)
+            found.setdefault(self._receive(other, self._check_leaving), other)
         joined = _joined(found)
         for other in range(1, self._comm.size):
             self._deliver(joined, other)
@@ -72,6 +83,17 @@ class Control:
             if block < self._block if left else block == self._block:
                 raise RankError(rank, text)
 
+    def _check_leaving(self) -> None:
+        check_cancelled()
+        self.check()
+
+    def _check_asking(self) -> None:
+        """Ask rank 0, once, to have all ranks leave if this one is cancelled: it tells them, or they have agreed."""
+        self.check()
+        if is_cancelled() and self._asked < self._block:
+            self._asked = self._block
+            self._send(self._notice(self._comm.rank, _CANCELLED), 0, _NOTICE_TAG)
+
     def fail(self, error: BaseException) -> None:
         """Tell the others of an error; rank 0 passes on what it was told, and what all know is not told again."""
         if isinstance(error, RankError):
@@ -79,7 +101,7 @@ class Control:
                 self._tell_all(error.rank, error.what)
             return
         if isinstance(error, asyncio.CancelledError):
-            self._tell_all(self._comm.rank, "was cancelled")
+            self._tell_all(self._comm.rank, _CANCELLED)
             return
         what = "was interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         self._tell_all(self._comm.rank, f"{what}: {type(error).__name__}: {error}")
@@ -109,10 +131,14 @@ class Control:
         return status.Get_source(), held
 
     def _tell_all(self, rank: int, what: str) -> None:
-        notice = _NOTICE.pack(rank, False, self._block) + what.encode("utf-8", "replace")
+        notice = self._notice(rank, what)
         for other in range(self._comm.size):
-            if other not in (self._comm.rank, rank):
+            # A rank that is cancelled may have asked, and wait for an answer.
+            if other != self._comm.rank and (other != rank or what == _CANCELLED):
                 self._send(notice, other, _NOTICE_TAG)
+
+    def _notice(self, rank: int, what: str) -> bytes:
+        return _NOTICE.pack(rank, False, self._block) + what.encode("utf-8", "replace")
 
     def _send(self, value: Any, rank: int, tag: int) -> MPI.Request:
         request = self._comm.Isend([value, MPI.BYTE], rank, tag)
@@ -120,13 +146,13 @@ class Control:
         self._sent.append((request, value))
         return request
 
-    def _deliver(self, value: bytes, rank: int) -> None:
+    def _deliver(self, value: bytes, rank: int, check: Callable[[], None] = lambda: None) -> None:
         request = self._send(value, rank, self._value_tag)
-        wait_for(lambda: request.Test() or None, f"rank {rank}", self.check)
+        wait_for(lambda: request.Test() or None, f"rank {rank}", check)
 
-    def _receive(self, rank: int) -> bytes:
+    def _receive(self, rank: int, check: Callable[[], None]) -> bytes:
         status = MPI.Status()
-        message = wait_for(lambda: self._comm.Improbe(rank, self._value_tag, status), f"rank {rank}", self.check)
+        message = wait_for(lambda: self._comm.Improbe(rank, self._value_tag, status), f"rank {rank}", check)
         return _read(message, status)
 
     @property

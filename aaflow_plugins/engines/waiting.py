@@ -22,12 +22,17 @@ _cancelled: ContextVar[Event | None] = ContextVar("_cancelled", default=None)
 
 @contextmanager
 def cancellable(cancelled: Event) -> Iterator[None]:
-    """Within the block waits end once an event is set."""
+    """Within the block `is_cancelled` says whether an event is set."""
     token = _cancelled.set(cancelled)
     try:
         yield
     finally:
         _cancelled.reset(token)
+
+
+def is_cancelled() -> bool:
+    """Whether what this is done for is not wanted any more."""
+    return (cancelled := _cancelled.get()) is not None and cancelled.is_set()
 
 
 def check_cancelled() -> None:
@@ -36,7 +41,7 @@ def check_cancelled() -> None:
     Raises:
         asyncio.CancelledError: Then.
     """
-    if (cancelled := _cancelled.get()) is not None and cancelled.is_set():
+    if is_cancelled():
         raise asyncio.CancelledError
 
 
@@ -47,15 +52,11 @@ def wait_for(look: Callable[[], T | None], whom: str | None = None, check: Calla
         look: Gives None while there is nothing.
         whom: Who is waited for, to be named when it takes long; None where waiting is all there is to do.
         check: Called in between; it may raise.
-
-    Raises:
-        asyncio.CancelledError: Within `cancellable`.
     """
     began, told = time.monotonic(), whom is None
     while (found := look()) is None:
         try:
             check()
-            check_cancelled()
         except BaseException:
             # What came before the bad news counts: all ranks go the same way by it.
             if (found := look()) is None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from aaflow_plugins.engines.event_loop import OnLoop, called_on, in_thread
-from aaflow_plugins.engines.waiting import wait_for
+from aaflow_plugins.engines.waiting import check_cancelled, wait_for
 
 
 def never() -> None:
@@ -54,7 +54,7 @@ def test_a_wait_ends_when_its_task_is_cancelled() -> None:
     def call(_: OnLoop) -> None:
         begun.set()
         try:
-            wait_for(never)
+            wait_for(never, check=check_cancelled)
         finally:
             left.append("call")
 
@@ -70,7 +70,7 @@ def test_what_runs_on_the_loop_has_ended_by_then() -> None:
     def inner(_: OnLoop) -> None:
         begun.set()
         try:
-            wait_for(never)
+            wait_for(never, check=check_cancelled)
         finally:
             left.append("inner")
 
