@@ -11,6 +11,13 @@ from typing import Any, Final
 _PATIENCE: Final = 0.001
 
 
+class _Call(asyncio.Future[Any]):
+    """The result of a call, which is not taken back: a task that is cancelled while it waits goes on to its end."""
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        return False
+
+
 class Hops:
     """Makes calls in threads of the loop's default executor.
 
@@ -29,8 +36,11 @@ class Hops:
         self._look: asyncio.TimerHandle | None = None
 
     def call(self, function: Callable[[], Any]) -> asyncio.Future[Any]:
-        """What `function` returns or raises, some time after this turn of the loop."""
-        future = self._loop.create_future()
+        """What `function` returns or raises, some time after this turn of the loop.
+
+        A task that waits for it is cancelled when the call has ended, and not before.
+        """
+        future = _Call(loop=self._loop)
         self._waiting.append((function, future))
         if not self._arranged:
             self._arranged = True
@@ -78,8 +88,6 @@ class Hops:
     def _tell(self) -> None:
         while self._ended:
             future, result, error = self._ended.popleft()
-            if future.cancelled():
-                continue
             if error is None:
                 future.set_result(result)
             else:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextvars import Context, copy_context
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
 from langchain_core.callbacks import AsyncCallbackManager, CallbackManager, UsageMetadataCallbackHandler
@@ -31,6 +31,8 @@ from aaflow_plugins.operators import StoppedError
 from aaflow_plugins.thread_flow import ThreadFlow
 from langchain_aaflow.chains.telling import tell
 from langchain_aaflow.chains.watching import Watch
+
+T = TypeVar("T")
 
 #: Handlers that only note what they are told.
 QUICK = {LangChainTracer, RunCollectorCallbackHandler, UsageMetadataCallbackHandler}
@@ -96,6 +98,7 @@ class Execution:
         run_type: Any = _NOT_GIVEN,
         serialized: dict[str, Any] | None = None,
         aside: bool = True,
+        context: Context | None = None,
     ) -> Any:
         """Begin the run of a chain, as the native code does; its run manager, or None if nothing listens.
 
@@ -106,6 +109,8 @@ class Execution:
             defaults: Whether the native code hands LangSmith's defaults on.
             run_type: What the native code gives for it, if it does.
             serialized: The same, for what the runnable is.
+            aside: Whether blocking chains have it told in a thread.
+            context: Where an asynchronous chain begins it; None for the current context.
         """
         if not self.listening:
             return None
@@ -113,11 +118,12 @@ class Execution:
         kwargs["name"] = config.get("run_name") or native.get_name()
         kwargs["run_id"] = config.pop("run_id", None)
         if self.asynchronous:
-            manager: Any = (
-                get_async_callback_manager_for_config(config) if defaults else _configure(AsyncCallbackManager, config)
-            )
+            configure = get_async_callback_manager_for_config if defaults else _configure_async
+            manager: Any = within(context, configure, config)
             event = partial(manager.on_chain_start, serialized, value, **kwargs)
-            return await (event() if _sets_context(manager) else self.told(manager, event))
+            if not _sets_context(manager):
+                return await self.told(manager, event, context)
+            return await (event() if context is None else self.flow.spawn(event(), context))
         manager = get_callback_manager_for_config(config) if defaults else _configure(CallbackManager, config)
         event = partial(manager.on_chain_start, serialized, value, **kwargs)
         return await self.begin(manager, event) if aside else event()
@@ -129,26 +135,31 @@ class Execution:
             if _sets_context(manager):
                 return await event()
             telling = tell(flow.hops, manager, event)
-            await asyncio.gather(*telling.calls, return_exceptions=True)
+            if telling is None:
+                return await event()
+            for call in telling.calls:
+                await call
             return telling.result()
         assert isinstance(flow, ThreadFlow)
         return await flow.call_here(event) if _may_wait(manager) else event()
 
-    async def end(self, run: Any, output: Any, *, aside: bool = False) -> None:
+    async def end(self, run: Any, output: Any, *, aside: bool = False, context: Context | None = None) -> None:
         """End a run with its output."""
         if run is not None:
-            await self.tell(run, partial(run.on_chain_end, output), aside)
+            await self.tell(run, partial(run.on_chain_end, output), aside, context)
 
-    async def fail(self, run: Any, error: BaseException, *, aside: bool = False) -> None:
+    async def fail(
+        self, run: Any, error: BaseException, *, aside: bool = False, context: Context | None = None
+    ) -> None:
         """End a run with an error."""
         if run is not None:
-            await self.tell(run, partial(run.on_chain_error, raised(error)), aside)
+            await self.tell(run, partial(run.on_chain_error, raised(error)), aside, context)
 
-    async def tell(self, run: Any, event: partial[Any], aside: bool = True) -> None:
+    async def tell(self, run: Any, event: partial[Any], aside: bool = True, context: Context | None = None) -> None:
         """Have the handlers of a run told of its end, `aside` in a thread: see `_may_wait`."""
         flow = self.flow
         if not aside or not isinstance(flow, ThreadFlow) or not _may_wait(run):
-            await self.told(run, event)
+            await self.told(run, event, context)
             return
         begun = False
 
@@ -181,32 +192,41 @@ class Execution:
         except Exception:
             return False  # natively it is logged, or raised, when the handler is to be told
 
-    async def told(self, source: Any, event: partial[Any]) -> Any:
+    async def told(self, source: Any, event: partial[Any], context: Context | None = None) -> Any:
         """Have the handlers of `source` told what happens to a run, even if the step is cancelled meanwhile."""
-        if not isinstance(self.flow, LoopFlow):
+        flow = self.flow
+        if not isinstance(flow, LoopFlow):
             return event()
-        telling, cancelled = tell(self.flow.hops, source, event), False
-        for call in telling.calls:
-            while not call.done():
+        telling, cancelled = tell(flow.hops, source, event, context), False
+        if telling is None:
+            native_call = asyncio.get_running_loop().create_task(event(), context=context)
+            while not native_call.done():
                 try:
-                    await asyncio.wait([call])
+                    await asyncio.wait([native_call])
                 except asyncio.CancelledError:
                     cancelled = True
-        begun = telling.result()
+            begun = native_call.result()
+        else:
+            for call in telling.calls:
+                try:
+                    await call
+                except asyncio.CancelledError:
+                    cancelled = True
+            begun = telling.result()
         if cancelled:
             if begun is not None:
-                await self.fail(begun, asyncio.CancelledError())  # a run that has just begun
+                await self.fail(begun, asyncio.CancelledError(), context=context)  # a run that has just begun
             raise asyncio.CancelledError
         return begun
 
-    async def within(self, run: Any, work: Awaitable[Any]) -> Any:
+    async def within(self, run: Any, work: Awaitable[Any], context: Context | None = None) -> Any:
         """Await `work`, and end its run with what comes of it."""
         try:
             output = await work
         except BaseException as error:
-            await self.fail(run, error, aside=True)
+            await self.fail(run, error, aside=True, context=context)
             raise
-        await self.end(run, output, aside=True)
+        await self.end(run, output, aside=True, context=context)
         return output
 
     def child(self, config: RunnableConfig, run: Any, tag: str | None = None) -> RunnableConfig:
@@ -255,9 +275,9 @@ class Execution:
             return config
         return _copied(config) if _is_complete(config) else ensure_config(config)
 
-    def context(self, config: RunnableConfig) -> Context:
-        """A copy of the current context in which `config` is the one that runnables inherit."""
-        context = copy_context()
+    def context(self, config: RunnableConfig, above: Context | None = None) -> Context:
+        """A copy of a context, or of the current one, in which `config` is the one that runnables inherit."""
+        context = copy_context() if above is None else above.copy()
         context.run(_set_config_context if self.listening else var_child_runnable_config.set, config)
         return context
 
@@ -334,6 +354,11 @@ def _sets_context(manager: Any) -> bool:
     return any(handler.run_inline for handler in manager.handlers)
 
 
+def within(context: Context | None, function: Callable[..., T], *args: Any) -> T:
+    """What a function returns in `context`, or in the current one."""
+    return function(*args) if context is None else context.run(function, *args)
+
+
 def raised(error: BaseException) -> BaseException:
     """The error as user code raised it."""
     return error.error if isinstance(error, StoppedError) else error
@@ -349,3 +374,7 @@ def _configure(manager_class: Any, config: RunnableConfig) -> Any:
         inheritable_metadata=config.get("metadata"),
         local_metadata=None,
     )
+
+
+def _configure_async(config: RunnableConfig) -> Any:
+    return _configure(AsyncCallbackManager, config)

@@ -27,7 +27,7 @@ from typing_extensions import override
 
 from aaflow_plugins.flow import Outcome, Point
 from aaflow_plugins.operators import StoppedError
-from langchain_aaflow.chains.execution import Execution, raised
+from langchain_aaflow.chains.execution import Execution, raised, within
 from langchain_aaflow.chains.models import caller_of
 from langchain_aaflow.chains.nodes import Call, Kwargs, Node
 from langchain_aaflow.retrieval import BatchedRetrieval
@@ -67,17 +67,22 @@ class Quick(Node):
     async def run(self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs) -> Any:
         if kwargs or (x.listening and not x.asynchronous):
             return await x.invoke(self.native, value, config, kwargs, copy_context(), is_short=True)
-        if not x.listening:
-            return self.compute(value)
-        config = self.configured(x.ensured(config))
-        run = await x.start(config, value, self.native, run_type=self.run_type, serialized=self.serialized)
-        return await x.within(run, self._compute_in(x.context(x.child(config, run)), value))
+        return await self._listened(x, value, config) if x.listening else self.compute(value)
 
     @override
     async def below(self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs) -> Any:
         if kwargs or (x.listening and not x.asynchronous):
             return await x.invoke(self.native, value, config, kwargs, x.context(config), is_short=True)
-        return await super().below(x, value, config, kwargs) if x.listening else self.compute(value)
+        return await self._listened(x, value, config, x.context(config)) if x.listening else self.compute(value)
+
+    async def _listened(self, x: Execution, value: Any, config: RunnableConfig, context: Context | None = None) -> Any:
+        """The output, with a run that handlers are told of in `context`, or in the current one."""
+        config = self.configured(within(context, x.ensured, config))
+        run = await x.start(
+            config, value, self.native, run_type=self.run_type, serialized=self.serialized, context=context
+        )
+        below = x.context(within(context, x.child, config, run), context)
+        return await x.within(run, self._compute_in(below, value), context)
 
     def configured(self, config: RunnableConfig) -> RunnableConfig:
         """The configuration of its run."""
@@ -166,9 +171,7 @@ class Function(Node):
         if kwargs or (x.listening and not x.asynchronous):
             return await x.invoke(self.native, value, config, kwargs, copy_context())
         if x.listening:
-            config = x.ensured(config)
-            run = await x.start(config, value, self.native, run_type=None)
-            return await x.within(run, self._called(x, value, x.child(config, run)))
+            return await self._listened(x, value, config)
         if self._looks_up and type(value) is dict:
             found = self.native.func(value)
             if not isinstance(found, Runnable):
@@ -179,11 +182,20 @@ class Function(Node):
     async def below(self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs) -> Any:
         if kwargs or (x.listening and not x.asynchronous):
             return await x.invoke(self.native, value, config, kwargs, x.context(config))
-        return await super().below(x, value, config, kwargs) if x.listening else await self.run(x, value, config, {})
+        if x.listening:
+            return await self._listened(x, value, config, x.context(config))
+        return await self.run(x, value, config, {})
 
-    async def _called(self, x: Execution, value: Any, config: RunnableConfig) -> Any:
+    async def _listened(self, x: Execution, value: Any, config: RunnableConfig, context: Context | None = None) -> Any:
+        """The output, with a run that handlers are told of in `context`, or in the current one."""
+        config = within(context, x.ensured, config)
+        run = await x.start(config, value, self.native, run_type=None, context=context)
+        child = within(context, x.child, config, run)
+        return await x.within(run, self._called(x, value, child, context), context)
+
+    async def _called(self, x: Execution, value: Any, config: RunnableConfig, above: Context | None = None) -> Any:
         """What the function returns, or what the runnable does that it returns, below a run."""
-        context = x.context(config)
+        context = x.context(config, above)
         if not x.asynchronous:
             return await x.flow.call(context.run, self._call, value, config)
         if not hasattr(self.native, "afunc"):
@@ -194,7 +206,8 @@ class Function(Node):
         else:
             output = await x.awaited(partial(self._acall, value), context)
         if isinstance(output, Runnable):
-            return await x.awaited(partial(output.ainvoke, value, self._deeper(value, config)), x.context(config))
+            config, context = within(above, self._deeper, value, config), x.context(config, above)
+            return await x.awaited(partial(output.ainvoke, value, config), context)
         return output
 
     def _call(self, value: Any, config: RunnableConfig) -> Any:

@@ -1,138 +1,163 @@
 """Telling handlers what happens to a run of an asynchronous chain, as the native code does, at less cost.
 
 Natively each event of each plain handler (neither a coroutine function nor `run_inline`) is a task, a copy of the
-context and a call in the loop's executor. Here such handlers are told in the same threads by `Hops`. What exactly they
-are told is taken from the native code, which is run for a handler of ours that notes it.
+context and a call in the loop's executor. Here such handlers are told the same in the same threads by `Hops`. That is
+for releases of langchain-core whose code is known; others tell their handlers themselves.
 """
 
 from __future__ import annotations
 
 import asyncio
 import inspect
+import uuid
 from collections.abc import Callable, Coroutine, Sequence
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from functools import cache, partial
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.callbacks import manager as native
 
 from aaflow_plugins.hops import Hops
-from aaflow_plugins.known_code import is_from
+from aaflow_plugins.known_code import is_from, is_one_of
+
+#: The code that has one handler after the other told, or all at once.
+_TELLS: Final = frozenset({"3d62abfecd53885b"})
+_TELLS_ONE: Final = frozenset({"fde117a76d016e54", "bb189b1afc5ed9ae"})
+
+#: The code that tells of an event, by the handler's method; which handlers ignore it; what manager a run gets by it.
+_EVENTS: Final[dict[str, tuple[frozenset[str], str, str | None]]] = {
+    "on_chain_start": (
+        frozenset({"465288fafcc23257", "41aa0a549df672d8"}),
+        "ignore_chain",
+        "AsyncCallbackManagerForChainRun",
+    ),
+    "on_chain_end": (frozenset({"c836883791a457b2"}), "ignore_chain", None),
+    "on_chain_error": (frozenset({"f294f5ea23b52989"}), "ignore_chain", None),
+    "on_retriever_start": (
+        frozenset({"b8d1d3ee01ba5432", "c8875b76f5d54001"}),
+        "ignore_retriever",
+        "AsyncCallbackManagerForRetrieverRun",
+    ),
+    "on_retriever_end": (frozenset({"e25eb248295ef7c7"}), "ignore_retriever", None),
+    "on_retriever_error": (frozenset({"c1e4836b4887a376"}), "ignore_retriever", None),
+}
 
 
-class Telling:
+class Telling(NamedTuple):
     """An event that handlers are being told of.
 
     Attributes:
-        calls: Done when the handlers have been told.
+        source: Whose handlers they are: a callback manager, or the manager of a run.
+        handlers: Who is told.
+        calls: A call for each of them, which gives the error it raised or None.
+        event: What is told: the name of the handlers' method.
+        args: Its positional arguments.
+        kwargs: Its keyword arguments.
     """
 
-    def __init__(self, calls: Sequence[asyncio.Future[Any]], result: Callable[[], Any]) -> None:
-        self.calls, self._result = calls, result
+    source: Any
+    handlers: list[BaseCallbackHandler]
+    calls: Sequence[asyncio.Future[Any]]
+    event: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
 
     def result(self) -> Any:
-        """What the native method returns or raises, after the last call: the manager of a run that begins, or None."""
-        return self._result()
+        """What the native method returns or raises, once all have been told: the manager of a run that begins."""
+        for handler, call in zip(self.handlers, self.calls, strict=True):
+            if (error := call.result()) is not None:
+                failing = _failing(handler, self.event, error)
+                _driven(native._ahandle_event_for_handler(failing, self.event, None, *self.args, **self.kwargs))
+        source, manager = self.source, _EVENTS[self.event][2]
+        return manager and getattr(native, manager)(
+            run_id=self.kwargs["run_id"],
+            handlers=source.handlers,
+            inheritable_handlers=source.inheritable_handlers,
+            parent_run_id=source.parent_run_id,
+            tags=source.tags,
+            inheritable_tags=source.inheritable_tags,
+            metadata=source.metadata,
+            inheritable_metadata=source.inheritable_metadata,
+        )
 
 
-def tell(hops: Hops, source: Any, event: partial[Coroutine[Any, Any, Any]]) -> Telling:
-    """Begin to tell the handlers of `source` of `event`.
+def tell(
+    hops: Hops, source: Any, event: partial[Coroutine[Any, Any, Any]], context: Context | None = None
+) -> Telling | None:
+    """Begin to tell the handlers of `source` of `event`; None if that is for its own code to do.
 
     Args:
         hops: Calls the handlers.
         source: A callback manager, or the manager of a run.
         event: A call of one of its methods.
+        context: Where the method would be called; None for the current context.
     """
-    noted = None if any(handler.run_inline for handler in source.handlers) else _noted(source, event)
-    if noted is not None and not any(inspect.iscoroutinefunction(method) for method in noted.methods):
-        calls = [hops.call(partial(copy_context().run, each, *noted.args, **noted.kwargs)) for each in noted.methods]
-        return Telling(calls, partial(_result, noted, calls))
-    native_call = asyncio.ensure_future(event())
-    return Telling([native_call], native_call.result)
-
-
-class _Noted(NamedTuple):
-    """What a method of a manager tells which handlers, by which of their methods, and what it returns."""
-
-    result: Any
-    handlers: list[BaseCallbackHandler]
-    methods: list[Any]
-    name: str
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-
-
-def _result(noted: _Noted, calls: Sequence[asyncio.Future[Any]]) -> Any:
-    errors = [call.exception() for call in calls]
-    for handler, error in zip(noted.handlers, errors, strict=True):
-        if error is not None:
-            failing = _failing(handler, noted.name, error)
-            _driven(native._ahandle_event_for_handler(failing, noted.name, None, *noted.args, **noted.kwargs))
-    return noted.result
+    name, details = event.func.__name__, event.keywords
+    if not _is_known(name, event.func.__func__, native.ahandle_event, native._ahandle_event_for_handler):  # type: ignore[attr-defined]
+        return None
+    _, ignoring, manager = _EVENTS[name]
+    try:
+        if any(handler.run_inline for handler in source.handlers):
+            return None
+        handlers = [handler for handler in source.handlers if not getattr(handler, ignoring)]
+        methods = [getattr(handler, name) for handler in handlers]
+    except Exception:
+        return None  # natively it is logged, or raised
+    if any(map(inspect.iscoroutinefunction, methods)):
+        return None
+    kwargs = {"run_id": None, "parent_run_id": source.parent_run_id, "tags": source.tags}
+    if manager is None:
+        kwargs |= {"run_id": source.run_id, **details}
+    else:
+        kwargs |= {"metadata": source.metadata, **details}
+        if kwargs["run_id"] is None:
+            kwargs["run_id"] = _new_run_id()
+    copied = copy_context if context is None else context.copy
+    calls = [hops.call(partial(copied().run, _error, method, event.args, kwargs)) for method in methods]
+    return Telling(source, handlers, calls, name, event.args, kwargs)
 
 
 @cache
-def _is_known(*functions: Any) -> bool:
-    return all(is_from(function, native) for function in functions)
-
-
-class _Note:
-    """A handler that notes the one event it is told of, on the spot."""
-
-    run_inline = True
-
-    def __init__(self) -> None:
-        self.ignored, self.name = "", ""
-        self.args: tuple[Any, ...] = ()
-        self.kwargs: dict[str, Any] = {}
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("ignore_"):
-            self.ignored = name
-            return False
-        self.name = name
-        return self._take
-
-    def _take(self, *args: Any, **kwargs: Any) -> None:
-        self.args, self.kwargs = args, kwargs
-
-
-def _noted(source: Any, event: partial[Coroutine[Any, Any, Any]]) -> _Noted | None:
-    """What the event is, with nobody told; None if its code is not known to tell each handler once, and at once."""
-    method = event.func.__func__  # type: ignore[attr-defined]
-    if not _is_known(method, native.ahandle_event, native._ahandle_event_for_handler):
-        return None
-    note, twin = _Note(), object.__new__(type(source))
-    vars(twin).update(vars(source), handlers=[note])
+def _is_known(name: str, method: Any, tells: Any, tells_one: Any) -> bool:
     # Most ends of runs are shielded by a task of their own, for which there is no need here.
-    method = getattr(method, "__wrapped__", method)
-    try:
-        result = _driven(method(twin, *event.args, **event.keywords))
-    except _WaitsError:
-        return None
-    if result is not None:
-        result.handlers = source.handlers
-    try:
-        handlers = [handler for handler in source.handlers if not getattr(handler, note.ignored)]
-        methods = [getattr(handler, note.name) for handler in handlers]
-    except Exception:
-        return None  # natively it is logged, or raised
-    return _Noted(result, handlers, methods, note.name, note.args, note.kwargs)
+    shielded = getattr(method, "__wrapped__", None)
+    plain = method if shielded is None or not is_from(method, native) else shielded
+    return (
+        name in _EVENTS
+        and is_one_of(plain, _EVENTS[name][0])
+        and is_one_of(tells, _TELLS)
+        and is_one_of(tells_one, _TELLS_ONE)
+    )
 
 
-def _driven(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """What a coroutine returns that waits for nothing."""
+def _new_run_id() -> uuid.UUID:
+    """The id of a run, as the installed langchain-core makes it."""
+    make: Callable[[], uuid.UUID] = vars(native).get("uuid7") or uuid.uuid4
+    return make()
+
+
+def _error(method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> BaseException | None:
+    """What a handler's method raises; what it returns is nobody's concern."""
+    try:
+        method(*args, **kwargs)
+    except StopIteration as error:  # no future takes it
+        stopped = RuntimeError("a call in a thread raised StopIteration")
+        stopped.__cause__ = error
+        return stopped
+    except BaseException as error:
+        return error
+    return None
+
+
+def _driven(coroutine: Coroutine[Any, Any, Any]) -> None:
+    """Run a coroutine that waits for nothing."""
     try:
         coroutine.send(None)
-    except StopIteration as stop:
-        return stop.value
+    except StopIteration:
+        return
     coroutine.close()
-    raise _WaitsError
-
-
-class _WaitsError(Exception):
-    """A coroutine waits."""
+    raise AssertionError("a handler that is told inline waits for nothing")
 
 
 def _failing(handler: BaseCallbackHandler, name: str, error: BaseException) -> Any:
