@@ -70,6 +70,24 @@ def test_a_call_that_nobody_waits_for_any_more_is_made_all_the_same() -> None:
     asyncio.run(run())
 
 
+def test_a_task_that_is_cancelled_while_it_waits_ends_after_the_call() -> None:
+    ended: list[str] = []
+
+    async def waiting(hops: Hops) -> None:
+        await hops.call(lambda: time.sleep(0.02) or ended.append("the call"))
+
+    async def run() -> None:
+        task = asyncio.create_task(waiting(Hops(asyncio.get_running_loop())))
+        await asyncio.sleep(0.005)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        ended.append("the task")
+
+    asyncio.run(run())
+    assert ended == ["the call", "the task"]
+
+
 def test_an_executor_that_is_shut_down_is_the_calls_error() -> None:
     async def run() -> None:
         executor = ThreadPoolExecutor(1)

@@ -12,7 +12,9 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from langchain_core.callbacks import AsyncCallbackHandler, BaseCallbackHandler
+from langchain_core.callbacks import AsyncCallbackHandler, AsyncCallbackManager, BaseCallbackHandler
+from langchain_core.callbacks import manager as native_manager
+from langchain_core.callbacks.manager import AsyncCallbackManagerForChainRun, AsyncCallbackManagerForRetrieverRun
 from langchain_core.messages import HumanMessage
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompt_values import ChatPromptValue
@@ -27,6 +29,7 @@ from langchain_core.runnables import (
 )
 
 from aaflow_plugins import accelerate
+from langchain_aaflow.chains import telling
 
 RUN: ContextVar[UUID | None] = ContextVar("run", default=None)
 
@@ -207,6 +210,33 @@ def test_handlers_of_asynchronous_chains_are_told_as_natively(make: Callable[[],
     assert asynchronously(accelerate(many_kinds()), INPUTS, ours) == asynchronously(many_kinds(), INPUTS, natively)
     assert [told(handler) for handler in ours] == [told(handler) for handler in natively]
     assert natively[-1].events
+
+
+@pytest.mark.parametrize("event", sorted(telling._EVENTS))
+def test_the_installed_release_tells_of_events_by_known_code(event: str) -> None:
+    """A release that does not is exact all the same, and slow: somebody has to look at what it changed."""
+    managers = [AsyncCallbackManager, AsyncCallbackManagerForChainRun, AsyncCallbackManagerForRetrieverRun]
+    methods = [getattr(manager, event) for manager in managers if hasattr(manager, event)]
+    tells, tells_one = native_manager.ahandle_event, native_manager._ahandle_event_for_handler
+    assert any(telling._is_known(event, method, tells, tells_one) for method in methods)
+
+
+@pytest.mark.parametrize("name", ["ahandle_event", "_ahandle_event_for_handler"])
+def test_code_that_somebody_instruments_tells_of_events_itself(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    instrumented, events = getattr(native_manager, name), []
+
+    async def noting(*args: Any, **kwargs: Any) -> None:
+        events.append(args[1])
+        await instrumented(*args, **kwargs)
+
+    monkeypatch.setattr(native_manager, name, noting)
+    found = []
+    for subject in (many_kinds(), accelerate(many_kinds())):
+        events.clear()
+        handler = Tells()
+        found.append((asynchronously(subject, INPUTS, [handler]), told(handler), sorted(events)))
+    assert found[1] == found[0]
+    assert found[0][2]
 
 
 @pytest.mark.parametrize("raising", [False, True])
