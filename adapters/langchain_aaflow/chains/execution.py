@@ -139,7 +139,7 @@ class Execution:
                 return await event()
             for call in telling.calls:
                 await call
-            return telling.result()
+            return await telling.result()
         assert isinstance(flow, ThreadFlow)
         return await flow.call_here(event) if _may_wait(manager) else event()
 
@@ -212,7 +212,7 @@ class Execution:
                     await call
                 except asyncio.CancelledError:
                     cancelled = True
-            begun = telling.result()
+            begun = await telling.result()
         if cancelled:
             if begun is not None:
                 await self.fail(begun, asyncio.CancelledError(), context=context)  # a run that has just begun

@@ -50,7 +50,7 @@ class Generate(Call):
     async def _generate(
         self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs, context: Context
     ) -> Any:
-        caller = x.shared(self, lambda: caller_of(self.native, listening=x.listening))
+        caller = x.shared(self, lambda: caller_of(self.native, x))
         if x.asynchronous:
             return await x.awaited(partial(caller.ainvoke, value, config, kwargs), context)
         return await x.flow.call(context.run, caller.invoke, value, config, kwargs)

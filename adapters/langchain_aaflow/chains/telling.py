@@ -41,6 +41,13 @@ _EVENTS: Final[dict[str, tuple[frozenset[str], str, str | None]]] = {
     ),
     "on_retriever_end": (frozenset({"e25eb248295ef7c7"}), "ignore_retriever", None),
     "on_retriever_error": (frozenset({"c1e4836b4887a376"}), "ignore_retriever", None),
+    "on_chat_model_start": (
+        frozenset({"97612a9ff9af195b", "8ca435701df8761b"}),
+        "ignore_chat_model",
+        "AsyncCallbackManagerForLLMRun",
+    ),
+    "on_llm_end": (frozenset({"f701455d29a1dd56"}), "ignore_llm", None),
+    "on_llm_error": (frozenset({"3560b544db8f9f76"}), "ignore_llm", None),
 }
 
 
@@ -63,14 +70,16 @@ class Telling(NamedTuple):
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
 
-    def result(self) -> Any:
+    async def result(self) -> Any:
         """What the native method returns or raises, once all have been told: the manager of a run that begins."""
         for handler, call in zip(self.handlers, self.calls, strict=True):
             if (error := call.result()) is not None:
                 failing = _failing(handler, self.event, error)
-                _driven(native._ahandle_event_for_handler(failing, self.event, None, *self.args, **self.kwargs))
+                await native._ahandle_event_for_handler(failing, self.event, None, *self.args, **self.kwargs)
         source, manager = self.source, _EVENTS[self.event][2]
-        return manager and getattr(native, manager)(
+        if manager is None:
+            return None
+        begun = getattr(native, manager)(
             run_id=self.kwargs["run_id"],
             handlers=source.handlers,
             inheritable_handlers=source.inheritable_handlers,
@@ -80,6 +89,7 @@ class Telling(NamedTuple):
             metadata=source.metadata,
             inheritable_metadata=source.inheritable_metadata,
         )
+        return [begun] if self.event == "on_chat_model_start" else begun
 
 
 def tell(
@@ -93,7 +103,7 @@ def tell(
         event: A call of one of its methods.
         context: Where the method would be called; None for the current context.
     """
-    name, details = event.func.__name__, event.keywords
+    name, args, details = event.func.__name__, event.args, event.keywords
     if not _is_known(name, event.func.__func__, native.ahandle_event, native._ahandle_event_for_handler):  # type: ignore[attr-defined]
         return None
     _, ignoring, manager = _EVENTS[name]
@@ -106,6 +116,11 @@ def tell(
         return None  # natively it is logged, or raised
     if any(map(inspect.iscoroutinefunction, methods)):
         return None
+    shown = [args] * len(methods)
+    if name == "on_chat_model_start":
+        if len(args) != 2 or len(args[1]) != 1:
+            return None  # a run for each
+        shown = [(args[0], [*args[1]]) for _ in methods]
     kwargs = {"run_id": None, "parent_run_id": source.parent_run_id, "tags": source.tags}
     if manager is None:
         kwargs |= {"run_id": source.run_id, **details}
@@ -114,8 +129,11 @@ def tell(
         if kwargs["run_id"] is None:
             kwargs["run_id"] = _new_run_id()
     copied = copy_context if context is None else context.copy
-    calls = [hops.call(partial(copied().run, _error, method, event.args, kwargs)) for method in methods]
-    return Telling(source, handlers, calls, name, event.args, kwargs)
+    calls = [
+        hops.call(partial(copied().run, _error, method, its, kwargs))
+        for method, its in zip(methods, shown, strict=True)
+    ]
+    return Telling(source, handlers, calls, name, args, kwargs)
 
 
 @cache
@@ -150,21 +168,13 @@ def _error(method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, 
     return None
 
 
-def _driven(coroutine: Coroutine[Any, Any, Any]) -> None:
-    """Run a coroutine that waits for nothing."""
-    try:
-        coroutine.send(None)
-    except StopIteration:
-        return
-    coroutine.close()
-    raise AssertionError("a handler that is told inline waits for nothing")
-
-
 def _failing(handler: BaseCallbackHandler, name: str, error: BaseException) -> Any:
-    """A handler that does nothing but fail as another did."""
+    """A handler like another whose method for an event has failed."""
 
-    def event(*_: Any, **__: Any) -> None:
+    async def event(*_: Any, **__: Any) -> None:
         raise error
 
-    settings = {"run_inline": True, "raise_error": handler.raise_error, name: staticmethod(event)}
-    return type(type(handler).__name__, (), settings)()
+    def other(_: Any, attribute: str) -> Any:
+        return getattr(handler, attribute)
+
+    return type(type(handler).__name__, (), {name: staticmethod(event), "__getattr__": other})()

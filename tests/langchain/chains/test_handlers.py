@@ -14,7 +14,6 @@ from uuid import UUID
 import pytest
 from langchain_core.callbacks import AsyncCallbackHandler, AsyncCallbackManager, BaseCallbackHandler
 from langchain_core.callbacks import manager as native_manager
-from langchain_core.callbacks.manager import AsyncCallbackManagerForChainRun, AsyncCallbackManagerForRetrieverRun
 from langchain_core.messages import HumanMessage
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompt_values import ChatPromptValue
@@ -215,7 +214,8 @@ def test_handlers_of_asynchronous_chains_are_told_as_natively(make: Callable[[],
 @pytest.mark.parametrize("event", sorted(telling._EVENTS))
 def test_the_installed_release_tells_of_events_by_known_code(event: str) -> None:
     """A release that does not is exact all the same, and slow: somebody has to look at what it changed."""
-    managers = [AsyncCallbackManager, AsyncCallbackManagerForChainRun, AsyncCallbackManagerForRetrieverRun]
+    managers = [AsyncCallbackManager, *native_manager.AsyncRunManager.__subclasses__()]
+    managers += native_manager.AsyncParentRunManager.__subclasses__()
     methods = [getattr(manager, event) for manager in managers if hasattr(manager, event)]
     tells, tells_one = native_manager.ahandle_event, native_manager._ahandle_event_for_handler
     assert any(telling._is_known(event, method, tells, tells_one) for method in methods)

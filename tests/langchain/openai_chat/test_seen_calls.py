@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import logging
 import re
+import threading
 from typing import Any
 
 import openai._base_client as base_client
 import pytest
-from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.callbacks import AsyncCallbackHandler, BaseCallbackHandler
 from langchain_core.messages import HumanMessage, SystemMessage
 from langchain_core.runnables import RunnableLambda
 from langchain_openai import ChatOpenAI
@@ -135,3 +137,83 @@ def test_a_batch_that_is_listened_to(way: str, server: Server, runner: asyncio.R
         answers = chain.batch(inputs, config) if way == "batch" else runner.run(chain.abatch(inputs, config))
         found.append(([answer.content for answer in answers], sorted(seen.events)))
     assert found[0] == found[1]
+
+
+class Old(Seen):
+    """Is told of chat models as of others."""
+
+    def on_llm_start(self, *args: Any, **kwargs: Any) -> None:
+        in_loop = threading.current_thread() is threading.main_thread()
+        self._note("llm start", *args, in_loop=in_loop, **kwargs)
+
+    def on_chat_model_start(self, *args: Any, **kwargs: Any) -> None:
+        raise NotImplementedError
+
+
+class Later(Seen, AsyncCallbackHandler):
+    async def on_chat_model_start(self, *args: Any, **kwargs: Any) -> None:
+        self._note("start", *args, **kwargs)
+
+    async def on_llm_end(self, *args: Any, **kwargs: Any) -> None:
+        self._note("end", *args, **kwargs)
+
+    async def on_llm_error(self, *args: Any, **kwargs: Any) -> None:
+        self._note("error", *args, **kwargs)
+
+
+class Inline(Seen):
+    run_inline = True
+
+
+class Empties(Seen):
+    """Changes the list that it is given, and what is in it."""
+
+    def on_chat_model_start(self, serialized: Any, messages: Any, **kwargs: Any) -> None:
+        super().on_chat_model_start(serialized, messages, **kwargs)
+        messages[0][-1].content = "redacted"
+        messages.clear()
+
+
+class Fails(Seen):
+    def on_chat_model_start(self, *args: Any, **kwargs: Any) -> None:
+        super().on_chat_model_start(*args, **kwargs)
+        raise KeyError("start")
+
+    def on_llm_end(self, *args: Any, **kwargs: Any) -> None:
+        super().on_llm_end(*args, **kwargs)
+        raise KeyError("end")
+
+
+class Raises(Fails):
+    raise_error = True
+
+
+class RaisesAtTheEnd(Seen):
+    raise_error = True
+
+    def on_llm_end(self, *args: Any, **kwargs: Any) -> None:
+        raise KeyError("end")
+
+
+@pytest.mark.parametrize("refused", [False, True])
+@pytest.mark.parametrize(
+    "kinds",
+    [[Seen, Seen], [Old], [Later, Seen], [Inline, Old], [Empties, Seen], [Fails, Seen], [Raises], [RaisesAtTheEnd]],
+)
+def test_handlers_of_an_asynchronous_batch(
+    kinds: list[type[Seen]], refused: bool, server: Server, runner: asyncio.Runner, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They hear the same of the model, fail as natively, and change what is sent as natively."""
+    found = []
+    model = model_at(server, max_retries=0)
+    for chain in (RunnableLambda(str) | model, accelerate(RunnableLambda(str) | model)):
+        caplog.clear()
+        server.told(400 if refused else reply_of())
+        handlers = [kind() for kind in kinds]
+        config: Any = {"callbacks": handlers, "tags": ["t"], "metadata": {"m": 1}, "max_concurrency": 1}
+        with caplog.at_level(logging.WARNING, "langchain_core"):
+            outputs = runner.run(chain.abatch(["one", "two", "three"], config, return_exceptions=True))
+        told = [sorted(map(repr, each.events)) for each in handlers]
+        sent = sorted(body for _, _, body in server.seen)
+        found.append(([_ID.sub("", repr(each)) for each in outputs], told, sorted(map(repr, caplog.messages)), sent))
+    assert found[1] == found[0]
