@@ -9,7 +9,7 @@ Adapters and plug-ins provide embedders (hook `aaflow_embedder`); the core never
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -38,7 +38,7 @@ class Vectors:
     """
 
     matrix: Matrix
-    exact: dict[int, list[float]] = field(default_factory=dict)
+    exact: Mapping[int, list[float]] = field(default_factory=dict)
     bytes_copied: int = 0
 
     def __len__(self) -> int:
@@ -166,6 +166,32 @@ def vectors_from_rows(rows: Any, source: str, first: int = 0) -> Vectors:
         text = first + next((row for row, values in enumerate(rows) if not _is_vector(values)), 0)
         raise ValueError(f"{source} returned no vector of numbers for text {text}: {error}") from error
     return Vectors(matrix, dict(enumerate(rows)), matrix.nbytes)
+
+
+def vectors_from_lists(matrix: npt.NDArray[np.float64]) -> Vectors:
+    """What `vectors_from_rows` makes of `matrix.tolist()`, the lists of which are made when somebody looks."""
+    with np.errstate(over="ignore"):
+        narrow = matrix.astype(np.float32)
+    return Vectors(narrow, _Lists(matrix), narrow.nbytes)
+
+
+@dataclass(frozen=True)
+class _Lists(Mapping[int, list[float]]):
+    """The rows of a matrix as lists, by their numbers."""
+
+    matrix: npt.NDArray[np.float64]
+
+    def __getitem__(self, row: int) -> list[float]:
+        if not 0 <= row < len(self.matrix):
+            raise KeyError(row)
+        values: list[float] = self.matrix[row].tolist()
+        return values
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(len(self.matrix)))
+
+    def __len__(self) -> int:
+        return len(self.matrix)
 
 
 def _is_vector(values: Any) -> bool:

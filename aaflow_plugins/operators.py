@@ -213,6 +213,8 @@ class Embed(Operator):
         embedder: How texts become vectors.
         dimension: Floats a vector, where that is known beforehand.
         asynchronous: Whether requests go through the embedder's asynchronous client.
+        exact: Whether native rows that float32 does not carry go along. Where nobody looks at them it is best that the
+            thread which has them lets go of them at once: for Python, a million floats are a million objects.
     """
 
     kind: ClassVar[str] = "embed"
@@ -220,6 +222,7 @@ class Embed(Operator):
     embedder: Embedder
     dimension: int | None = None
     asynchronous: bool = False
+    exact: bool = True
 
     @property
     def resource(self) -> Resource:
@@ -238,7 +241,7 @@ class Embed(Operator):
 
     def output(self, incoming: pa.Schema) -> pa.Schema:
         """What arrives, with a vector a row."""
-        return pa.schema([*incoming, vector("vector", self.dimension), EXACT])
+        return pa.schema([*incoming, vector("vector", self.dimension), *([EXACT] if self.exact else [])])
 
     def stages(self, through: Through | None = None) -> Sequence[Stage]:
         """Compose requests, send them side by side, assemble the vectors and join them to their rows.
@@ -282,10 +285,12 @@ class Embed(Operator):
                 batch = slice_batch(batch, 0, rows)
             matrix = vectors.matrix[start : start + rows]
             copied = vectors.bytes_copied if start == 0 else 0
-            schema = pa.schema([*batch.schema, vector("vector", matrix.shape[1]), EXACT])
-            exact = [vectors.exact.get(row) for row in range(start, start + rows)]
-            columns = {**batch.columns, "vector": vector_views.to_arrow(matrix), EXACT.name: exact}
-            yield Batch(schema, columns, rows, copied)
+            fields = [*batch.schema, vector("vector", matrix.shape[1])]
+            columns = {**batch.columns, "vector": vector_views.to_arrow(matrix)}
+            if self.exact:
+                fields.append(EXACT)
+                columns[EXACT.name] = [vectors.exact.get(row) for row in range(start, start + rows)]
+            yield Batch(pa.schema(fields), columns, rows, copied)
             start += rows
 
 
@@ -354,7 +359,8 @@ class Apply(Operator):
 
 def vectors_of(batch: Batch) -> Vectors:
     """The vectors that `Embed` added to a batch, as a view of its Arrow column."""
-    exact = {row: values for row, values in enumerate(batch.native(EXACT.name)) if values is not None}
+    rows = batch.native(EXACT.name) if EXACT.name in batch.columns else ()
+    exact = {row: values for row, values in enumerate(rows) if values is not None}
     return Vectors(vector_views.to_numpy(batch.arrow("vector")), exact)
 
 

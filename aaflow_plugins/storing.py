@@ -16,8 +16,8 @@ class VectorSink(ABC):
     a sink are filled through their own native call.
 
     Attributes:
-        takes_buffer: True if vectors enter as one buffer; False if the native store wants lists of floats, a copy
-            that the report counts.
+        takes_buffer: True if vectors enter as one buffer of float32, and nothing more exact is looked at
+            (`Vectors.exact`); False if the native store wants lists of floats, a copy that the report counts.
     """
 
     takes_buffer: bool = True

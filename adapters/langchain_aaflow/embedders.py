@@ -9,7 +9,15 @@ import pyarrow as pa
 from langchain_core.embeddings import Embeddings
 
 from aaflow_plugins.dataplane.vectors import exact_lists, exact_matrix
-from aaflow_plugins.embedding import Embedder, Request, Vectors, reject_nan, same_width, vectors_from_rows
+from aaflow_plugins.embedding import (
+    Embedder,
+    Request,
+    Vectors,
+    reject_nan,
+    same_width,
+    vectors_from_lists,
+    vectors_from_rows,
+)
 from aaflow_plugins.remote import RemoteCall, sample_of
 
 
@@ -104,7 +112,7 @@ class NativeEmbedder(Embedder):
 
     def vectors(self, reply: Any, first: int) -> Vectors:
         """Convert one reply, whose first text is the `first` of the whole input."""
-        return vectors_from_rows(reply, self._name, first)
+        return reply if isinstance(reply, Vectors) else vectors_from_rows(reply, self._name, first)
 
     @property
     def _name(self) -> str:
@@ -167,8 +175,8 @@ def _texts(request: Request) -> pa.RecordBatch:
     return pa.record_batch([pa.array(request.payload, pa.large_utf8())], ["text"])
 
 
-def _native_rows(_: Request, vectors: pa.RecordBatch) -> Any:
-    return exact_matrix(vectors.column(0)).tolist()
+def _native_rows(_: Request, vectors: pa.RecordBatch) -> Vectors:
+    return vectors_from_lists(exact_matrix(vectors.column(0)))
 
 
 def _request(texts: list[str]) -> Request:

@@ -19,6 +19,7 @@ from langchain_core.embeddings import Embeddings
 from langchain_core.runnables.config import run_in_executor
 from langchain_core.vectorstores import VectorStore
 
+from aaflow_plugins.collector import rare_collector
 from aaflow_plugins.dataplane.batch import Batch
 from aaflow_plugins.embedding import Embedder, Request
 from aaflow_plugins.engines.communicator import Communicator
@@ -87,7 +88,7 @@ def ingest(
     if isinstance(source, AsyncIterable):
         raise TypeError("source is asynchronous: use `await aingest(...)`")
     ranks = ranks_of(job.executor)
-    with job.progress(progress) as callback:
+    with job.progress(progress) as callback, rare_collector():
         if job.executor.gather == "shards" or (job.executor.gather == "all" and ranks.size > 1):
             return job.run_in_shards(ranks, callback)
         if ranks.size > 1:
@@ -118,7 +119,7 @@ async def aingest(
     calls in flight, and on several ranks the other ranks' part, which raise a `RankError`; what is stored stays, once.
     """
     job = _Job(source, splitter, embedding, vectorstore, ids, executor, asynchronous=True)
-    with job.progress(progress) as callback:
+    with job.progress(progress) as callback, rare_collector():
         if engine_of(job.executor) == "local" and job.executor.gather != "shards":
             return await job.arun(callback)
 
@@ -193,7 +194,8 @@ class _Job(Generic[S]):
         ]
         embedding = self.target.embedding
         if self.target.takes_vectors and embedding is not None:
-            operators.append(plans.embed(embedding, self._batch_size(), asynchronous=self._asynchronous))
+            exact = not self.target.takes_buffer
+            operators.append(plans.embed(embedding, self._batch_size(), exact=exact, asynchronous=self._asynchronous))
         operators.append(self.target.upsert(given_ids=self._ids is not None))
         return Plan(operators)
 

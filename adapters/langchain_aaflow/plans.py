@@ -158,8 +158,10 @@ def embedder(embedding: Embeddings, batch_size: int | None = None) -> Embedder:
     return way
 
 
-def embed(embedding: Embeddings, batch_size: int | None = None, *, asynchronous: bool = False) -> Embed:
-    """Embeddings as an operator."""
+def embed(
+    embedding: Embeddings, batch_size: int | None = None, *, exact: bool = True, asynchronous: bool = False
+) -> Embed:
+    """Embeddings as an operator; with `exact`, rows that float32 does not carry go along."""
     way = embedder(embedding, batch_size)
     return Embed(
         name=type(embedding).__name__,
@@ -167,6 +169,7 @@ def embed(embedding: Embeddings, batch_size: int | None = None, *, asynchronous:
         native=way.reason if isinstance(way, NativeEmbedder) else None,
         embedder=way,
         asynchronous=asynchronous and way.has_async,
+        exact=exact,
         slots=way.max_concurrency,
         item_bytes=REQUEST_BYTES,
     )

@@ -112,7 +112,8 @@ class Sharded:
                 f"splitter: {type(self.splitter).__name__} may look at several documents at once, and each rank has "
                 "its own only; give Executor(gather='root')"
             )
-        embed = plans.embed(self.target.embedding, self.batch_size, asynchronous=self.on_loop is not None)
+        exact, on_loop = not self.target.takes_buffer, self.on_loop is not None
+        embed = plans.embed(self.target.embedding, self.batch_size, exact=exact, asynchronous=on_loop)
         if embed.embedder.whole_input:
             raise ValueError(
                 f"executor: natively all texts are one call ({embed.embedder.describe()}), and each rank has its own "

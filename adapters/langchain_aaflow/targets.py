@@ -64,6 +64,11 @@ class Target(Generic[S]):
         return self._sink is not None
 
     @property
+    def takes_buffer(self) -> bool:
+        """Whether those are float32 in one buffer; else rows that float32 does not carry are kept as they are."""
+        return self._sink is not None and self._sink.takes_buffer
+
+    @property
     def name(self) -> str:
         """Name of the store's class."""
         return (self._class or type(self._store)).__name__
@@ -75,7 +80,7 @@ class Target(Generic[S]):
             given_ids: Whether the caller gave ids; else the store goes by its own rules.
         """
         if self._sink is not None:
-            reads = pa.schema([*CHUNKS, schemas.vector("vector"), EXACT])
+            reads = pa.schema([*CHUNKS, schemas.vector("vector"), *([] if self.takes_buffer else [EXACT])])
             return Upsert(name=self.name, reads=reads, keeps=True, call=self._upsert_vectors)
 
         def call(batch: Batch) -> Batch:
