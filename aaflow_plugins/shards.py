@@ -77,7 +77,8 @@ class Edges:
     """Vectors of those of a rank's texts whose batch lies on several ranks.
 
     Attributes:
-        first: One row for each of the rank's first texts that belong to a batch begun before them.
+        first: One row for each of the rank's first texts that belong to a batch begun before them, and of the batch
+            after those where the rank has no `last`.
         last: One row for each of its last texts, from the beginning of a batch that goes on in the next ranks.
     """
 
@@ -107,9 +108,12 @@ def embed_edges(
     lent = _Lent(ranks, texts, ends, -(-ends // batch_size) * batch_size)
     begun = len(texts) - ends[ranks.rank] % batch_size if lent.after else len(texts)
     own = texts[begun:]
+    # Where no batch goes on in the next ranks this one would only wait for the others, which embed one batch each.
+    idle = ranks.size > 1 and not own
+    whole = _embedded(texts[lent.kept.start :][:batch_size] if idle else [], embed)
     rows = _embedded([*own, *lent.after], embed)
     first, _ = lent.returned([], rows[len(own) :])
-    return Edges(first, rows[: len(own)])
+    return Edges([*first, *whole], rows[: len(own)])
 
 
 def embed_evenly(
@@ -144,8 +148,8 @@ def embed_evenly(
     return [*first, *rows[len(lent.before) : stop], *last]
 
 
-def _embedded(texts: list[str], embed: Callable[[list[str]], Sequence[Any]]) -> list[Any]:
-    rows = list(embed(texts)) if texts else []
+def _embedded(texts: Sequence[str], embed: Callable[[list[str]], Sequence[Any]]) -> list[Any]:
+    rows = list(embed(list(texts))) if texts else []
     if len(rows) != len(texts):
         raise ValueError(f"{len(rows)} vectors for {len(texts)} texts")
     return rows
