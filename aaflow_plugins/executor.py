@@ -228,7 +228,7 @@ class _Run:
         self._loop = loop
         self._pool = pool
         self._report = Report(
-            [OperatorReport(op.kind, op.name, op.native) for op in plan.operators],
+            [OperatorReport(op.kind, op.name, op.native, alone=op.elsewhere is None) for op in plan.operators],
             fingerprint=plan.fingerprint(),
             in_flight_bytes=steps.in_flight_bytes,
         )
@@ -370,7 +370,7 @@ class _Run:
 
             async def on_loop(number: int, item: Any) -> Any:
                 async with slots:
-                    with failed.watch(number), clock.call(index, stage.model):
+                    with failed.watch(number), clock.call(index, stage.model, in_thread=False):
                         return await acall(item)
 
             return lambda item: self._on_loop(on_loop(next(numbers), item))
@@ -380,7 +380,7 @@ class _Run:
         self._pools.append(pool)
 
         def in_thread(number: int, item: Any) -> Any:
-            with failed.watch(number), clock.call(index, stage.model):
+            with failed.watch(number), clock.call(index, stage.model, in_thread=True):
                 return stage.call(item)
 
         return lambda item: self._track(pool.submit(contextvars.copy_context().run, in_thread, next(numbers), item))
@@ -463,6 +463,7 @@ class _Clock:
         self._report = report
         self._start = time.perf_counter()
         self._since = self._start
+        self._cpu_since = 0.0
         self._owner: int | None = None
         self._models: list[tuple[float, float]] = []
         self._lock = threading.Lock()
@@ -483,9 +484,9 @@ class _Clock:
         """Charge the block to `waiting_seconds` of operator `index`."""
         return _Waiting(self, self._report.operators[index])
 
-    def call(self, index: int, model: bool) -> _Call:
-        """Charge a call in a pool thread or on the loop to operator `index`."""
-        return _Call(self, self._report.operators[index], model)
+    def call(self, index: int, model: bool, *, in_thread: bool) -> _Call:
+        """Charge a call to operator `index`; its CPU time, too, if it has a pool thread to itself."""
+        return _Call(self, self._report.operators[index], model, time.thread_time if in_thread else _no_time)
 
     def add_span(self, operator: str, lane: str, start: float, end: float, model: bool = False) -> None:
         """Note work for the timeline (safe from any thread: appending to a list is atomic)."""
@@ -501,13 +502,15 @@ class _Clock:
         self._report.model_seconds = covered_seconds(self._models)
 
     def _switch(self, owner: int | None) -> int | None:
-        now = time.perf_counter()
+        now, cpu = time.perf_counter(), time.thread_time()
         before = self._owner
         if before is not None:
             report = self._report.operators[before]
-            report.busy_seconds += now - self._since
+            with self._lock:
+                report.busy_seconds += now - self._since
+                report.cpu_seconds += cpu - self._cpu_since
             self.add_span(report.kind, "driver", self._since, now)
-        self._owner, self._since = owner, now
+        self._owner, self._since, self._cpu_since = owner, now, cpu
         return before
 
 
@@ -525,15 +528,21 @@ class _Waiting:
 
 
 class _Call:
-    def __init__(self, clock: _Clock, report: OperatorReport, model: bool) -> None:
-        self._clock, self._report, self._model = clock, report, model
+    def __init__(self, clock: _Clock, report: OperatorReport, model: bool, cpu_time: Callable[[], float]) -> None:
+        self._clock, self._report, self._model, self._cpu_time = clock, report, model, cpu_time
 
     def __enter__(self) -> None:
-        self._start = time.perf_counter()
+        self._start, self._cpu_start = time.perf_counter(), self._cpu_time()
 
     def __exit__(self, *_: object) -> None:
-        end = time.perf_counter()
+        end, cpu = time.perf_counter(), self._cpu_time() - self._cpu_start
         with self._clock._lock:
             self._report.busy_seconds += end - self._start
+            self._report.cpu_seconds += cpu
         lane = threading.current_thread().name
         self._clock.add_span(self._report.kind, lane, self._start, end, self._model)
+
+
+def _no_time() -> float:
+    """CPU time of a call among others on an event loop, whose own can't be told."""
+    return 0.0

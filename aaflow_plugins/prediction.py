@@ -5,6 +5,9 @@ request costs, beta what an item costs and Ω what the framework costs (AAFLOW, 
 reports of runs on this machine. Here P is what can really be at work: cores for what computes, of which a process with
 threads has more than one, and calls that are answered at once for what waits; and shares are whole requests. Messages
 cost what LogGP says (Alexandrov, Ionescu, Schauser and Scheiman, SPAA 1995).
+
+A process has one interpreter, for which its threads wait in turns, and that is no work: it is there in one process, in
+the busy seconds of stages that compute side by side, and not among ranks. `at_work` leaves it out.
 """
 
 from __future__ import annotations
@@ -106,6 +109,7 @@ class Stage:
         at_once: Requests that were under way together, on average.
         start: Seconds that each rank takes, whatever its share (a tokenizer is loaded); 0 where that cannot be told, as
             all measured runs were of one size, or there are requests.
+        led: Whether rank 0 does it by itself where it leads.
     """
 
     name: str
@@ -118,26 +122,30 @@ class Stage:
     waits: float = 0.0
     at_once: float = 1.0
     start: float = 0.0
+    led: bool = False
 
     def seconds(self, items: int, ranks: int, cluster: Cluster, apart: int = 0) -> float:
         """Seconds of the busiest rank for its share of the source's items, without `apart` of the requests."""
+        computed = self.computed(items, ranks, apart) / cluster.computing(ranks)
         if not self.batch:
-            return self.computed(items, ranks) / cluster.computing(ranks)
-        all_requests = max(1, ceil(items * self.rows / self.batch))
-        requests = max(0, all_requests - apart)
+            return computed
+        requests = max(0, self._requests(items) - apart)
         # A single request may be smaller than the others were.
         each = self.request + min(self.batch, items * self.rows) * self.item
-        computed = self.computed(items, ranks) * requests / all_requests / cluster.computing(ranks)
         least = ceil(requests / ranks) * each * (1 - self.waits)
         calls = min(max(1, requests), cluster.waiting(ranks, self.at_once))
         return max(computed, least) + ceil(requests / calls) * each * self.waits
 
-    def computed(self, items: int, ranks: int) -> float:
-        """Seconds of cores, on all ranks together, for the source's items."""
+    def computed(self, items: int, ranks: int, apart: int = 0) -> float:
+        """Seconds of cores, on all ranks together, for the source's items, without `apart` of the requests."""
         rows = items * self.rows
         if not self.batch:
             return ranks * self.start + rows * (self.framework + self.item)
-        return rows * (self.framework + (self.request / self.batch + self.item) * (1 - self.waits))
+        share = max(0.0, 1 - apart / self._requests(items))
+        return share * rows * (self.framework + (self.request / self.batch + self.item) * (1 - self.waits))
+
+    def _requests(self, items: int) -> int:
+        return max(1, ceil(items * self.rows / self.batch))
 
 
 @dataclass(frozen=True)
@@ -223,7 +231,7 @@ def costs_of(reports: Sequence[Report], batch: int | None = None) -> Costs:
     hideable = added - longest
     overlap = min(1.0, max(0.0, (added - largest.wall_seconds) / hideable)) if hideable > 0 else 0.0
     framework = max(0.0, largest.wall_seconds - added)
-    accounted = sum(operator.busy_seconds for operator in largest.operators) + framework
+    accounted = sum(at_work(largest)) + framework
     return Costs(
         tuple(replace(stage, batch=batch) if batch and stage.batch else stage for stage in stages),
         items,
@@ -233,6 +241,20 @@ def costs_of(reports: Sequence[Report], batch: int | None = None) -> Costs:
         _grown(largest, min(reports, key=lambda report: report.operators[0].rows)),
         largest.in_flight_bytes,
     )
+
+
+def at_work(report: Report) -> list[float]:
+    """Seconds that each operator of a run in one process was at work: busy, and not waiting for the interpreter.
+
+    What it was busy beside its CPU time is waiting, for a model or for the interpreter. Threads that take turns wait
+    for the interpreter no longer than they have it, nor than the others do; so much of the waiting is taken to be that.
+    """
+    together = sum(each.cpu_seconds for each in report.operators)
+    return [
+        each.busy_seconds
+        - max(0.0, min(each.busy_seconds - each.cpu_seconds, each.cpu_seconds, together - each.cpu_seconds))
+        for each in report.operators
+    ]
 
 
 def predict(
@@ -269,9 +291,9 @@ def _times(
     costs: Costs, items: int, ranks: int, cluster: Cluster, gather: str
 ) -> tuple[tuple[float, ...], float, float]:
     leads = gather == "root" and ranks > 1
-    led = [leads and stage.kind in _LED for stage in costs.stages]
-    # What rank 0 does by itself has a core of its own, and one caller. Of shards, batches across blocks come first.
-    apart = 0 if leads else ranks - 1
+    led = [leads and stage.led for stage in costs.stages]
+    # What rank 0 does by itself has a core of its own, and one caller. Of shards, a batch of each rank comes first.
+    apart = 0 if leads or ranks == 1 else ranks
     times = tuple(
         stage.seconds(items, 1, cluster) if alone else stage.seconds(items, ranks, cluster, apart)
         for stage, alone in zip(costs.stages, led, strict=True)
@@ -280,7 +302,7 @@ def _times(
     longest = max(times)
     shown = longest + (1 - costs.overlap) * (sum(times) - longest)
     # What overlaps in one rank has to find a core, too.
-    computed = sum(stage.computed(items, ranks) for stage in costs.stages) / cluster.all_cores(ranks)
+    computed = sum(stage.computed(items, ranks, apart) for stage in costs.stages) / cluster.all_cores(ranks)
     if not leads:
         return times, exchange, max(shown, computed) + exchange + costs.framework
     # Rank 0 does less of what it hands out, the more it has to do by itself.
@@ -290,7 +312,7 @@ def _times(
 
 
 def _exchange(costs: Costs, ranks: int, network: Network) -> float:
-    """Over shards: agreements, and a batch of texts that lies across two blocks, embedded while others wait for it."""
+    """Over shards: agreements, and a batch of texts on each rank, whose vectors may belong to two."""
     if ranks == 1:
         return 0.0
     batch, one, whole = _requests(costs)
@@ -305,7 +327,7 @@ def _led_exchange(costs: Costs, items: int, ranks: int, cluster: Cluster) -> flo
     _, one, _ = _requests(costs)
     seconds = 4 * network.agreement(ranks) + one
     for stage in costs.stages:
-        if stage.kind not in _LED:
+        if not stage.led:
             rows = items * stage.rows * away
             messages = ceil(rows / (stage.batch or 512))
             seconds += messages * 2 * network.overhead + rows * (costs.handing + costs.row / network.bandwidth)
@@ -336,17 +358,17 @@ def _stage(reports: Sequence[Report], at: int, largest: Report) -> Stage:
     first = operators[0]
     sources = sum(report.operators[0].rows for report in reports)
     rows = sum(each.rows for each in operators)
-    busy = sum(each.busy_seconds for each in operators)
-    calls = [report.calls_of(at) for report in reports]
+    times = [at_work(report)[at] for report in reports]
+    calls = [_calls_at_work(report, at) for report in reports]
     called = sum(each.seconds for each in calls)
     name = f"{first.kind} {first.name}"
+    led = first.kind in _LED or first.alone
     if not all(each.items for each in calls):
-        start, item = _line([Calls(1, each.rows, each.busy_seconds) for each in operators]) if rows else (0.0, 0.0)
-        return Stage(name, first.kind, rows / sources, 0.0, item, start=start)
+        runs = zip(operators, times, strict=True)
+        start, item = _line([Calls(1, each.rows, seconds) for each, seconds in runs]) if rows else (0.0, 0.0)
+        return Stage(name, first.kind, rows / sources, 0.0, item, start=start, led=led)
     request, item = _line(calls)
-    # The model's time that no core of this process accounts for.
-    total = sum(operator.busy_seconds for report in reports for operator in report.operators)
-    idle = max(0.0, total - sum(report.cpu_seconds for report in reports))
+    idle = sum(_idle(report, at) for report in reports)
     modelled = sum(report.model_seconds for report in reports)
     own = largest.calls_of(at)
     return Stage(
@@ -355,18 +377,36 @@ def _stage(reports: Sequence[Report], at: int, largest: Report) -> Stage:
         rows / sources,
         request,
         item,
-        max(0.0, busy - called) / rows,
+        max(0.0, sum(times) - called) / rows,
         own.items / own.count,
         min(1.0, idle / called) if called else 0.0,
         max(1.0, called / modelled) if modelled else 1.0,
+        led=led,
     )
+
+
+def _calls_at_work(report: Report, at: int) -> Calls:
+    """The model calls of an operator, without their waiting for the interpreter."""
+    calls, busy = report.calls_of(at), report.operators[at].busy_seconds
+    return replace(calls, seconds=calls.seconds * at_work(report)[at] / busy) if busy else calls
+
+
+def _idle(report: Report, at: int) -> float:
+    """Seconds of an operator's calls that no core of this process accounts for."""
+    computed = [each.cpu_seconds for each in report.operators]
+    if not any(computed):  # as where it is not known: what is no call has computed
+        called = (report.calls_of(number).seconds for number in range(len(report.operators)))
+        computed = [max(0.0, each.busy_seconds - calls) for each, calls in zip(report.operators, called, strict=True)]
+    # A model may have threads of its own.
+    others = max(0.0, report.cpu_seconds - sum(computed))
+    return max(0.0, at_work(report)[at] - computed[at] - others)
 
 
 def _elapsed(report: Report, at: int) -> float:
     """Seconds in which an operator was at work, calls that were under way together counted once."""
-    called = report.calls_of(at).seconds
+    called = _calls_at_work(report, at).seconds
     together = max(1.0, called / report.model_seconds) if report.model_seconds else 1.0
-    return max(0.0, report.operators[at].busy_seconds - called) + called / together
+    return max(0.0, at_work(report)[at] - called) + called / together
 
 
 def _line(calls: Sequence[Calls]) -> tuple[float, float]:

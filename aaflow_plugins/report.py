@@ -49,10 +49,13 @@ class OperatorReport:
         native: Why the native code ran, or None.
         rows: Rows handed on.
         batches: Batches handed on.
-        busy_seconds: Time at work, added up over its slots.
+        busy_seconds: Time at work, added up over its slots; waiting for the interpreter's lock is in it.
+        cpu_seconds: CPU time of that, of the threads that did it; not of calls on an event loop, nor of threads that
+            native code has of its own.
         waiting_seconds: Time the driver waited for it.
         bytes_copied: Bytes copied to make its batches.
         peak_in_flight: Most items begun and not yet handed on.
+        alone: Whether no other process could have done it.
         calls: Its model calls; `Report.calls_of` gives them where a run has left them to be counted.
     """
 
@@ -62,9 +65,11 @@ class OperatorReport:
     rows: int = 0
     batches: int = 0
     busy_seconds: float = 0.0
+    cpu_seconds: float = 0.0
     waiting_seconds: float = 0.0
     bytes_copied: int = 0
     peak_in_flight: int = 0
+    alone: bool = False
     calls: Calls = Calls()
 
 

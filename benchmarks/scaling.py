@@ -52,6 +52,7 @@ def shards(paths: list[str], parameters: Mapping[str, Any]) -> Done:
 
     from aaflow_plugins.executor import Executor
     from aaflow_plugins.plugins import ranks_of
+    from aaflow_plugins.prediction import at_work
     from aaflow_plugins.shards import blocks
     from langchain_aaflow import ingest
 
@@ -65,7 +66,13 @@ def shards(paths: list[str], parameters: Mapping[str, Any]) -> Done:
         documents, splitter=splitter(), embedding=embeddings(parameters), vectorstore=FAISS, executor=executor
     )
     stages.mark("ingest")
-    return Done(stored(getattr(store, "local", store)), {**stages.seconds, **_reported(executor)})
+    rows = stored(getattr(store, "local", store))
+    stages.mark("checksum")
+    report = executor.report
+    assert report
+    work = {each.kind: seconds for each, seconds in zip(report.operators, at_work(report), strict=True)}
+    cpu = {name: stages.cpu[name] for name in ("load", "checksum")}
+    return Done(rows, {**work, **cpu, "ingest": stages.seconds["ingest"], "runs": report.wall_seconds})
 
 
 def root(paths: list[str], parameters: Mapping[str, Any]) -> Done:
@@ -113,11 +120,6 @@ def _size(path: str) -> int:
     from pathlib import Path
 
     return Path(path).stat().st_size
-
-
-def _reported(executor: Any) -> dict[str, float]:
-    """Seconds that the operators were at work, by the executor's report."""
-    return {each.kind: each.busy_seconds for each in executor.report.operators if each.kind != "load"}
 
 
 def _work(way: Way) -> Callable[[Mapping[str, Any]], Work]:
@@ -233,7 +235,9 @@ BENCHMARK = Benchmark(
         "contenders make in the same way. Before that: processes, ranks and clusters are started, and a run on a few "
         "files. Ray Data starts the actors of a pool within each execution, and that is timed; *Ray, actors at hand* "
         "is one task a block of files for actors that are there before. *In step* is ours with a barrier between "
-        "stages (a part: it is no call that we offer). Of the time beside its stages, what each rank spends is the "
+        "stages (a part: it is no call that we offer). Stages of ours, of the rank that has most of each, are seconds "
+        "at work: its CPU time, and its waiting for the model, but not for the interpreter, of which a process has "
+        "one, nor for a core that ranks share. Of the time outside an executor's runs, what each rank spends is the "
         "exchange; what some spend more than others is waiting for those. CPU and memory are the calling process's, or "
         "rank 0's, alone."
     ),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import ceil
 
 from aaflow_plugins.prediction import Cluster, Costs, costs_of, predict
 from aaflow_plugins.report import Calls, OperatorReport, Report
 from benchmarks.results import CaseResult, ContenderResult
 
-STAGES = ("load", "split", "embed", "upsert")
+STAGES = ("load", "split", "embed", "upsert", "checksum")
 #: Below this, in seconds, a relative error says nothing.
 _SHORT = 0.1
 
@@ -21,7 +22,9 @@ _CHUNKS, _PUBLISHED = 100_000_000, {128: 30.9, 2048: 2.09}
 # -- from a measured run to predictions ------------------------------------------------------------------
 
 
-def report_of(seconds: Mapping[str, float], result: ContenderResult, documents: int, batch: int) -> Report:
+def report_of(
+    seconds: Mapping[str, float], result: ContenderResult, documents: int, batch: int, alone: Sequence[str] = ()
+) -> Report:
     """The report of a run on one rank, as far as it was measured.
 
     Args:
@@ -29,11 +32,14 @@ def report_of(seconds: Mapping[str, float], result: ContenderResult, documents: 
         result: The run.
         documents: What it was given.
         batch: Texts a request.
+        alone: Stages that rank 0 does by itself where it leads, beside those that it always does.
     """
     rows = int(result.fact("rows") or 0)
     embed = seconds["embed"]
     operators = [
-        OperatorReport(name, "", rows=rows if at else documents, busy_seconds=seconds.get(name, 0.0))
+        OperatorReport(
+            name, "", rows=rows if at else documents, busy_seconds=seconds.get(name, 0.0), alone=name in alone
+        )
         for at, name in enumerate(STAGES)
     ]
     operators[2].calls = Calls(ceil(rows / batch), rows, embed)
@@ -42,13 +48,31 @@ def report_of(seconds: Mapping[str, float], result: ContenderResult, documents: 
 
 
 def compared(
-    costs: Costs, documents: int, workers: int, gather: str, seconds: Mapping[str, float], measured: ContenderResult
+    costs: Costs,
+    documents: int,
+    workers: int,
+    gather: str,
+    seconds: Mapping[str, float],
+    measured: ContenderResult,
+    *,
+    at_work: bool = False,
 ) -> str:
-    """Predicted times of stages and of all, each against the one that was measured, with the error."""
+    """Predicted times of stages and of all, each against the one that was measured, with the error.
+
+    Args:
+        costs: Of a run on one rank.
+        documents: What was given to all ranks.
+        workers: Ranks.
+        gather: Where the results are.
+        seconds: Of each stage, as measured.
+        measured: The run.
+        at_work: Whether those are at work only: a rank that waits for a core is not.
+    """
     cluster = Cluster(cores=os.cpu_count() or 1, ranks_a_node=workers)
     predicted = predict(costs, workers, cluster, items=documents, gather=gather)
-    # What is measured is all that no stage accounts for, be there other ranks or not.
-    times = {**dict(zip(STAGES, predicted.stages, strict=True)), "exchange": predicted.exchange + costs.framework}
+    own_cores = Cluster(cores=workers * costs.cores, ranks_a_node=workers)
+    stages = predict(costs, workers, own_cores, items=documents, gather=gather).stages if at_work else predicted.stages
+    times = {**dict(zip(STAGES, stages, strict=True)), "exchange": predicted.exchange}
     pairs = [(name, times[name], seconds[name]) for name in times if name in seconds]
     pairs.append(("total", predicted.total, measured.spread("wall").median))
     told = ", ".join(f"{name} {_against(*pair)}" for name, *pair in pairs)
@@ -63,6 +87,7 @@ def _against(predicted: float, measured: float) -> str:
 def beside_the_paper(costs: Costs) -> str:
     """The paper's strong scaling, and what is predicted for the same number of chunks."""
     documents = round(_CHUNKS / costs.stages[1].rows)
+    costs = replace(costs, stages=tuple(stage for stage in costs.stages if stage.kind != "checksum"))
     ours = {ranks: predict(costs, ranks, Cluster(), items=documents, gather="shards").total for ranks in _PUBLISHED}
     told = ", ".join(
         f"{ranks:,} ranks {ours[ranks]:.2f} s (the paper: {theirs} s)" for ranks, theirs in _PUBLISHED.items()
@@ -102,9 +127,12 @@ def notes(case: CaseResult, results: Sequence[CaseResult]) -> list[str]:
         lines.append(f"Parallel efficiency, against the same way on one worker: {', '.join(gains)}.")
     if first is None or ours is None:
         return lines
-    costs = costs_of([report_of(stages_of(first), first, alone.parameters["files"], case.parameters["batch"])])
+    # Rank 0 splits: chunks have start indices, which only their documents tell.
+    by_itself = ("split", "checksum")
+    files, batch = alone.parameters["files"], case.parameters["batch"]
+    costs = costs_of([report_of(stages_of(first), first, files, batch, by_itself)])
     if workers > 1:
-        lines.append(compared(costs, documents, workers, "shards", stages_of(ours), ours))
+        lines.append(compared(costs, documents, workers, "shards", stages_of(ours), ours, at_work=True))
         led = _way(case, "ours (root)", exactly=True)
         lines += [compared(costs, documents, workers, "root", {}, led)] if led else []
     elif not case.parameters["item_ms"]:

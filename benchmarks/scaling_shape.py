@@ -153,14 +153,13 @@ def digest(done: Done) -> str:
 def facts(done: Done) -> dict[str, float]:
     """Seconds of each stage, the longest of all ranks; what of the whole is none of them; and the rows on all ranks.
 
-    The rank that has most to do waits for nobody: what it spends beside its stages is the exchange, and what another
+    The rank that has most to do waits for nobody: what it spends outside its runs is the exchange, and what another
     spends more is waiting for it.
     """
     held = _of_all_ranks("stages", **{name: [value] for name, value in done.stages.items()})
     seconds = {name: np.array(held[name].to_pylist()) for name in done.stages}
     if "ingest" in seconds:
-        whole = seconds.pop("ingest")
-        beside = np.maximum(0.0, whole - sum(each for name, each in seconds.items() if name != "load"))
+        beside = np.maximum(0.0, seconds.pop("ingest") - seconds.pop("runs"))
         seconds["exchange"], seconds["waiting"] = beside.min(), beside - beside.min()
     return {**{name: float(each.max()) for name, each in seconds.items()}, "rows": float(count(len(done.rows)))}
 
@@ -180,16 +179,17 @@ def _of_all_ranks(what: str, **columns: Any) -> pa.Table:
 
 
 class Stages:
-    """A stopwatch: seconds since the last mark, by name."""
+    """A stopwatch: seconds since the last mark, by name; `cpu` has those of this thread's CPU time."""
 
     def __init__(self, barrier: Callable[[], object] = lambda: None) -> None:
         self._barrier = barrier
         self.seconds: dict[str, float] = {}
-        self._since = time.perf_counter()
+        self.cpu: dict[str, float] = {}
+        self._since, self._cpu_since = time.perf_counter(), time.thread_time()
 
     def mark(self, name: str) -> None:
         """Note that a stage has ended, on all ranks if there is a barrier."""
         self._barrier()
-        now = time.perf_counter()
-        self.seconds[name] = self.seconds.get(name, 0.0) + now - self._since
-        self._since = now
+        now, cpu = time.perf_counter(), time.thread_time()
+        self.seconds[name], self.cpu[name] = now - self._since, cpu - self._cpu_since
+        self._since, self._cpu_since = now, cpu

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from aaflow_plugins.cli import app
-from aaflow_plugins.prediction import Cluster, Costs, Network, Stage, costs_of, predict
+from aaflow_plugins.prediction import Cluster, Costs, Network, Stage, at_work, costs_of, predict
 from aaflow_plugins.report import Calls, OperatorReport, Report, Span
 
 ALPHA, BETA, BATCH = 0.02, 0.0015, 64
@@ -120,6 +120,37 @@ def test_one_rank_takes_what_was_measured() -> None:
                 assert seconds == pytest.approx(operator.busy_seconds, rel=1e-6)
 
 
+def test_waiting_for_the_interpreter_is_no_work() -> None:
+    """A stage that computes beside another is busy longer than it is at work; one that waits for a model is not."""
+    alone, beside = report(idle=0.0), report(idle=0.0)
+    for measured, waiting in ((alone, (0.0, 0.0)), (beside, (0.09, 0.1))):
+        split, embed, upsert = measured.operators[1:]
+        split.cpu_seconds, embed.cpu_seconds, upsert.cpu_seconds = (
+            each.busy_seconds for each in measured.operators[1:]
+        )
+        embed.busy_seconds, upsert.busy_seconds = embed.busy_seconds + waiting[0], upsert.busy_seconds + waiting[1]
+        embed.calls = replace(embed.calls, seconds=embed.calls.seconds + waiting[0])
+    assert at_work(beside) == pytest.approx([each.busy_seconds for each in alone.operators])
+    for one, other in zip(costs_of([alone]).stages, costs_of([beside]).stages, strict=True):
+        assert one.item == pytest.approx(other.item, rel=0.01)
+        assert one.waits == pytest.approx(other.waits, abs=0.001)
+    model = report(idle=1.0)
+    for each in model.operators:
+        each.cpu_seconds = each.busy_seconds - each.calls.seconds
+    embed = stage(costs_of([model]), "embed")
+    assert embed.waits == pytest.approx(1.0, abs=0.01)
+    assert embed.item * BATCH == pytest.approx(ALPHA + BETA * BATCH, rel=0.01)
+
+
+def test_what_no_other_process_could_do_is_rank_0s() -> None:
+    measured = report()
+    assert not stage(costs_of([measured]), "split").led
+    measured.operators[1].alone = True
+    costs = costs_of([measured])
+    assert [stage.led for stage in costs.stages] == [True, True, False, True]
+    assert predict(costs, 4, IDEAL).stages[1] == pytest.approx(measured.operators[1].busy_seconds)
+
+
 def test_a_process_with_threads_of_its_own_leaves_fewer_cores_to_others() -> None:
     threaded = replace(report(idle=0.0), cpu_seconds=1.6 * report().wall_seconds)
     costs = costs_of([threaded])
@@ -175,8 +206,8 @@ def test_without_a_network_stages_follow_the_formula(ranks: int) -> None:
 def test_shares_are_whole_requests() -> None:
     costs = costs_of([report()])  # 32 requests
     one = ALPHA + BETA * BATCH
-    for ranks, requests in ((2, 16), (4, 8), (31, 1), (32, 1), (2048, 0)):
-        # Those that lie across blocks come first, side by side.
+    for ranks, requests in ((2, 15), (4, 7), (31, 1), (32, 0), (2048, 0)):
+        # One of each rank comes first, side by side.
         predicted = predict(costs, ranks, IDEAL, gather="shards")
         assert predicted.stages[2] == pytest.approx(requests * one, rel=0.01)
         assert predicted.exchange >= one
