@@ -326,6 +326,9 @@ def test_the_report_counts_rows_batches_time_and_copies(tmp_path: Path) -> None:
     load, split, embed, upsert = report.operators
     assert (load.rows, split.rows, embed.rows, upsert.rows) == (len(TEXTS), len(stored), len(stored), len(stored))
     assert embed.busy_seconds >= 0.001 * len(stored) / 5
+    assert 0 < embed.cpu_seconds < embed.busy_seconds
+    assert 0 < split.cpu_seconds <= 1.1 * split.busy_seconds
+    assert (load.alone, upsert.alone) == (True, True)
     assert 0 < report.model_seconds <= report.wall_seconds
     assert report.framework_share is not None
     assert 0 <= report.framework_share < 1
