@@ -147,11 +147,13 @@ class Sooner(StandsFor):
         stand_in = _StandIn(self, _AsyncClient)
         async with _slots.get() or nullcontext():
             native: Any = OpenAIEmbedding._aget_text_embeddings
-            return lists(await native(stand_in, texts))
+            with _lent(self, texts) as given:
+                return lists(await native(stand_in, given))
 
     def _fetch(self: Any, texts: list[str]) -> list[Any]:
         native: Any = OpenAIEmbedding._get_text_embeddings
-        return native(_StandIn(self, _Client), texts)  # type: ignore[no-any-return]
+        with _lent(self, texts) as given:
+            return native(_StandIn(self, _Client), given)  # type: ignore[no-any-return]
 
 
 # -- requests made ahead of the native loop ---------------------------------------------------------------
@@ -276,6 +278,18 @@ def _batches(embedding: Any, texts: Any) -> list[list[str]]:
 
 
 # -- one request -----------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _lent(embedding: Any, texts: Any) -> Iterator[Any]:
+    """A copy of a list, empty in the end: the native retries leave a cycle, which keeps what they were given."""
+    is_known = type(texts) is list and native_reason(embedding) is None
+    given = texts.copy() if is_known else texts
+    try:
+        yield given
+    finally:
+        if given is not texts:
+            given.clear()
 
 
 class _StandIn:
