@@ -39,7 +39,7 @@ from llama_index_aaflow.simple_vector_store import ranking_is_known
 _ranking: Final[Any] = native_module
 
 #: Where each rank, or each thread, has come with another query.
-_TOGETHER: Final = (
+TOGETHER: Final = (
     "a retriever over shards is asked by all ranks together, for one query after the other: have all ranks call "
     "`query` for each (a batch with max_concurrency=1 does, if its executor names no engine), or retrieve first, by "
     "`retriever.batch(queries)`"
@@ -179,12 +179,12 @@ class ShardedRetriever(VectorIndexRetriever):
             raise ValueError("the installed llama-index-core has another SimpleVectorStore.query than known")
         ranks = ranks_of(self._executor)
         if within_a_block() and self.ranks.size > 1:
-            raise ValueError(_TOGETHER)
+            raise ValueError(TOGETHER)
         told = digest_of([*told_of_search(self), *map(told_of_query, bundles)])
         try:
             return self._find(ranks, f"retrieve {told.hex()}", bundles, limit)
         except BusyError:
-            raise ValueError(_TOGETHER) from None
+            raise ValueError(TOGETHER) from None
 
     def _find(self, ranks: Communicator, fingerprint: str, bundles: list[QueryBundle], limit: int) -> list[Found]:
         with ranks.together(fingerprint):

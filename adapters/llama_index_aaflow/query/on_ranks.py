@@ -12,11 +12,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from llama_index.core.base.base_query_engine import BaseQueryEngine
+from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.base.response.schema import Response
 from llama_index.core.indices.vector_store import VectorIndexRetriever
 from llama_index.core.schema import NodeWithScore, QueryBundle
+from llama_index.core.tools import BaseTool
 
-from aaflow_plugins.divided_batches import Job, NoDataError, Outcome, aranks_for, batch_on, ranks_for
+from aaflow_plugins.divided_batches import Job, NoDataError, Outcome, aranks_for, batch_on, is_for_ranks, ranks_for
 from aaflow_plugins.engines.communicator import Communicator, within_a_block
 from aaflow_plugins.engines.event_loop import in_thread
 from aaflow_plugins.engines.tasks import digest_of
@@ -25,7 +28,7 @@ from aaflow_plugins.shards import share_of
 from llama_index_aaflow.carried_nodes import node_from_json, node_to_json, to_json
 from llama_index_aaflow.query.running import Batch
 from llama_index_aaflow.query.told import told_of_query, told_of_search
-from llama_index_aaflow.sharded_retrieval import Found, ShardedRetriever
+from llama_index_aaflow.sharded_retrieval import TOGETHER, Found, ShardedRetriever
 
 
 def run_batch(owner: Any, batch: Batch, one: Callable[[Any], Any]) -> list[Any]:
@@ -37,7 +40,7 @@ def run_batch(owner: Any, batch: Batch, one: Callable[[Any], Any]) -> list[Any]:
         one: Its `query` or `retrieve`, or one that does the same.
     """
     executor = owner._aaflow.settings.executor
-    ranks = _ranks_over_shards(batch) or ranks_for(executor)
+    ranks = _ranks_over_shards(owner, batch) or ranks_for(executor)
     if ranks is None:
         return batch.run(one)
 
@@ -54,7 +57,7 @@ def run_batch(owner: Any, batch: Batch, one: Callable[[Any], Any]) -> list[Any]:
 async def arun_batch(owner: Any, batch: Batch, one: Callable[[Any], Awaitable[Any]]) -> list[Any]:
     """As `run_batch`, with `aquery` or `aretrieve`, in tasks of the running loop."""
     executor = owner._aaflow.settings.executor
-    ranks = _ranks_over_shards(batch) or await aranks_for(executor)
+    ranks = _ranks_over_shards(owner, batch) or await aranks_for(executor)
     if ranks is None:
         return await batch.arun(one)
 
@@ -68,11 +71,36 @@ async def arun_batch(owner: Any, batch: Batch, one: Callable[[Any], Awaitable[An
     return await in_thread(lambda on_loop: _answers(ranks, executor, owner, batch, partial(on_loop, run)))
 
 
-def _ranks_over_shards(batch: Batch) -> Communicator | None:
+def _ranks_over_shards(owner: Any, batch: Batch) -> Communicator | None:
+    """The ranks that search together for what a batch asks; None if it asks nothing of shards.
+
+    Raises:
+        ValueError: If shards would be asked for some queries at once, by an engine within this one.
+    """
     retriever = batch.retriever
-    if not isinstance(retriever, ShardedRetriever) or retriever.ranks.size == 1 or within_a_block():
+    if within_a_block():
         return None
-    return retriever.ranks
+    if isinstance(retriever, ShardedRetriever):
+        return retriever.ranks if retriever.ranks.size > 1 else None
+    if (batch.limit > 1 or is_for_ranks(owner._aaflow.settings.executor)) and _asks_shards(owner):
+        raise ValueError(TOGETHER)
+    return None
+
+
+def _asks_shards(owner: Any) -> bool:
+    """Whether there is a retriever over shards of several ranks in an engine, or in an engine that it asks."""
+    seen: set[int] = set()
+    parts = [owner]
+    while parts:
+        part = parts.pop()
+        if isinstance(part, ShardedRetriever) and part.ranks.size > 1:
+            return True
+        if isinstance(part, list | tuple | dict):
+            parts += part.values() if isinstance(part, dict) else part
+        elif isinstance(part, BaseQueryEngine | BaseRetriever | BaseTool) and id(part) not in seen:
+            seen.add(id(part))
+            parts += vars(part).values()
+    return False
 
 
 @dataclass(frozen=True)
