@@ -271,9 +271,10 @@ def test_engines_within_an_engine(ranks: Communicator, kind: str) -> None:
     assert told(accelerate(engine).batch(QUERIES, max_concurrency=1)) == told(expected)
     for executor in (None, on("root")):
         ours = accelerate(engine, executor=executor)
-        for batch in (ours.batch, lambda queries: asyncio.run(ours.abatch(queries))):
-            with pytest.raises(ValueError, match="max_concurrency=1"):
-                batch(QUERIES)
+        with pytest.raises(ValueError, match="max_concurrency=1"):
+            ours.batch(QUERIES)
+        with pytest.raises(ValueError, match="max_concurrency=1"):
+            asyncio.run(ours.abatch(QUERIES))
 
 
 def test_a_chat_over_shards(ranks: Communicator) -> None:
