@@ -266,7 +266,8 @@ class Chooses(BaseSelector):
 @pytest.mark.parametrize("kind", ["transform", "router"])
 def test_engines_within_an_engine(ranks: Communicator, kind: str) -> None:
     """All ranks ask them one query after the other; a batch that can't says how."""
-    engine, expected = nested(kind, in_shards()), [nested(kind, VectorStoreIndex).query(query) for query in QUERIES]
+    engine, native = nested(kind, in_shards()), nested(kind, VectorStoreIndex)
+    expected = [native.query(query) for query in QUERIES]
     assert told([engine.query(query) for query in QUERIES]) == told(expected)
     assert told(accelerate(engine).batch(QUERIES, max_concurrency=1)) == told(expected)
     for executor in (None, on("root")):
