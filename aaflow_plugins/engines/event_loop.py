@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from contextlib import suppress
+from contextvars import copy_context
 from functools import partial
 from threading import Event
 from typing import Any, TypeVar
@@ -67,14 +69,22 @@ async def in_thread(call: Callable[[OnLoop], T]) -> T:
         with cancellable(cancelled):
             return call(on_loop)
 
-    thread = asyncio.ensure_future(asyncio.to_thread(run))
+    # Of its own: the loop's default executor may have one thread, and what this waits for may need that.
+    executor = ThreadPoolExecutor(1, thread_name_prefix="aaflow")
+    ended = asyncio.wrap_future(executor.submit(copy_context().run, run))
     try:
-        return await asyncio.shield(thread)
+        await asyncio.wait([ended])
     except asyncio.CancelledError:
         cancelled.set()
         for part in list(parts):
             part.cancel()
-        await asyncio.wait([thread])
-        if not thread.cancelled():
-            thread.exception()  # retrieved: the cancellation is what the caller hears of
+        # Though it may be cancelled once more: a thread that is left is still at work with the other ranks.
+        while not ended.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([ended])
+        if not ended.cancelled():
+            ended.exception()  # retrieved: the cancellation is what the caller hears of
         raise
+    finally:
+        executor.shutdown(wait=ended.done())
+    return ended.result()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -89,3 +90,47 @@ def test_what_runs_on_the_loop_has_ended_by_then() -> None:
 
     asyncio.run(cancelled(call, begun))
     assert left == ["inner", "loop", "call"]
+
+
+def test_a_task_that_is_cancelled_twice_waits_for_its_thread() -> None:
+    """Even if the second time comes before the thread has begun: the other ranks would never hear of it."""
+    left: list[str] = []
+
+    def call(_: OnLoop) -> None:
+        try:
+            wait_for(never, check=check_cancelled)
+        finally:
+            left.append("call")
+
+    async def main() -> None:
+        task = asyncio.create_task(in_thread(call))
+        for _ in range(2):
+            await asyncio.sleep(0)
+            task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert task.cancelling() == 2
+        assert left == ["call"]
+
+    asyncio.run(main())
+
+
+def test_a_default_executor_with_one_thread_is_enough() -> None:
+    """That of the loop may be busy as well."""
+
+    async def of_the_loop() -> int:
+        return await in_thread(lambda _: 7)
+
+    async def main() -> int:
+        busy = threading.Event()
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(1))
+        waiting = loop.run_in_executor(None, busy.wait, 60)
+        try:
+            found: int = await asyncio.wait_for(in_thread(lambda on_loop: on_loop(of_the_loop)), 10)
+        finally:
+            busy.set()
+            await waiting
+        return found
+
+    assert asyncio.run(main()) == 7
