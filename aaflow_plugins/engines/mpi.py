@@ -290,7 +290,8 @@ def _connected() -> MpiCommunicator:
             "leave mpi4py.rc.thread_level at 'multiple', with an MPI library that gives at least 'serialized'"
         )
     data, messages, requests = _duplicated()
-    wait_for(lambda: MPI.Request.Testall(requests) or None, "the other ranks", check_cancelled)
+    # Whoever is cancelled meanwhile comes with the others to the call that they wait in, and tells them.
+    wait_for(lambda: MPI.Request.Testall(requests) or None, "the other ranks")
     control = Control(messages)
     die_together(messages)
     control.leave_at_exit()
