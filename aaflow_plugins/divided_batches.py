@@ -28,6 +28,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from aaflow_plugins.cancellation import uncancelled
 from aaflow_plugins.engines.communicator import Communicator, RankError, within_a_block
 from aaflow_plugins.engines.event_loop import in_thread
 from aaflow_plugins.engines.waiting import wait_for
@@ -68,8 +69,14 @@ def ranks_for(executor: Executor | None) -> Communicator | None:
 
 
 async def aranks_for(executor: Executor | None) -> Communicator | None:
-    """Like `ranks_for`; the first call waits for the other ranks, and not in the running loop."""
-    return await in_thread(lambda _: ranks_for(executor)) if executor is not None and _is_shared(executor) else None
+    """Like `ranks_for`; the first call waits for the other ranks, and not in the running loop.
+
+    If the task is cancelled meanwhile it comes to the call with the others, as cancelled: they are to hear of it.
+    """
+    if executor is None or not _is_shared(executor):
+        return None
+    await uncancelled(in_thread(lambda _: ranks_for(executor)))
+    return ranks_for(executor)
 
 
 def is_for_ranks(executor: Executor | None) -> bool:

@@ -85,6 +85,17 @@ def test_a_rank_that_is_gone_ends_the_job(what: str, said: str) -> None:
     assert "late" not in done.stderr
 
 
+@pytest.mark.parametrize("what", ["pipeline", pytest.param("chain", marks=SLOW)])
+def test_a_task_that_is_cancelled_in_the_first_call(what: str) -> None:
+    """Before the others have come: they hear of it nevertheless, and the next call is all ranks' next one."""
+    done = run(2, "-m", "tests.ranks.programs.cancelled", what)
+    assert done.returncode == 0
+    results = "1 results" if what == "pipeline" else "2 results"
+    for line in ("rank 0: TimeoutError ", "rank 1: RankError rank 0 was cancelled"):
+        assert line in done.stderr.splitlines()
+    assert [f"rank {rank}: {results}" in done.stderr for rank in range(2)] == [True, True]
+
+
 def test_an_interrupt_ends_all_ranks() -> None:
     """Ctrl-C reaches the launcher."""
     command = launch_command(2, ["-m", "tests.ranks.programs.failing", "interrupt"])

@@ -201,6 +201,23 @@ def test_a_cancelled_batch_ends_on_all_ranks(ranks: Communicator) -> None:
     assert len(accelerate(plain(Echo()), executor=on("all")).batch(QUESTIONS)) == 23
 
 
+def test_a_batch_that_is_cancelled_at_once(ranks: Communicator) -> None:
+    """Whatever it waits for by then, the others hear of it."""
+
+    async def cancelled(turns: int) -> None:
+        chain = accelerate(RunnableLambda(lambda text: text, afunc=_slow) | str, executor=on())
+        batch = asyncio.ensure_future(chain.abatch(QUESTIONS))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        if ranks.rank == 0:
+            batch.cancel()
+        await batch
+
+    for turns in (1, 2, 3):
+        with pytest.raises(asyncio.CancelledError if ranks.rank == 0 else RankError):
+            asyncio.run(cancelled(turns))
+
+
 async def _slow(text: str) -> str:
     await asyncio.sleep(0.05 if text.startswith("What") else 0)
     return text
