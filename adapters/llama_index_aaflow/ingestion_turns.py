@@ -23,6 +23,7 @@ from aaflow_plugins.executor import Executor
 from llama_index_aaflow.ingestion_overlap import Parsing, are_plain, batches_so_far, groups, may_overlap
 from llama_index_aaflow.known_code import unknown
 from llama_index_aaflow.native_classes import found
+from llama_index_aaflow.node_parsers import shows_no_document
 
 #: What natively comes to the blocking methods of a parser.
 _CALLED: Final = ("acall", "aget_nodes_from_documents", "_aparse_nodes")
@@ -45,7 +46,7 @@ async def arun_overlapping(
         cache: What the native function is given for a cache.
     """
     async with Turn() as turn:
-        if not (turn.has_come and may_overlap(steps, settings) and _parses_at_once(steps[0])):
+        if not (turn.has_come and may_overlap(steps, settings) and _may_parse_in_turns(steps[0])):
             turn.end()
             return await native(steps)
         from llama_index_aaflow.openai_embedding import beginning
@@ -56,10 +57,12 @@ async def arun_overlapping(
                 return await native([_Parsing(parser, embedding, cache, turn, begun), embedding, *others])
 
 
-def _parses_at_once(parser: Any) -> bool:
-    """Whether the asynchronous call of an accelerated parser is its blocking one."""
-    return unknown(NodeParser, _CALLED) is None and all(
-        found(parser._native, name) is found(NodeParser, name) for name in _CALLED
+def _may_parse_in_turns(parser: Any) -> bool:
+    """Whether the asynchronous call of an accelerated parser is its blocking one, and copies of documents do for it."""
+    return (
+        unknown(NodeParser, _CALLED) is None
+        and all(found(parser._native, name) is found(NodeParser, name) for name in _CALLED)
+        and shows_no_document(parser)
     )
 
 

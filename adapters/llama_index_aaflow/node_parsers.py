@@ -79,9 +79,14 @@ def native_reason(parser: Any) -> str | None:
     return reason
 
 
+def shows_no_document(parser: Any) -> bool:
+    """Whether an accelerated parser hands its documents to no function of the user's: an `id_func` is given them."""
+    return parser.id_func in (None, node_utils.default_id_func)
+
+
 def calls_nothing_unknown(parser: Accelerated) -> bool:
     """Whether an accelerated parser calls no function of the user's, so that nobody sees which thread it works in."""
-    if cast(Any, parser).id_func not in (None, node_utils.default_id_func):
+    if not shows_no_document(parser):
         return False
     if isinstance(parser, SentenceSplitter):
         cuts = (*parser._split_fns, *parser._sub_sentence_split_fns)

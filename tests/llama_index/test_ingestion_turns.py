@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from llama_index.core.ingestion import IngestionCache, IngestionPipeline
-from llama_index.core.node_parser import SentenceSplitter
+from llama_index.core.node_parser import SentenceSplitter, node_utils
 from llama_index.core.schema import BaseNode, Document, TextNode
 from llama_index.core.storage.docstore import SimpleDocumentStore
 from llama_index.core.vector_stores import SimpleVectorStore
@@ -27,21 +27,27 @@ TEXTS = ["One sentence. " * 300] * 40
 WRAPS: tuple[Callable[[Any], Any], ...] = (lambda pipeline: pipeline, accelerate)
 
 
-def at_document(number: int, does: Callable[[], Any]) -> Callable[[int, BaseNode], str]:
-    """Ids that are the same each time; when this document's turn comes something else happens."""
+def id_of(index: int, document: BaseNode) -> str:
+    """Ids that are the same each time; when one of the last documents has its turn something else happens."""
+    if document.node_id == "doc 30" and not index:
+        happens[0]()
+    return numbered(index, document)
 
-    def id_of(index: int, document: BaseNode) -> str:
-        if document.node_id == f"doc {number}" and not index:
-            does()
-        return numbered(index, document)
 
-    return id_of
+happens: list[Callable[[], Any]] = [bool]
+
+
+@pytest.fixture(autouse=True)
+def ids(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What gives nodes their ids by default is no function of the user's."""
+    monkeypatch.setattr(node_utils, "default_id_func", id_of)
 
 
 def pipeline(server: Connection, *, does: Callable[[], Any] = bool, **settings: Any) -> IngestionPipeline:
-    """A pipeline that does something else when it comes to one of the last documents."""
+    """A pipeline in whose runs something else happens from now on when they come to one of the last documents."""
+    happens[:] = [does]
     model = {name: settings.pop(name) for name in ("num_workers",) if name in settings}
-    steps = [splitter(id_func=at_document(30, does)), embedding(server, embed_batch_size=20, **model)]
+    steps = [splitter(id_func=id_of), embedding(server, embed_batch_size=20, **model)]
     return IngestionPipeline(transformations=steps, **settings)
 
 
@@ -288,8 +294,9 @@ def test_a_model_that_is_changed_meanwhile(openai_server: Connection) -> None:
     assert ours == native
 
 
-def test_incremental(openai_server: Connection, tmp_path: Path) -> None:
+def test_incremental(openai_server: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """New, known and changed documents."""
+    monkeypatch.setattr(node_utils, "default_id_func", numbered)
     openai_server.configure()
 
     def seen(wrap: Callable[[Any], Any]) -> Any:
@@ -313,6 +320,24 @@ def test_nested_metadata_and_nodes_are_parsed_at_once(openai_server: Connection)
             ran(wrap(pipeline(openai_server)), lambda pipeline, given=given: pipeline.arun(**given)) for wrap in WRAPS
         )
         assert ours == native
+
+
+def test_an_id_func_is_given_the_documents(openai_server: Connection) -> None:
+    """One of the user's may note something in them."""
+
+    def marking(index: int, document: BaseNode) -> str:
+        document.metadata["nodes"] = index + 1
+        return numbered(index, document)
+
+    async def run(wrap: Callable[[Any], Any]) -> Any:
+        steps = [splitter(id_func=marking), embedding(openai_server)]
+        made, given = wrap(IngestionPipeline(transformations=steps)), documents(TEXTS)
+        nodes = await made.arun(documents=given)
+        await close(made)
+        return visible(list(nodes)), visible(given)
+
+    native, ours = (asyncio.run(run(wrap)) for wrap in WRAPS)
+    assert ours == native
 
 
 def test_without_a_loop() -> None:
