@@ -12,7 +12,8 @@ import inspect
 import uuid
 from collections.abc import Callable, Coroutine, Sequence
 from contextvars import Context, copy_context
-from functools import cache, partial
+from functools import partial
+from types import MethodType
 from typing import Any, Final, NamedTuple
 
 from langchain_core.callbacks import BaseCallbackHandler
@@ -103,8 +104,8 @@ def tell(
         event: A call of one of its methods.
         context: Where the method would be called; None for the current context.
     """
-    name, args, details = event.func.__name__, event.args, event.keywords
-    if not _is_known(name, event.func.__func__, native.ahandle_event, native._ahandle_event_for_handler):  # type: ignore[attr-defined]
+    name, args, details = _known_name(event.func), event.args, event.keywords
+    if name is None:
         return None
     _, ignoring, manager = _EVENTS[name]
     try:
@@ -136,17 +137,17 @@ def tell(
     return Telling(source, handlers, calls, name, args, kwargs)
 
 
-@cache
-def _is_known(name: str, method: Any, tells: Any, tells_one: Any) -> bool:
+def _known_name(method: Any) -> str | None:
+    """Which event a method of a manager tells of, if that is known of its code; not with anything put around it."""
+    if type(method) is not MethodType or not is_one_of(native.ahandle_event, _TELLS):
+        return None
+    if not is_one_of(native._ahandle_event_for_handler, _TELLS_ONE):
+        return None
     # Most ends of runs are shielded by a task of their own, for which there is no need here.
-    shielded = getattr(method, "__wrapped__", None)
-    plain = method if shielded is None or not is_from(method, native) else shielded
-    return (
-        name in _EVENTS
-        and is_one_of(plain, _EVENTS[name][0])
-        and is_one_of(tells, _TELLS)
-        and is_one_of(tells_one, _TELLS_ONE)
-    )
+    function: Any = method.__func__
+    plain = function.__wrapped__ if is_from(function, native) and hasattr(function, "__wrapped__") else function
+    name: str = getattr(plain, "__name__", "")
+    return name if name in _EVENTS and is_one_of(plain, _EVENTS[name][0]) else None
 
 
 def _new_run_id() -> uuid.UUID:
