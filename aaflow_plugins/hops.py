@@ -98,7 +98,7 @@ def _outcome(function: Callable[[], Any]) -> tuple[Any, BaseException | None]:
     try:
         return function(), None
     except StopIteration as error:  # no future takes it; from Python 3.12 on asyncio says the same
-        stopped = RuntimeError("a call in a thread raised StopIteration")
+        stopped = RuntimeError("StopIteration interacts badly with generators and cannot be raised into a Future")
         stopped.__cause__ = error
         return None, stopped
     except BaseException as error:

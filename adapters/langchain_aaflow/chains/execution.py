@@ -7,6 +7,7 @@ import copy
 import inspect
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from contextlib import suppress
 from contextvars import Context, copy_context
 from functools import partial
 from typing import Any, TypeVar
@@ -138,7 +139,8 @@ class Execution:
             if telling is None:
                 return await event()
             for call in telling.calls:
-                await call
+                with suppress(Exception):  # which the result tells of
+                    await call
             return await telling.result()
         assert isinstance(flow, ThreadFlow)
         return await flow.call_here(event) if _may_wait(manager) else event()
@@ -209,7 +211,8 @@ class Execution:
         else:
             for call in telling.calls:
                 try:
-                    await call
+                    with suppress(Exception):  # which the result tells of
+                        await call
                 except asyncio.CancelledError:
                     cancelled = True
             begun = await telling.result()

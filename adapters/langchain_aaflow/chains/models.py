@@ -42,12 +42,12 @@ class Native:
 class _Told:
     """What the native `agenerate` takes for `AsyncCallbackManager`: its runs are told of as those of other steps."""
 
-    def __init__(self, x: Execution) -> None:
-        self._x = x
+    def __init__(self, native: Any, x: Execution) -> None:
+        self._native, self._x = native, x
 
     def configure(self, *args: Any, **kwargs: Any) -> AsyncCallbackManager:
         """What the native one gives."""
-        manager = AsyncCallbackManager.configure(*args, **kwargs)
+        manager: AsyncCallbackManager = self._native.configure(*args, **kwargs)
         begin = manager.on_chat_model_start
 
         async def on_chat_model_start(*args: Any, **kwargs: Any) -> Any:
@@ -72,7 +72,9 @@ def _telling(model: Any, x: Execution) -> None:
         x: The batch.
     """
     native: Any = BaseChatModel.agenerate
-    names = {**native.__globals__, "AsyncCallbackManager": _Told(x)}
+    if type(native) is not FunctionType:
+        return  # a wrapper, which has the function's code for an attribute
+    names = {**native.__globals__, "AsyncCallbackManager": _Told(native.__globals__["AsyncCallbackManager"], x)}
     told = FunctionType(native.__code__, names, native.__name__, native.__defaults__, native.__closure__)
     told.__kwdefaults__ = native.__kwdefaults__
     vars(model)["agenerate"] = MethodType(told, model)

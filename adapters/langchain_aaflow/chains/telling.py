@@ -58,7 +58,7 @@ class Telling(NamedTuple):
     Attributes:
         source: Whose handlers they are: a callback manager, or the manager of a run.
         handlers: Who is told.
-        calls: A call for each of them, which gives the error it raised or None.
+        calls: A call for each of them, which gives the error it raised or None; or raises what kept it from being made.
         event: What is told: the name of the handlers' method.
         args: Its positional arguments.
         kwargs: Its keyword arguments.
@@ -73,10 +73,13 @@ class Telling(NamedTuple):
 
     async def result(self) -> Any:
         """What the native method returns or raises, once all have been told: the manager of a run that begins."""
-        for handler, call in zip(self.handlers, self.calls, strict=True):
-            if (error := call.result()) is not None:
-                failing = _failing(handler, self.event, error)
-                await native._ahandle_event_for_handler(failing, self.event, None, *self.args, **self.kwargs)
+        failing = [
+            _failing(handler, self.event, error)
+            for handler, call in zip(self.handlers, self.calls, strict=True)
+            if (error := call.exception() or call.result()) is not None  # an exception, where no thread takes calls
+        ]
+        if failing:
+            await native.ahandle_event(failing, self.event, None, *self.args, **self.kwargs)
         source, manager = self.source, _EVENTS[self.event][2]
         if manager is None:
             return None
@@ -160,8 +163,8 @@ def _error(method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, 
     """What a handler's method raises; what it returns is nobody's concern."""
     try:
         method(*args, **kwargs)
-    except StopIteration as error:  # no future takes it
-        stopped = RuntimeError("a call in a thread raised StopIteration")
+    except StopIteration as error:  # no future takes it; from Python 3.12 on asyncio says the same
+        stopped = RuntimeError("StopIteration interacts badly with generators and cannot be raised into a Future")
         stopped.__cause__ = error
         return stopped
     except BaseException as error:

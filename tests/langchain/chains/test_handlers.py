@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar, Token
 from functools import partial
 from types import MethodType
@@ -239,6 +240,47 @@ def test_code_that_somebody_instruments_tells_of_events_itself(name: str, monkey
         found.append((asynchronously(subject, INPUTS, [handler]), told(handler), sorted(events)))
     assert found[1] == found[0]
     assert found[0][2]
+
+
+def test_an_executor_that_takes_no_calls_is_the_handlers_error(caplog: pytest.LogCaptureFixture) -> None:
+    async def shout(word: str) -> str:
+        return word.upper()
+
+    async def run(subject: Any) -> list[str]:
+        executor = ThreadPoolExecutor()
+        executor.shutdown()
+        asyncio.get_running_loop().set_default_executor(executor)
+        outputs: list[str] = await subject.abatch(["a", "b"], {"callbacks": [Tells()]})
+        return outputs
+
+    chain, found = RunnableLambda(shout) | RunnableLambda(shout), []
+    for subject in (chain, accelerate(chain)):
+        caplog.clear()
+        found.append((asyncio.run(run(subject)), sorted(caplog.messages)))
+    assert found[1] == found[0]
+    assert found[0][1]
+
+
+class FailsToBegin(BaseCallbackHandler):
+    """Fails at the beginning of every run; the later if that stops the run."""
+
+    def __init__(self, raise_error: bool) -> None:
+        self.raise_error = raise_error
+
+    def on_chain_start(self, *_: Any, **__: Any) -> None:
+        if self.raise_error:
+            time.sleep(0.05)
+        raise KeyError(f"raised: {self.raise_error}")
+
+
+def test_what_fails_beside_a_handler_that_stops_the_run_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    chain, found = RunnableLambda(str) | RunnableLambda(str), []
+    for subject in (chain, accelerate(chain)):
+        caplog.clear()
+        handlers: list[Any] = [FailsToBegin(raise_error=True), FailsToBegin(raise_error=False)]
+        found.append((asynchronously(subject, [1], handlers), sorted(caplog.messages)))
+    assert found[1] == found[0]
+    assert len(found[0][1]) == 2
 
 
 class Counted:

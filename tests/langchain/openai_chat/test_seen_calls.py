@@ -12,9 +12,11 @@ from typing import Any
 import openai._base_client as base_client
 import pytest
 from langchain_core.callbacks import AsyncCallbackHandler, BaseCallbackHandler
+from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import HumanMessage, SystemMessage
 from langchain_core.runnables import RunnableLambda
 from langchain_openai import ChatOpenAI
+from wrapt import FunctionWrapper
 
 from aaflow_plugins import accelerate
 from langchain_aaflow.openai_chat import with_lean_results
@@ -137,6 +139,30 @@ def test_a_batch_that_is_listened_to(way: str, server: Server, runner: asyncio.R
         answers = chain.batch(inputs, config) if way == "batch" else runner.run(chain.abatch(inputs, config))
         found.append(([answer.content for answer in answers], sorted(seen.events)))
     assert found[0] == found[1]
+
+
+def test_instrumentation_of_the_native_code_is_run(
+    server: Server, runner: asyncio.Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wrapper that has all attributes of what it wraps."""
+    server.told(reply_of())
+    calls: list[str] = []
+
+    def noting(method: Any, _: Any, args: Any, kwargs: Any) -> Any:
+        calls.append(method.__name__)
+        return method(*args, **kwargs)
+
+    native = RunnableLambda(str) | model_at(server)
+    runner.run(accelerate(native).abatch(["one", "two"], {"callbacks": [Seen()]}))  # it is known what agenerate is
+    monkeypatch.setattr(BaseChatModel, "agenerate", FunctionWrapper(BaseChatModel.agenerate, noting))
+    found = []
+    for chain in (native, accelerate(native)):
+        calls.clear()
+        seen = Seen()
+        answers = runner.run(chain.abatch(["one", "two"], {"callbacks": [seen]}))
+        found.append(([answer.content for answer in answers], sorted(seen.events), list(calls)))
+    assert found[1] == found[0]
+    assert found[0][2]
 
 
 class Old(Seen):
