@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final
 
 #: Seconds after which calls that wait behind a long one get a thread of their own.
@@ -33,6 +34,8 @@ class Hops:
         self._ended: deque[tuple[asyncio.Future[Any], Any, BaseException | None]] = deque()
         self._arranged = False
         self._workers = 0
+        #: One for each worker that has no thread yet.
+        self._queued: deque[None] = deque()
         self._look: asyncio.TimerHandle | None = None
 
     def call(self, function: Callable[[], Any]) -> asyncio.Future[Any]:
@@ -51,9 +54,11 @@ class Hops:
         self._arranged = False
         if not self._waiting:
             return
+        self._queued.append(None)
         try:
             worker = self._loop.run_in_executor(None, self._work)
         except RuntimeError as error:  # the executor takes no calls any more
+            self._begun()
             while self._waiting:
                 self._ended.append((self._waiting.popleft()[1], None, error))
             self._tell()
@@ -65,6 +70,7 @@ class Hops:
 
     def _work(self) -> None:
         """Make the calls that wait, in a thread."""
+        self._begun()
         while True:
             try:
                 function, future = self._waiting.popleft()
@@ -72,15 +78,22 @@ class Hops:
                 return
             self._ended.append((future, *_outcome(function)))
 
+    def _begun(self) -> None:
+        with suppress(IndexError):
+            self._queued.pop()
+
     def _settle(self, worker: asyncio.Future[None]) -> None:
         self._workers -= 1
+        if worker.cancelled():
+            self._begun()
         self._tell()
 
     def _look_after(self) -> None:
         """Tell what has ended while a call lasts, and have another thread take what waits behind it."""
         self._look = None
         self._tell()
-        if self._waiting:
+        # Where all threads are busy, more workers than there are calls for would only stand in line.
+        if len(self._waiting) > len(self._queued):
             self._hand_over()
         elif self._workers:
             self._look = self._loop.call_later(_PATIENCE, self._look_after)

@@ -99,6 +99,23 @@ def test_an_executor_that_is_shut_down_is_the_calls_error() -> None:
     asyncio.run(run())
 
 
+def test_no_more_workers_stand_in_line_than_there_are_calls() -> None:
+    """However long all threads are busy."""
+    asked: list[object] = []
+
+    class Counting(ThreadPoolExecutor):
+        def submit(self, *call: Any, **settings: Any) -> Any:
+            asked.append(call)
+            return super().submit(*call, **settings)
+
+    async def run() -> None:
+        asyncio.get_running_loop().set_default_executor(Counting(1))
+        await outcomes(*[partial(time.sleep, 0.05)] * 4)
+
+    asyncio.run(run())
+    assert len(asked) <= 4
+
+
 @pytest.mark.parametrize("turns", [1, 30])
 def test_many_calls(turns: int) -> None:
     async def run() -> None:
