@@ -250,7 +250,7 @@ def test_an_executor_that_takes_no_calls_is_the_handlers_error(caplog: pytest.Lo
         executor = ThreadPoolExecutor()
         executor.shutdown()
         asyncio.get_running_loop().set_default_executor(executor)
-        outputs: list[str] = await subject.abatch(["a", "b"], {"callbacks": [Tells()]})
+        outputs: list[str] = await subject.abatch(["a", "b", "c"], {"callbacks": [Tells()]})
         return outputs
 
     chain, found = RunnableLambda(shout) | RunnableLambda(shout), []

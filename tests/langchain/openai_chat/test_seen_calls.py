@@ -147,19 +147,20 @@ def test_instrumentation_of_the_native_code_is_run(
     """A wrapper that has all attributes of what it wraps."""
     server.told(reply_of())
     calls: list[str] = []
+    words = ["one", "two", "three"]
 
     def noting(method: Any, _: Any, args: Any, kwargs: Any) -> Any:
         calls.append(method.__name__)
         return method(*args, **kwargs)
 
     native = RunnableLambda(str) | model_at(server)
-    runner.run(accelerate(native).abatch(["one", "two"], {"callbacks": [Seen()]}))  # it is known what agenerate is
+    runner.run(accelerate(native).abatch(words, {"callbacks": [Seen()]}))  # it is known what agenerate is
     monkeypatch.setattr(BaseChatModel, "agenerate", FunctionWrapper(BaseChatModel.agenerate, noting))
     found = []
     for chain in (native, accelerate(native)):
         calls.clear()
         seen = Seen()
-        answers = runner.run(chain.abatch(["one", "two"], {"callbacks": [seen]}))
+        answers = runner.run(chain.abatch(words, {"callbacks": [seen]}))
         found.append(([answer.content for answer in answers], sorted(seen.events), list(calls)))
     assert found[1] == found[0]
     assert found[0][2]
