@@ -76,7 +76,7 @@ class Hops:
                 function, future = self._waiting.popleft()
             except IndexError:
                 return
-            self._ended.append((future, *_outcome(function)))
+            self._ended.append((future, *outcome(function)))
 
     def _begun(self) -> None:
         with suppress(IndexError):
@@ -107,7 +107,8 @@ class Hops:
                 future.set_exception(error)
 
 
-def _outcome(function: Callable[[], Any]) -> tuple[Any, BaseException | None]:
+def outcome(function: Callable[[], Any]) -> tuple[Any, BaseException | None]:
+    """What a function returns, or None, and what it raises, or None: as a future takes it."""
     try:
         return function(), None
     except StopIteration as error:  # no future takes it; from Python 3.12 on asyncio says the same

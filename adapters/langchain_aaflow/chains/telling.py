@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.callbacks import manager as native
 
-from aaflow_plugins.hops import Hops
+from aaflow_plugins.hops import Hops, outcome
 from aaflow_plugins.known_code import is_from, is_one_of
 
 #: The code that has one handler after the other told, or all at once.
@@ -161,15 +161,7 @@ def _new_run_id() -> uuid.UUID:
 
 def _error(method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> BaseException | None:
     """What a handler's method raises; what it returns is nobody's concern."""
-    try:
-        method(*args, **kwargs)
-    except StopIteration as error:  # no future takes it; from Python 3.12 on asyncio says the same
-        stopped = RuntimeError("StopIteration interacts badly with generators and cannot be raised into a Future")
-        stopped.__cause__ = error
-        return stopped
-    except BaseException as error:
-        return error
-    return None
+    return outcome(partial(method, *args, **kwargs))[1]
 
 
 def _failing(handler: BaseCallbackHandler, name: str, error: BaseException) -> Any:
