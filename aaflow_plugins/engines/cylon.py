@@ -77,8 +77,7 @@ class CylonCommunicator(MpiCommunicator):
         slices = [each.slices(share) for each in sent]
         said = self._alike("the rounds of a shuffle", rounds=[len(each) for each in slices])
         rounds = [max(1, *counts) for counts in zip(*(each["rounds"] for each in said), strict=True)]
-        self._ready()
-        with self._or_abort():
+        with self._moving():
             return [
                 [
                     self.library.shuffle(each.carried(parts[number] if number < len(parts) else slice(0, 0)), OWNER)
@@ -132,6 +131,5 @@ def _fault_of_import(rank: int) -> str:
 def _library(ranks: MpiCommunicator) -> Cylon:
     from aaflow_plugins.engines.cylon_library import Cylon
 
-    ranks._ready()
-    with ranks._or_abort():
+    with ranks._moving():
         return Cylon(ranks._comm.Dup())

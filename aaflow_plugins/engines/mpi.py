@@ -97,8 +97,7 @@ class MpiCommunicator(Communicator):
         held = to_ipc(table) if self.rank == root and table is not None else None
         if any(each["none"] for each in self._alike(f"broadcast from {root}", none=self.rank == root and held is None)):
             raise ValueError(f"table is None at the root, rank {root}")
-        self._ready()
-        with self._or_abort():
+        with self._moving():
             size = np.array([0 if held is None else held.size])
             self._comm.Bcast(size, root)
             moved = np.empty(size[0], np.uint8) if held is None else np.frombuffer(held, np.uint8)
@@ -148,14 +147,9 @@ class MpiCommunicator(Communicator):
         said = self._alike(call, columns=columns, flat=flat_columns(table))
         flat = [all(each) for each in zip(*(each["flat"] for each in said), strict=True)]
         sent = parts(flat)
-        self._ready()  # whoever could not make its parts has said so
-        with self._or_abort():
+        with self._moving():  # whoever could not make its parts has said so
             moved, streams = self._moved(sent)
         return _table(schema, flat, moved, streams)
-
-    def _ready(self) -> None:
-        """Wait for all ranks, before calls that block."""
-        self._control.agree(b"", binding=True)
 
     def _alike(self, call: str, **mine: Any) -> list[dict[str, Any]]:
         """What different ranks say of the call they have come to.
@@ -242,8 +236,9 @@ class MpiCommunicator(Communicator):
         return (held[start : start + self.message_bytes] for start in range(0, len(held), self.message_bytes))
 
     @contextmanager
-    def _or_abort(self) -> Iterator[None]:
-        """End the job with whatever goes wrong while the others are in calls that block."""
+    def _moving(self) -> Iterator[None]:
+        """Wait for all ranks before calls that block; end the job with whatever goes wrong in these."""
+        self._control.agree(b"", binding=True)
         try:
             yield
         except BaseException:
