@@ -38,8 +38,9 @@ _GROUP: Final = 50_000
 #: Parsers that make the nodes of a document of nothing but the document.
 _BY_DOCUMENT: Final = (SentenceSplitter, TokenTextSplitter, SentenceWindowNodeParser, MarkdownNodeParser)
 
-#: Methods of a parser that are called for a group of documents instead of for all.
+#: Methods of a parser that are called for a group of documents instead of for all, and its coroutines.
 _CALLED: Final = ("__call__", "get_nodes_from_documents")
+_COROUTINES: Final = ("acall", "aget_nodes_from_documents", "_aparse_nodes")
 
 
 def run_overlapping(
@@ -104,8 +105,18 @@ def parses_by_document(step: Any) -> bool:
         isinstance(step, node_parsers.Accelerated)
         and step._native in _BY_DOCUMENT
         and step._calls_known_code()
-        and all(found(step._native, name) is found(NodeParser, name) for name in _CALLED)
-        and unknown(NodeParser, _CALLED) is None
+        and _has_native(step, _CALLED)
+    )
+
+
+def parses_when_awaited(parser: Any) -> bool:
+    """Whether the coroutines of an accelerated parser are those known, which make the blocking calls."""
+    return _has_native(parser, _COROUTINES) and not set(_COROUTINES).intersection(vars(parser))
+
+
+def _has_native(parser: Any, names: Sequence[str]) -> bool:
+    return unknown(NodeParser, names) is None and all(
+        found(parser._native, name) is found(NodeParser, name) for name in names
     )
 
 
@@ -190,7 +201,13 @@ class Parsing:
 
 def texts_of(nodes: Iterable[Any]) -> list[str]:
     """What of nodes is embedded."""
-    return [node.get_content(metadata_mode=MetadataMode.EMBED) for node in nodes]
+    return list(map(embedded_text, nodes))
+
+
+def embedded_text(node: Any) -> str:
+    """What of a node is embedded."""
+    text: str = node.get_content(metadata_mode=MetadataMode.EMBED)
+    return text
 
 
 def batches(texts: Iterable[list[str]], model: Any) -> Iterator[list[str]]:

@@ -23,7 +23,7 @@ import pyarrow as pa
 from llama_index.core.base.embeddings import base as base_module
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.ingestion.pipeline import remove_unstable_values
-from llama_index.core.node_parser import NodeParser, SentenceSplitter, TokenTextSplitter, interface
+from llama_index.core.node_parser import NodeParser, SentenceSplitter, TokenTextSplitter
 from llama_index.core.schema import MetadataMode
 
 from aaflow_plugins.dataplane.vectors import exact_lists, exact_matrix
@@ -39,8 +39,10 @@ from llama_index_aaflow.incremental_keys import NoKeyError, transformation_key
 from llama_index_aaflow.ingestion_overlap import (
     SETTINGS,
     are_apart,
+    embedded_text,
     groups,
     parses_by_document,
+    parses_when_awaited,
     run_overlapping,
 )
 from llama_index_aaflow.known_code import plain
@@ -56,7 +58,6 @@ _TEXTS: Final = 256
 #: Methods of an embedding model that take a list of texts to the batches, and the coroutines that do.
 _METHODS: Final = ("__call__", "get_text_embedding_batch", "_get_text_embeddings_cached")
 _COROUTINES: Final = ("acall", "aget_text_embedding_batch", "_aget_text_embeddings_cached")
-_PARSING: Final = ("acall", "aget_nodes_from_documents", "_aparse_nodes")
 #: Coroutines that a model has of its own if it awaits a client.
 _AWAITING: Final = ("_aget_text_embeddings_rate_limited", "_aget_text_embeddings", "_aget_text_embedding")
 
@@ -241,7 +242,7 @@ def _share_of(step: Any, *, asynchronous: bool) -> _Cutting | _Embedding | None:
         return _Embedding(step, _one_by_one if asynchronous else _at_once)
     if not isinstance(step, SentenceSplitter | TokenTextSplitter) or not parses_by_document(step):
         return None
-    if asynchronous and not parses_natively(step):
+    if asynchronous and not parses_when_awaited(step):
         return None
     try:
         transformation_key(step)
@@ -276,14 +277,9 @@ def _is_plain(embedding: BaseEmbedding, *, asynchronous: bool) -> bool:
     )
 
 
-def parses_natively(parser: Any) -> bool:
-    """Whether an accelerated parser's coroutines are those known, which make the blocking calls."""
-    return _has_native(parser, _PARSING, NodeParser, interface)
-
-
 def is_blocking(embedding: BaseEmbedding) -> bool:
     """Whether a model's coroutines make its blocking calls, one text after the other."""
-    return _has_native(embedding, _AWAITING, BaseEmbedding, base_module)
+    return _has_native(embedding, _AWAITING)
 
 
 def embeds_natively(embedding: Any, *, asynchronous: bool = False) -> bool:
@@ -294,7 +290,7 @@ def embeds_natively(embedding: Any, *, asynchronous: bool = False) -> bool:
         asynchronous: Whether it is asked by its coroutines.
     """
     return (
-        _has_native(embedding, _COROUTINES if asynchronous else _METHODS, BaseEmbedding, base_module)
+        _has_native(embedding, _COROUTINES if asynchronous else _METHODS)
         and type(embedding.embed_batch_size) is int
         and embedding.embed_batch_size > 0
         and not embedding.embeddings_cache
@@ -302,21 +298,14 @@ def embeds_natively(embedding: Any, *, asynchronous: bool = False) -> bool:
     )
 
 
-def _has_native(step: Any, names: Sequence[str], owner: type[Any], module: Any) -> bool:
-    """Whether a transformation has inherited these methods, as far as the installed version has them.
-
-    Args:
-        step: The transformation, accelerated or not.
-        names: The methods.
-        owner: Whose they are.
-        module: Where they are defined.
-    """
-    native = getattr(type(step), "aaflow_native", type(step))
-    methods = [(found(native, name), found(owner, name)) for name in names]
+def _has_native(embedding: Any, names: Sequence[str]) -> bool:
+    """Whether a model, accelerated or not, has inherited these methods, as far as the installed version has them."""
+    native = getattr(type(embedding), "aaflow_native", type(embedding))
+    methods = [(found(native, name), found(BaseEmbedding, name)) for name in names]
     return (
         all(own is known for own, known in methods)
-        and all(is_from(plain(known), module) for _, known in methods if known is not None)
-        and not set(names).intersection(vars(step))
+        and all(is_from(plain(known), base_module) for _, known in methods if known is not None)
+        and not set(names).intersection(vars(embedding))
     )
 
 
@@ -446,11 +435,11 @@ class _SharedEmbedding:
 
     def __call__(self, nodes: Any, **kwargs: Any) -> Any:
         """Give nodes their vectors."""
-        return self._ahead(nodes, _text_to_embed)(nodes, **kwargs)
+        return self._ahead(nodes, embedded_text)(nodes, **kwargs)
 
     async def acall(self, nodes: Any, **kwargs: Any) -> Any:
         """Give nodes their vectors; between tasks the loop is free."""
-        tasks = list(_together(self._batches(nodes, _text_to_embed)))
+        tasks = list(_together(self._batches(nodes, embedded_text)))
 
         def fetch(on_loop: OnLoop) -> list[Fetched]:
             return list(self._fetched(tasks, called_on(on_loop, self._here)))
@@ -499,11 +488,6 @@ class _SharedEmbedding:
         size = self._embedding.embed_batch_size
         for start in range(0, len(items), size):
             yield list(map(text_of, items[start : start + size]))
-
-
-def _text_to_embed(node: Any) -> str:
-    text: str = node.get_content(metadata_mode=MetadataMode.EMBED)
-    return text
 
 
 def _together(batches: Iterable[list[str]]) -> Iterator[list[list[str]]]:

@@ -10,23 +10,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Any
 from weakref import WeakKeyDictionary
 
-from llama_index.core.node_parser import NodeParser
 from llama_index.core.schema import Document
 from pydantic import BaseModel
 
 from aaflow_plugins.cancellation import uncancelled
 from aaflow_plugins.collector import rare_collector
 from aaflow_plugins.executor import Executor
-from llama_index_aaflow.ingestion_overlap import Parsing, are_plain, batches_so_far, groups, may_overlap
-from llama_index_aaflow.known_code import unknown
-from llama_index_aaflow.native_classes import found
+from llama_index_aaflow.ingestion_overlap import (
+    Parsing,
+    are_plain,
+    batches_so_far,
+    groups,
+    may_overlap,
+    parses_when_awaited,
+)
 from llama_index_aaflow.node_parsers import shows_no_document
-
-#: What natively comes to the blocking methods of a parser.
-_CALLED: Final = ("acall", "aget_nodes_from_documents", "_aparse_nodes")
 
 
 async def arun_overlapping(
@@ -59,11 +60,7 @@ async def arun_overlapping(
 
 def _may_parse_in_turns(parser: Any) -> bool:
     """Whether the asynchronous call of an accelerated parser is its blocking one, and copies of documents do for it."""
-    return (
-        unknown(NodeParser, _CALLED) is None
-        and all(found(parser._native, name) is found(NodeParser, name) for name in _CALLED)
-        and shows_no_document(parser)
-    )
+    return parses_when_awaited(parser) and shows_no_document(parser)
 
 
 class Turn:

@@ -24,14 +24,13 @@ from aaflow_plugins.remote import sample_of
 from aaflow_plugins.shards import blocks, check_same_texts, embed_evenly
 from llama_index_aaflow.embeddings import is_openai
 from llama_index_aaflow.ingestion_cache import quick_cache
-from llama_index_aaflow.ingestion_overlap import parses_by_document
+from llama_index_aaflow.ingestion_overlap import parses_by_document, parses_when_awaited, texts_of
 from llama_index_aaflow.ingestion_ranks import (
     Helping,
     embeds_natively,
     fingerprint,
     helping,
     is_blocking,
-    parses_natively,
 )
 from llama_index_aaflow.native_classes import with_class
 from llama_index_aaflow.sharded_documents import RefusedError, check_apart, documents_seen
@@ -96,7 +95,9 @@ def _run(
     own = block_of(ranks, nodes, executor)
     if pipeline.docstore is not None:
         store = pipeline.vector_store
-        delete = store and (store.delete if on_loop is None else partial(on_loop, store.adelete))
+        delete = None
+        if store is not None:
+            delete = store.delete if on_loop is None else partial(on_loop, store.adelete)
         mine.__dict__["docstore"] = documents_seen(ranks, pipeline, own, delete)
     with helping(_Together(ranks, steps, apart=pipeline.docstore is not None)):
         made = native(mine, documents=own, **given)
@@ -145,7 +146,7 @@ def steps_reason(transformations: Sequence[Any], *, asynchronous: bool = False) 
             if not embeds_natively(step, asynchronous=asynchronous):
                 what = "embed batches of a fixed number of texts, without a cache or a limiter of its own"
                 return f"transformations[{position}], {type(step).__name__}, is not known to {what}"
-        elif not parses_by_document(step) or (asynchronous and not parses_natively(step)):
+        elif not parses_by_document(step) or (asynchronous and not parses_when_awaited(step)):
             return f"transformations[{position}], {type(step).__name__}, is not known to treat each document by itself"
     return None
 
@@ -204,14 +205,13 @@ class ShardedEmbedding:
 
     def __call__(self, nodes: Sequence[Any], **kwargs: Any) -> Sequence[Any]:
         """Give nodes their vectors, as the native call does; all ranks make this call together."""
-        texts = [node.get_content(metadata_mode=MetadataMode.EMBED) for node in nodes]
-        for node, row in zip(nodes, self.embed(texts, **kwargs), strict=True):
+        for node, row in zip(nodes, self.embed(texts_of(nodes), **kwargs), strict=True):
             node.embedding = row
         return nodes
 
     async def acall(self, nodes: Sequence[Any], **kwargs: Any) -> Sequence[Any]:
         """Give nodes their vectors, as the native coroutine does; all ranks make this call together."""
-        texts = [node.get_content(metadata_mode=MetadataMode.EMBED) for node in nodes]
+        texts = texts_of(nodes)
         native = partial(self._embedding.aget_text_embedding_batch, **kwargs)
         # A model that blocks the loop gives it back after each batch.
         one = is_blocking(self._embedding)
