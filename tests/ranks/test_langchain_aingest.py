@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -20,6 +20,7 @@ from aaflow_plugins.engines.communicator import Communicator, RankError
 from aaflow_plugins.executor import Executor
 from langchain_aaflow import aingest, ingest
 from langchain_aaflow.sharded_store import ShardedVectorStore
+from tests.ranks.awaited import ends_everywhere, finished
 from tests.ranks.test_langchain_ingest import SPLITTERS, Hashed, contents, documents
 from tests.ranks.test_langchain_shards import rows
 
@@ -58,21 +59,6 @@ def alone(given: Any, **arguments: Any) -> Any:
     return asyncio.run(aingest(given, executor=Executor(engine="local", batch_size=16), **arguments))
 
 
-def finished(awaitable: Any) -> Any:
-    """What a coroutine gives; no thread is left by then but those of the loop's executor."""
-
-    async def main() -> Any:
-        before = set(threading.enumerate())
-        try:
-            return await awaitable
-        finally:
-            await asyncio.sleep(0.1)  # one that has given its result may still be on its way out
-            left = set(threading.enumerate()) - before
-            assert not [thread.name for thread in left if not thread.name.startswith("asyncio_")]
-
-    return asyncio.run(main())
-
-
 EMBEDDINGS = {"blocking": Hashed, "a client of its own": Awaiting}
 
 
@@ -83,7 +69,7 @@ def test_the_store_of_one_process(ranks: Communicator, kind: str, store: Any, so
     given, splitter = documents(60, 300), SPLITTERS["recursive"]()
     made = EMBEDDINGS[kind]
     arguments = {"splitter": splitter, "vectorstore": store}
-    found = finished(aingest(source(given), embedding=made(), executor=executor(), **arguments))
+    found = finished(lambda: aingest(source(given), embedding=made(), executor=executor(), **arguments))
     if ranks.rank:
         assert found is None
     else:
@@ -94,7 +80,8 @@ def test_who_takes_part(ranks: Communicator) -> None:
     arguments: Any = {"splitter": SPLITTERS["recursive"](), "vectorstore": FAISS}
     blocking, awaiting = Hashed(), Awaiting()
     for embedding in (blocking, awaiting):
-        finished(aingest(documents(60, 300), embedding=embedding, executor=executor(), **arguments))
+        call = partial(aingest, documents(60, 300), embedding=embedding, executor=executor(), **arguments)
+        finished(call)
     assert bool(awaiting.calls) is (ranks.rank == 0)
     with ranks.together("calls"):
         assert all(
@@ -109,7 +96,7 @@ def test_each_rank_its_block(ranks: Communicator, kind: str, gather: str, source
     given, splitter = documents(30, 40), SPLITTERS["recursive"]()
     made = EMBEDDINGS[kind]
     arguments = {"splitter": splitter, "vectorstore": FAISS}
-    found = finished(aingest(source(given), embedding=made(), executor=executor(gather), **arguments))
+    found = finished(lambda: aingest(source(given), embedding=made(), executor=executor(gather), **arguments))
     expected = rows(alone(given, embedding=made(), **arguments))
     if gather == "all":
         assert rows(found) == expected
@@ -126,7 +113,7 @@ def test_an_error_is_raised_on_all_ranks(ranks: Communicator, kind: str, gather:
     given[-1].page_content += " poison"
     arguments: Any = {"splitter": None, "embedding": EMBEDDINGS[kind](bad="poison"), "vectorstore": FAISS}
     with pytest.raises((ValueError, RankError), match="poison is refused"):
-        finished(aingest(given, executor=executor(gather), **arguments))
+        finished(lambda: aingest(given, executor=executor(gather), **arguments))
     test_the_store_of_one_process(ranks, "blocking", FAISS, list)
 
 
@@ -135,19 +122,8 @@ def test_an_error_is_raised_on_all_ranks(ranks: Communicator, kind: str, gather:
 def test_a_task_that_is_cancelled(ranks: Communicator, of: int, gather: str) -> None:
     """It ends on all ranks, long before the work would have."""
     arguments: Any = {"splitter": None, "embedding": Slow(), "vectorstore": FAISS}
-
-    async def cancelled() -> None:
-        task = asyncio.create_task(aingest(documents(4000, 3), executor=executor(gather), **arguments))
-        if ranks.rank == of:
-            await asyncio.sleep(0.5)
-            task.cancel()
-        await task
-
-    began = time.monotonic()
-    expected: Any = asyncio.CancelledError if ranks.rank == of else RankError
-    with pytest.raises(expected, match=None if ranks.rank == of else f"rank {of} was cancelled"):
-        finished(cancelled())
-    assert time.monotonic() - began < 6
+    given = documents(4000, 3)
+    ends_everywhere(ranks, lambda: aingest(given, executor=executor(gather), **arguments), cancelled=of)
     test_the_store_of_one_process(ranks, "blocking", FAISS, list)
 
 

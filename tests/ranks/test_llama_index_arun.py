@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +18,7 @@ from aaflow_plugins.engines.communicator import Communicator, RankError
 from aaflow_plugins.executor import Executor
 from llama_index_aaflow import accelerate
 from tests.llama_index.tracing import spans
+from tests.ranks.awaited import ends_everywhere, finished
 from tests.ranks.test_llama_index_ingestion import Hashed, Shouting, contents, documents, numbered, sentences
 from tests.ranks.test_llama_index_shards import changed, copies, everybodys, held
 
@@ -73,20 +73,6 @@ def ours(pipeline: Any, **settings: Any) -> Any:
 def with_stores(steps: Callable[[], list[Any]] = STEPS["sentences"], **settings: Any) -> IngestionPipeline:
     stores = {"vector_store": Counting(), "docstore": SimpleDocumentStore(), "cache": IngestionCache()}
     return IngestionPipeline(transformations=steps(), **stores, **settings)
-
-
-def finished(awaitable: Callable[[], Any]) -> Any:
-    """What a coroutine gives; no thread is left by then but those of the loop's executor."""
-
-    async def main() -> Any:
-        before = set(threading.enumerate())
-        try:
-            return await awaitable()
-        finally:
-            left = set(threading.enumerate()) - before
-            assert not [thread.name for thread in left if not thread.name.startswith("asyncio_")]
-
-    return asyncio.run(main())
 
 
 @pytest.mark.parametrize("steps", [*STEPS.values(), lambda: [sentences(), Shouting(), Hashed()]])
@@ -223,19 +209,7 @@ class Slow(Hashed):
 def test_a_task_that_is_cancelled(ranks: Communicator, of: int, gather: str) -> None:
     """It ends on all ranks, long before the work would have."""
     pipeline = ours(IngestionPipeline(transformations=[Slow(embed_batch_size=20)]), gather=gather)
-
-    async def cancelled() -> None:
-        task = asyncio.create_task(pipeline.arun(documents=documents(4000, 3)))
-        if ranks.rank == of:
-            await asyncio.sleep(0.5)
-            task.cancel()
-        await task
-
-    began = time.monotonic()
-    expected: Any = asyncio.CancelledError if ranks.rank == of else RankError
-    with pytest.raises(expected, match=None if ranks.rank == of else f"rank {of} was cancelled"):
-        finished(cancelled)
-    assert time.monotonic() - began < 6
+    ends_everywhere(ranks, lambda: pipeline.arun(documents=documents(4000, 3)), cancelled=of)
     test_at_rank_0_the_nodes_of_one_process(ranks, STEPS["sentences"])
 
 
