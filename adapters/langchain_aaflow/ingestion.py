@@ -89,17 +89,7 @@ def ingest(
         raise TypeError("source is asynchronous: use `await aingest(...)`")
     ranks = ranks_of(job.executor)
     with job.progress(progress) as callback, rare_collector():
-        if job.executor.gather == "shards" or (job.executor.gather == "all" and ranks.size > 1):
-            return job.run_in_shards(ranks, callback)
-        if ranks.size > 1:
-            return job.run_on(ranks, callback)
-        if job.tiny:
-            return job.run_at_once()
-        plan = job.plan()
-        documents = job.documents()
-        assert isinstance(documents, Iterable)
-        job.executor.run(plan, documents, _exhaust, sizes=job.sizes, total=job.total, progress=callback)
-    return job.target.finished()
+        return job.run_on(ranks, callback)
 
 
 async def aingest(
@@ -124,11 +114,7 @@ async def aingest(
             return await job.arun(callback)
 
         def together(on_loop: OnLoop) -> S:
-            ranks = ranks_of(job.executor)
-            if job.executor.gather == "shards" or (job.executor.gather == "all" and ranks.size > 1):
-                return job.run_in_shards(ranks, callback, on_loop)
-            store: S = on_loop(job.arun, callback) if ranks.size == 1 else job.run_on(ranks, callback, on_loop)
-            return store
+            return job.run_on(ranks_of(job.executor), callback, on_loop)
 
         return await in_thread(together)
 
@@ -162,15 +148,15 @@ class _Job(Generic[S]):
             plans.check_document(document, position)
 
     @property
-    def total(self) -> int | None:
+    def _total(self) -> int | None:
         return None if self._listed is None else len(self._listed)
 
     @property
-    def sizes(self) -> Sizes | None:
+    def _sizes(self) -> Sizes | None:
         return None if self._listed is None else Sizes(tuple(map(plans.size_of, self._listed)))
 
     @property
-    def tiny(self) -> bool:
+    def _tiny(self) -> bool:
         """Whether a plan would cost more than it saves, or could not do the same.
 
         An executor of the caller's always runs a plan: its settings and its report are wanted.
@@ -184,7 +170,7 @@ class _Job(Generic[S]):
         """Whether some documents bring an id and some none: what becomes of those only the whole native call says."""
         return self._splitter is None and len({bool(document.id) for document in self._listed or ()}) > 1
 
-    def plan(self) -> Plan:
+    def _plan(self) -> Plan:
         """The plan. Split first, as a whole, where the number of chunks must be known or the store embeds."""
         counted = isinstance(self._ids, Sequence)
         one_call = not self.target.takes_vectors and self._listed is not None
@@ -199,7 +185,7 @@ class _Job(Generic[S]):
         operators.append(self.target.upsert(given_ids=self._ids is not None))
         return Plan(operators)
 
-    def documents(self) -> Iterable[Document] | AsyncIterable[Document]:
+    def _documents(self) -> Iterable[Document] | AsyncIterable[Document]:
         """The source's documents; a listed source's have been checked."""
         if self._listed is not None:
             return self._listed
@@ -214,36 +200,49 @@ class _Job(Generic[S]):
             return progress_bar("ingest")
         return nullcontext(progress or None)
 
+    def run_on(self, ranks: Communicator, progress: ProgressCallback | None, on_loop: OnLoop | None = None) -> S:
+        """On all ranks, as the executor's gather mode says."""
+        if self.executor.gather == "shards" or (self.executor.gather == "all" and ranks.size > 1):
+            return self._run_in_shards(ranks, progress, on_loop)
+        if ranks.size > 1:
+            return self._run_at_root(ranks, progress, on_loop)
+        if on_loop is not None:
+            store: S = on_loop(self.arun, progress)
+            return store
+        return self._run(progress)
+
+    def _run(self, progress: ProgressCallback | None, pool: TaskPool | None = None) -> S:
+        """In this process, with the help of other ranks if there are any."""
+        if self._mixed_ids or (self._tiny and pool is None):
+            return self._run_at_once()
+        plan, documents = self._plan(), self._documents()
+        assert isinstance(documents, Iterable)
+        self.executor.run(plan, documents, _exhaust, sizes=self._sizes, total=self._total, progress=progress, pool=pool)
+        return self.target.finished()
+
     async def arun(self, progress: ProgressCallback | None, pool: TaskPool | None = None) -> S:
-        """On the running loop, with the help of other ranks if there are any."""
-        if self._mixed_ids or (self.tiny and pool is None):
-            return await self.arun_at_once()
-        plan, documents = self.plan(), self.documents()
+        """Like `_run`, on the running loop."""
+        if self._mixed_ids or (self._tiny and pool is None):
+            return await self._arun_at_once()
+        plan, documents = self._plan(), self._documents()
         await self.executor.arun(
-            plan, documents, _exhaust, sizes=self.sizes, total=self.total, progress=progress, pool=pool
+            plan, documents, _exhaust, sizes=self._sizes, total=self._total, progress=progress, pool=pool
         )
         return self.target.finished()
 
-    def run_on(self, ranks: Communicator, progress: ProgressCallback | None, on_loop: OnLoop | None = None) -> S:
+    def _run_at_root(self, ranks: Communicator, progress: ProgressCallback | None, on_loop: OnLoop | None) -> S:
         """With the help of other ranks; None at those, which nobody's annotations should have to care for."""
-        plan = self.plan()
+        plan = self._plan()
 
         def lead(pool: TaskPool) -> S:
-            if on_loop is not None:
-                store: S = on_loop(self.arun, progress, pool)
-                return store
-            if self._mixed_ids:
-                return self.run_at_once()
-            documents = self.documents()
-            assert isinstance(documents, Iterable)
-            self.executor.run(
-                plan, documents, _exhaust, sizes=self.sizes, total=self.total, progress=progress, pool=pool
-            )
-            return self.target.finished()
+            if on_loop is None:
+                return self._run(progress, pool)
+            store: S = on_loop(self.arun, progress, pool)
+            return store
 
         return lead_or_serve(ranks, plan.fingerprint(), self._digest(), plan.elsewhere, lead)  # type: ignore[return-value]
 
-    def run_in_shards(self, ranks: Communicator, progress: ProgressCallback | None, on_loop: OnLoop | None = None) -> S:
+    def _run_in_shards(self, ranks: Communicator, progress: ProgressCallback | None, on_loop: OnLoop | None) -> S:
         """Each rank its own block; of a class of their own where shards stay, which nobody's annotations care for."""
         job = Sharded(
             ranks,
@@ -258,20 +257,20 @@ class _Job(Generic[S]):
         )
 
         def documents() -> Iterable[Document]:
-            found = self.documents()
+            found = self._documents()
             if isinstance(found, AsyncIterable):
                 assert on_loop is not None
                 listed: list[Document] = on_loop(_all_of, found)
                 return listed
             return found
 
-        return job.run(self.plan().fingerprint(), documents)  # type: ignore[no-any-return]
+        return job.run(self._plan().fingerprint(), documents)  # type: ignore[no-any-return]
 
     def _digest(self) -> bytes:
         """What tells this rank's texts from others; empty without any, or where only reading would tell."""
         return digest_of(document.page_content for document in self._listed or ())
 
-    def run_at_once(self) -> S:
+    def _run_at_once(self) -> S:
         """Without a plan: one step after the other."""
         chunks, ids = self._chunks()
         if self._mixed_ids or not self.target.takes_vectors or self.target.embedding is None:
@@ -281,8 +280,8 @@ class _Job(Generic[S]):
         self._add(embedder, [(request, embedder.send(request)) for request in requests], chunks, ids)
         return self.target.finished()
 
-    async def arun_at_once(self) -> S:
-        """Like `run_at_once`, with the asynchronous clients."""
+    async def _arun_at_once(self) -> S:
+        """Like `_run_at_once`, with the asynchronous clients."""
         chunks, ids = self._chunks()
         if self._mixed_ids or not self.target.takes_vectors or self.target.embedding is None:
             return await self.target.aadd_natively(chunks, ids)
