@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from hashlib import sha256
@@ -15,13 +16,16 @@ from llama_index.core import StorageContext, VectorStoreIndex, load_index_from_s
 from llama_index.core.callbacks import CallbackManager
 from llama_index.core.embeddings import BaseEmbedding
 from llama_index.core.node_parser import SentenceSplitter
-from llama_index.core.schema import Document, NodeRelationship, TextNode
+from llama_index.core.schema import Document, ImageNode, IndexNode, MediaResource, Node, NodeRelationship, TextNode
 from llama_index.core.vector_stores import SimpleVectorStore
 from pydantic import PrivateAttr
 
 from llama_index_aaflow import accelerate
 from tests.llama_index.parsing_outcomes import numbered
 from tests.llama_index.tracing import Callbacks
+
+#: More nodes than one.
+TEXT = "One sentence of seven words is here. " * 9
 
 
 class DigestEmbedding(BaseEmbedding):
@@ -164,9 +168,40 @@ def document(name: str, text: str, metadata: dict[str, Any] | None = None) -> Do
     return Document(id_=name, text=text, metadata=dict(metadata or {}))
 
 
+def built(*names: str, **fields: Any) -> Callable[[Side], Any]:
+    """The action of building an index of documents of these names."""
+    return lambda side: side.build([document(name, f"{name}: {TEXT}", **fields) for name in names])
+
+
 def node(name: str, text: str, source: str | None = None, **fields: Any) -> TextNode:
     """A node of a document that nobody splits."""
     relationships = {}
     if source is not None:
         relationships[NodeRelationship.SOURCE] = Document(id_=source, text="whole").as_related_node_info()
     return TextNode(id_=name, text=text, relationships=relationships, **fields)
+
+
+class Custom(TextNode):
+    """Somebody's own kind of node."""
+
+
+def odd_nodes() -> list[Any]:
+    """Nodes of every kind, and texts, ids and metadata that are seldom met."""
+    return [
+        ImageNode(id_="image", text="a picture", image="aGVsbG8=", metadata={"a": 1}),
+        IndexNode(id_="index", text="an index", index_id="i", obj=node("inner", "inner")),
+        Node(id_="media", text_resource=MediaResource(text="media"), metadata={"b": (1, 2)}),
+        document("whole", "a document among nodes"),
+        node("blank", "  "),
+        node("empty", "", metadata={"a": "only metadata"}),
+        node("nothing", ""),
+        node("embedded", "has one", "a", embedding=[1, 2.5, 3, 4]),
+        node("surrogate", "text", "a", metadata={"a": "\u00e9\U0001f600"}),
+        node("big", "text", "b", metadata={"n": 2**70}),
+        node("template", "text", "b", metadata={"n": 1}, text_template="{metadata_str}", metadata_template="{value}"),
+        node("template", "same id", "b"),
+        Custom(**node("custom", "text", "a").to_dict()),
+        node("ordered", "text", "a", metadata={"ordered": OrderedDict(a=1)}),
+        node("later", "text", "a"),
+        node("excluded", "text", "b", metadata={"n": 1}, excluded_embed_metadata_keys=["n"]),
+    ]
