@@ -257,8 +257,12 @@ def _local_cases(scale: Scale) -> list[Case]:
     return _cases(scale, {"WordLlama (256 floats)": {"floor": True}}, (_RUN, _ARUN, _OURS))
 
 
+def _walls(case: CaseResult) -> dict[str, float]:
+    return {each.name: each.spread("wall").median for each in case.contenders}
+
+
 def _local_notes(case: CaseResult, results: Sequence[CaseResult]) -> list[str]:
-    walls = {each.name: each.spread("wall").median for each in case.contenders}
+    walls = _walls(case)
     alone = case.default.fact("model_alone")
     return [
         *_notes(case, results),
@@ -300,7 +304,7 @@ def _ranks_cases(scale: Scale) -> list[Case]:
 
 
 def _ranks_notes(case: CaseResult, results: Sequence[CaseResult]) -> list[str]:
-    walls = {each.name: each.spread("wall").median for each in case.contenders}
+    walls = _walls(case)
     alone = walls["ours, one process"]
     gains = "; ".join(f"{name} {alone / wall:.2f}x" for name, wall in walls.items() if "ranks" in name)
     return [*_notes(case, results), f"Against ours in one process: {gains}."]

@@ -84,7 +84,7 @@ class LedVectorStoreIndex(AcceleratedVectorStoreIndex):
 
         def lead(helped: Help) -> VectorStoreIndex:
             embedding = helped.embedding(len(transformations), model)
-            given = {name: kwargs[name] for name in ("embed_model",) if name in kwargs}
+            given = {"embed_model": kwargs["embed_model"]} if "embed_model" in kwargs else {}
             made = build([_Helped(helped, transformations, executor, given)], embed_model=embedding)
             made._transformations, made._embed_model = transformations, model
             return made

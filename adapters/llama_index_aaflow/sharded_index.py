@@ -12,7 +12,7 @@ from llama_index.core.callbacks import CallbackManager
 from llama_index.core.data_structs.data_structs import IndexDict
 from llama_index.core.embeddings.utils import resolve_embed_model
 from llama_index.core.indices.vector_store import VectorStoreIndex
-from llama_index.core.schema import Document, MetadataMode, TransformComponent
+from llama_index.core.schema import Document, TransformComponent
 from llama_index.core.storage.docstore import SimpleDocumentStore
 from llama_index.core.storage.index_store import SimpleIndexStore
 from llama_index.core.vector_stores.simple import DEFAULT_VECTOR_STORE, NAMESPACE_SEP, SimpleVectorStoreData
@@ -23,6 +23,7 @@ from aaflow_plugins.executor import Executor
 from aaflow_plugins.plugins import ranks_of
 from aaflow_plugins.shards import MANIFEST, Manifest, all_counts, blocks
 from llama_index_aaflow.indices import AcceleratedVectorStoreIndex
+from llama_index_aaflow.ingestion_overlap import texts_of
 from llama_index_aaflow.ingestion_ranks import embeds_natively, fingerprint
 from llama_index_aaflow.sharded_documents import RefusedError, check_apart
 from llama_index_aaflow.sharded_ingestion import ELSEWHERE, ShardedEmbedding, block_of, steps_on, steps_reason
@@ -208,8 +209,7 @@ class _Embedding:
         self._model, self._ranks = ShardedEmbedding(model, ranks, size), ranks
 
     def __call__(self, nodes: Sequence[Any], **kwargs: Any) -> Sequence[Any]:
-        texts = [node.get_content(metadata_mode=MetadataMode.EMBED) for node in nodes]
-        full = [(node, text) for node, text in zip(nodes, texts, strict=True) if text != ""]
+        full = [(node, text) for node, text in zip(nodes, texts_of(nodes), strict=True) if text != ""]
         state = b" ".join(sorted({b"without" if node.embedding is None else b"with" for node, _ in full}))
         states = set(self._ranks.agree(state)) - {b""}
         if states > {b"with"} or states > {b"without"} or b"with without" in states:
