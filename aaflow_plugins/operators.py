@@ -17,6 +17,7 @@ import pyarrow as pa
 from aaflow_plugins.dataplane import vectors as vector_views
 from aaflow_plugins.dataplane.batch import Batch
 from aaflow_plugins.dataplane.schemas import native, text, vector
+from aaflow_plugins.dedupe import content_key
 from aaflow_plugins.embedding import Embedder, Request, Vectors
 from aaflow_plugins.remote import RemoteCall
 
@@ -206,6 +207,35 @@ class Split(Operator):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Dedupe(Operator):
+    """Lets go on what has a text that none before it had."""
+
+    kind: ClassVar[str] = "dedupe"
+    pattern: ClassVar[Pattern] = Pattern.SHUFFLE
+    name: str = "by text"
+    reads: pa.Schema = field(default_factory=lambda: pa.schema([text("text")]))
+    keeps: bool = True
+
+    def stages(self) -> Sequence[Stage]:
+        """One stage; of the texts that have gone by it keeps 16 bytes each."""
+
+        def each(batches: Iterator[Batch]) -> Iterator[Batch]:
+            seen: set[bytes] = set()
+            for batch in batches:
+                rows = []
+                for row, key in enumerate(map(content_key, batch.native("text"))):
+                    if key not in seen:
+                        seen.add(key)
+                        rows.append(row)
+                if len(rows) == batch.num_rows:
+                    yield batch
+                elif rows:
+                    yield _taken(batch, rows)
+
+        return [StreamStage(each)]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Embed(Operator):
     """Adds one vector a row, by the embedder's own grouping of texts into requests.
 
@@ -371,6 +401,15 @@ def slice_batch(batch: Batch, start: int, stop: int) -> Batch:
         for name, column in batch.columns.items()
     }
     return Batch(batch.schema, columns, stop - start)
+
+
+def _taken(batch: Batch, rows: list[int]) -> Batch:
+    """Some rows of a batch."""
+    columns = {
+        name: column.take(pa.array(rows)) if isinstance(column, pa.Array) else [column[row] for row in rows]
+        for name, column in batch.columns.items()
+    }
+    return Batch(batch.schema, columns, len(rows))
 
 
 def _joined(batches: Iterator[Batch]) -> Iterator[Batch]:

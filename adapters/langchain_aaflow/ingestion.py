@@ -26,7 +26,7 @@ from aaflow_plugins.engines.communicator import Communicator
 from aaflow_plugins.engines.event_loop import OnLoop, in_thread
 from aaflow_plugins.engines.tasks import TaskPool, digest_of, lead_or_serve
 from aaflow_plugins.executor import Executor
-from aaflow_plugins.operators import Operator
+from aaflow_plugins.operators import Dedupe, Operator
 from aaflow_plugins.plan import Plan
 from aaflow_plugins.plugins import engine_of, ranks_of
 from aaflow_plugins.progress import ProgressCallback, progress_bar
@@ -50,6 +50,7 @@ def ingest(
     embedding: Embeddings | None = None,
     vectorstore: S | type[S],
     ids: Ids | None = None,
+    deduplicate: bool = False,
     executor: Executor | None = None,
     progress: bool | ProgressCallback = False,
 ) -> S:
@@ -62,6 +63,8 @@ def ingest(
         embedding: The embeddings. May be left out where `vectorstore` is a store that has its own.
         vectorstore: The store to fill, or a class whose `from_documents` would make one.
         ids: One id a chunk, in order, or a function from a chunk to its id. None: as natively.
+        deduplicate: Whether of chunks with the same text only the first is embedded and stored, with its id and
+            metadata. Chunks of this call are compared, on all ranks, and not those that the store has already.
         executor: Concurrency, batch sizes and memory; its `report` tells afterwards what happened. In a job of several
             ranks (see `Executor`'s `engine`) rank 0 has its documents split, and batches of texts embedded, by all.
             With `gather="shards"` or `"all"` each rank splits and embeds its own block, of the same documents, or
@@ -84,7 +87,7 @@ def ingest(
             where there is no `Executor(batch_size=...)`.
         Exception: What the loader, splitter, embeddings or store raise, as they raise it.
     """
-    job = _Job(source, splitter, embedding, vectorstore, ids, executor, asynchronous=False)
+    job = _Job(source, splitter, embedding, vectorstore, ids, deduplicate, executor, asynchronous=False)
     if isinstance(source, AsyncIterable):
         raise TypeError("source is asynchronous: use `await aingest(...)`")
     ranks = ranks_of(job.executor)
@@ -99,6 +102,7 @@ async def aingest(
     embedding: Embeddings | None = None,
     vectorstore: S | type[S],
     ids: Ids | None = None,
+    deduplicate: bool = False,
     executor: Executor | None = None,
     progress: bool | ProgressCallback = False,
 ) -> S:
@@ -108,7 +112,7 @@ async def aingest(
     rank 0 alone, or with `gather="shards"` or `"all"` by each rank for its own block. Cancelling the task cancels the
     calls in flight, and on several ranks the other ranks' part, which raise a `RankError`; what is stored stays, once.
     """
-    job = _Job(source, splitter, embedding, vectorstore, ids, executor, asynchronous=True)
+    job = _Job(source, splitter, embedding, vectorstore, ids, deduplicate, executor, asynchronous=True)
     with job.progress(progress) as callback, rare_collector():
         if engine_of(job.executor) == "local" and job.executor.gather != "shards":
             return await job.arun(callback)
@@ -129,6 +133,7 @@ class _Job(Generic[S]):
         embedding: Embeddings | None,
         vectorstore: S | type[S],
         ids: Ids | None,
+        deduplicate: bool,
         executor: Executor | None,
         *,
         asynchronous: bool,
@@ -139,7 +144,7 @@ class _Job(Generic[S]):
         _check_source(source)
         _check_ids(ids)
         self._source, self._splitter, self._ids, self._vectorstore = source, splitter, ids, vectorstore
-        self._asynchronous = asynchronous
+        self._deduplicate, self._asynchronous = deduplicate, asynchronous
         self._default = executor is None
         self.executor = executor or Executor()
         self.target: Target[S] = Target(vectorstore, embedding, asynchronous=asynchronous)
@@ -178,6 +183,8 @@ class _Job(Generic[S]):
             plans.load(),
             plans.split(self._splitter, whole=counted or one_call, ids=self._ids),
         ]
+        if self._deduplicate:
+            operators.append(Dedupe())
         embedding = self.target.embedding
         if self.target.takes_vectors and embedding is not None:
             exact = not self.target.takes_buffer
@@ -251,6 +258,7 @@ class _Job(Generic[S]):
             self.target,
             self._splitter,
             self._ids,
+            self._deduplicate,
             self._batch_size(),
             progress,
             on_loop,
@@ -311,7 +319,13 @@ class _Job(Generic[S]):
 
     def _chunks(self) -> tuple[list[Document], list[str] | None]:
         chunks = plans.split_documents(self._splitter, self._listed or [])
-        return chunks, plans.ids_of(chunks, self._ids)
+        ids = plans.ids_of(chunks, self._ids)
+        if self._deduplicate:
+            first: dict[str, int] = {}
+            for row, chunk in enumerate(chunks):
+                first.setdefault(chunk.page_content, row)
+            chunks, ids = [chunks[row] for row in first.values()], ids and [ids[row] for row in first.values()]
+        return chunks, ids
 
     def _batch_size(self) -> int | None:
         """Texts a call for embeddings that are not known: natively all of a list; of an iterator, what fits."""

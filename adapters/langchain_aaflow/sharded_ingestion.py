@@ -7,27 +7,28 @@ of OpenAI's), each rank composes those of its own block.
 
 from __future__ import annotations
 
-import hashlib
 import json
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import compress
 from typing import Any, TypeVar
 
-import numpy as np
 import pyarrow as pa
 from langchain_core.documents import Document
 
 from aaflow_plugins.dataplane.batch import Batch
+from aaflow_plugins.dedupe import content_key, firsts
 from aaflow_plugins.embedding import vectors_from_rows
 from aaflow_plugins.engines.communicator import Communicator
 from aaflow_plugins.engines.event_loop import OnLoop
 from aaflow_plugins.engines.tasks import compare_samples, digest_of
 from aaflow_plugins.executor import Executor
-from aaflow_plugins.operators import Embed, Load
+from aaflow_plugins.operators import Dedupe, Embed, Load
 from aaflow_plugins.plan import Plan
 from aaflow_plugins.progress import Progress, ProgressCallback
-from aaflow_plugins.report import Report
+from aaflow_plugins.report import OperatorReport, Report
 from aaflow_plugins.scheduler import Sizes
 from aaflow_plugins.shards import Edges, all_counts, blocks, check_same_texts, embed_edges, share_of
 from langchain_aaflow import plans
@@ -52,6 +53,7 @@ class Sharded:
         target: Where this rank's rows end.
         splitter: The splitter, or None.
         ids: As `ingest` takes them.
+        deduplicate: As `ingest` takes it.
         batch_size: Texts a call, where embeddings have no grouping of their own.
         progress: Called with what this rank has done.
         on_loop: Runs coroutines of this process, those of an asynchronous client; None to make blocking calls.
@@ -63,6 +65,7 @@ class Sharded:
     target: Target[Any]
     splitter: Any
     ids: Any
+    deduplicate: bool
     batch_size: int | None
     progress: ProgressCallback | None
     on_loop: OnLoop | None = None
@@ -91,8 +94,11 @@ class Sharded:
                 block = blocks(list(map(plans.size_of, source)), self.ranks.size)[self.ranks.rank]
                 source = source[block.start : block.stop]
             chunks, split_report = self._split(source)
-            counts = all_counts(self.ranks, len(chunks))
-            rows = list(zip(chunks, self._ids_of(chunks, counts), strict=True))
+            rows = list(zip(chunks, self._ids_of(chunks), strict=True))
+            if self.deduplicate:
+                rows = self._firsts(rows, split_report)
+            counts = all_counts(self.ranks, len(rows))
+            self._check_ids([id_ for _, id_ in rows], counts)
             self._store(rows, embed, split_report)
             part = self._part(len(rows), sum(counts))
             place = Place.of(self.ranks, part.rows)
@@ -134,6 +140,18 @@ class Sharded:
         sizes = Sizes(tuple(map(plans.size_of, documents)))
         plan = Plan([plans.load(), plans.split(self.splitter)])
         return self._run(own, plan, documents, collect, sizes), own.report
+
+    def _firsts(self, rows: list[Row], report: Report | None) -> list[Row]:
+        """Those whose text no row before them has, of all ranks' rows."""
+        began, at_work = time.perf_counter(), time.thread_time()
+        kept = list(compress(rows, firsts([content_key(chunk.page_content) for chunk, _ in rows], self.ranks)))
+        if report is not None:
+            wall, cpu = time.perf_counter() - began, time.thread_time() - at_work
+            made = OperatorReport(Dedupe.kind, Dedupe.name, None, len(kept), 1, wall, cpu)
+            report.operators.append(made)
+            report.wall_seconds += wall
+            report.cpu_seconds += cpu
+        return kept
 
     def _run(
         self, own: Executor, plan: Plan, source: list[Any], consume: Callable[[Iterator[Batch]], T], sizes: Sizes
@@ -198,49 +216,39 @@ class Sharded:
             return digest_of(self.ids).hex()
         return type(self.ids).__name__
 
-    def _ids_of(self, chunks: list[Document], counts: list[int]) -> list[str | None]:
+    def _ids_of(self, chunks: list[Document]) -> list[str | None]:
         """The id of each chunk.
 
         Raises:
-            ValueError: If there are too few or too many, if one is used twice on whatever rank, or if some chunks
-                have one and some none: what becomes of those the store says only of all rows at once.
+            ValueError: If there are too few or too many.
         """
-        ids: list[str | None]
         if self.ids is None:
-            ids = [chunk.id for chunk in chunks]
-        elif callable(self.ids) or self.executor.partitioned:
-            ids = list(plans.ids_of(chunks, self.ids) or [])
-        else:
-            if len(self.ids) != sum(counts):
-                raise ValueError(f"ids: {len(self.ids)} ids for {sum(counts)} chunks")
-            start = sum(counts[: self.ranks.rank])
-            ids = list(self.ids[start : start + len(chunks)])
+            return [chunk.id for chunk in chunks]
+        if callable(self.ids) or self.executor.partitioned:
+            return list(plans.ids_of(chunks, self.ids) or [])
+        counts = all_counts(self.ranks, len(chunks))
+        if len(self.ids) != sum(counts):
+            raise ValueError(f"ids: {len(self.ids)} ids for {sum(counts)} chunks")
+        start = sum(counts[: self.ranks.rank])
+        return list(self.ids[start : start + len(chunks)])
+
+    def _check_ids(self, ids: list[str | None], counts: list[int]) -> None:
+        """Refuse ids that only the one store of one process could make sense of.
+
+        Raises:
+            ValueError: On all ranks, if one is used twice on whatever rank, or if some chunks have one and some none:
+                what becomes of those the store says only of all rows at once.
+        """
         with_id = all_counts(self.ranks, sum(map(bool, ids)))
         if not any(with_id):
-            return ids
+            return
         if with_id != counts:
             raise ValueError("ids: some chunks have an id and some have none; in shards all have one, or none has")
-        self._check_distinct([id_ for id_ in ids if id_], sum(counts[: self.ranks.rank]))
-        return ids
-
-    def _check_distinct(self, ids: list[str], first: int) -> None:
-        """Raise on all ranks if an id is there twice: equal ids meet on one rank, whichever ranks have them."""
-        held = [id_.encode("utf-8", "surrogatepass") for id_ in ids]
-        keys = [int.from_bytes(hashlib.blake2b(id_, digest_size=8).digest(), signed=True) for id_ in held]
-        columns = {
-            "key": pa.array(keys, pa.int64()),
-            "row": pa.array(np.arange(first, first + len(ids))),
-            "id": pa.array(held, pa.large_binary()),
-        }
-        met = self.ranks.shuffle(pa.table(columns), "key")
-        seen: set[bytes] = set()
-        twice = b""
-        for row, id_ in sorted(zip(met["row"].to_pylist(), met["id"].to_pylist(), strict=True)):
-            if id_ in seen:
-                twice = json.dumps([row, id_.decode("utf-8", "surrogatepass")]).encode()
-                break
-            seen.add(id_)
-        said = sorted(json.loads(value) for value in self.ranks.agree(twice) if value)
+        given = [id_ for id_ in ids if id_]
+        start = sum(counts[: self.ranks.rank])
+        first = firsts(list(map(content_key, given)), self.ranks)
+        twice = [json.dumps([start + row, id_]) for row, id_ in enumerate(given) if not first[row]][:1]
+        said = sorted(json.loads(value) for value in self.ranks.agree("".join(twice).encode()) if value)
         if said:
             raise ValueError(f"ids: duplicate ids, {said[0][1]!r} for one; shards hold each id once")
 
