@@ -54,6 +54,14 @@ def aaflow_query_batching(embeddings: Any) -> bool | None:
 
 
 @hookspec(firstresult=True)
+def aaflow_independent_answers(model: Any) -> bool | None:
+    """Return True if a language model's answers depend on nothing but what each is asked; None if not known.
+
+    Then it may be asked in another order than natively, by calls that are in flight together.
+    """
+
+
+@hookspec(firstresult=True)
 def aaflow_sink(store: Any) -> VectorSink | None:
     """Return the zero-copy way into this vector store, or None if it is not known exactly."""
 

@@ -10,11 +10,12 @@ from functools import partial
 from typing import Any, Final
 
 from llama_index.core.async_utils import DEFAULT_NUM_WORKERS
-from llama_index.core.extractors import BaseExtractor
+from llama_index.core.extractors import BaseExtractor, TitleExtractor
 from llama_index.core.extractors import metadata_extractors as native_module
 
 from aaflow_plugins.executor import Executor
 from aaflow_plugins.known_code import is_from
+from llama_index_aaflow.extractors_ahead import jobs_ahead
 from llama_index_aaflow.known_code import plain
 from llama_index_aaflow.native_classes import StandsFor, found, overridden, sharing, with_names
 
@@ -33,6 +34,16 @@ def seen_within_bound(extractor: Any, executor: Executor | None) -> Any:
     if executor is None or executor.resources.max_concurrency is None or not _is_known(native):
         return extractor
     return sharing(extractor, _WithinBound.aaflow_class(native, executor))
+
+
+def calls_at_once(extractor: Any) -> int | None:
+    """How many calls an extractor with an executor's bound has in flight; None for everything else."""
+    if not isinstance(extractor, _WithinBound) or extractor._executor is None:
+        return None
+    # Natively this one is never asked.
+    workers = DEFAULT_NUM_WORKERS if isinstance(extractor, TitleExtractor) else extractor.num_workers  # type: ignore[attr-defined]
+    found: int | None = _within(extractor._executor.resources.max_concurrency, workers)
+    return found
 
 
 def _is_known(native: Any) -> bool:
@@ -63,9 +74,13 @@ class _WithinBound(StandsFor):
         return {name: with_names(method, names) for name, method in _methods_with_jobs(native).items()}
 
 
-async def _run_jobs(limit: int | None, *args: Any, **kwargs: Any) -> Any:
+async def _run_jobs(limit: int | None, jobs: list[Any], **kwargs: Any) -> Any:
     native: Any = native_module
-    workers = kwargs.get("workers", DEFAULT_NUM_WORKERS)
-    if limit is not None and (workers == DEFAULT_NUM_WORKERS or workers > limit):
-        workers = limit
-    return await native.run_jobs(*args, **{**kwargs, "workers": workers})
+    if (begun := jobs_ahead(jobs)) is not None:
+        return await native.run_jobs(begun, **{**kwargs, "workers": max(1, len(begun))})
+    workers = _within(limit, kwargs.get("workers", DEFAULT_NUM_WORKERS))
+    return await native.run_jobs(jobs, **{**kwargs, "workers": workers})
+
+
+def _within(limit: int | None, workers: Any) -> Any:
+    return limit if limit is not None and (workers == DEFAULT_NUM_WORKERS or workers > limit) else workers

@@ -24,6 +24,8 @@ from aaflow_plugins.plugins import engine_of, ranks_of
 from llama_index_aaflow.carried_nodes import nodes_on_all
 from llama_index_aaflow.carried_stores import shared_reason, stores_on_all
 from llama_index_aaflow.embeddings import is_openai
+from llama_index_aaflow.extractors import calls_at_once
+from llama_index_aaflow.extractors_ahead import ahead, ahead_on_loop
 from llama_index_aaflow.incremental_runs import Keeping, begun
 from llama_index_aaflow.ingestion_beside import may_run_beside, run_beside
 from llama_index_aaflow.ingestion_cache import quick_cache, with_quick_keys
@@ -228,7 +230,8 @@ def _run(
         loop = with_quick_keys(native, quick.get("cache"))
 
         def loop_of(steps: list[Any], **more: Any) -> Any:
-            return loop(nodes, steps, **{**quick, **more})
+            with ahead(steps, list(map(calls_at_once, steps)), settings) as stages:
+                return loop(nodes, stages, **{**quick, **more})
 
         if (helped := help_of_ranks()) is not None:
             return helped.run(loop_of, nodes, steps, settings, executor)
@@ -255,7 +258,8 @@ async def _arun(
         loop = with_quick_keys(native, quick.get("cache"))
 
         async def loop_of(steps: list[Any], **more: Any) -> Any:
-            return await loop(nodes, steps, **{**quick, **more})
+            async with ahead_on_loop(steps, list(map(calls_at_once, steps)), settings) as stages:
+                return await loop(nodes, stages, **{**quick, **more})
 
         if (helped := help_of_ranks()) is not None:
             return await helped.arun(loop_of, nodes, steps, settings)

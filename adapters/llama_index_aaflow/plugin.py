@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Final
 
 from llama_index.core import SimpleDirectoryReader
 from llama_index.core.base.base_query_engine import BaseQueryEngine
@@ -28,6 +28,9 @@ from llama_index_aaflow.query.accelerated import accelerate_engine, accelerate_r
 from llama_index_aaflow.readers import accelerate_reader
 from llama_index_aaflow.vector_stores import accelerate_store
 
+#: Language models that keep nothing from one call for the next.
+_INDEPENDENT: Final = (("llama_index.llms.openai.base", "OpenAI"), ("llama_index.core.llms.mock", "MockLLM"))
+
 
 @hookimpl
 def aaflow_accelerate(obj: Any, executor: Executor | None, batching: bool, batch_queries: bool) -> Any:
@@ -50,6 +53,12 @@ def aaflow_accelerate(obj: Any, executor: Executor | None, batching: bool, batch
     if isinstance(obj, BaseRetriever):
         return accelerate_retriever(obj, joins, executor)
     return None
+
+
+@hookimpl
+def aaflow_independent_answers(model: Any) -> bool | None:
+    """True for clients of OpenAI's endpoints and for the mock model."""
+    return True if (type(model).__module__, type(model).__qualname__) in _INDEPENDENT else None
 
 
 @hookimpl
