@@ -29,6 +29,7 @@ HOMES = (
     "benchmarks.agents:BENCHMARK",
     "benchmarks.llama_ingestion:LOCAL",
     "benchmarks.llama_ingestion:HOSTED",
+    "benchmarks.llama_extraction:BENCHMARK",
     "benchmarks.llama_index_building:BENCHMARK",
     "benchmarks.llama_index_stores:BENCHMARK",
     "benchmarks.llama_queries:BENCHMARK",

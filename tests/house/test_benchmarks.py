@@ -408,6 +408,7 @@ LONG = pytest.mark.benchmarks
         pytest.param("two-llm-steps", "", marks=LONG),
         pytest.param("agents", "1 agent", marks=LONG),
         pytest.param("llama-ingest-openai", "", marks=LONG),
+        pytest.param("llama-extract", "", marks=LONG),
         pytest.param("llama-queries", "simple", marks=LONG),
         ("shuffle", "text"),
         pytest.param("scaling", "", marks=LONG),
@@ -422,6 +423,7 @@ def test_every_benchmark_in_processes_runs(name: str, only: str, tmp_path: Path)
     needed = {
         "llama-ingest-openai": ("llama_index.embeddings.openai",),
         "agents": ("faiss", "langgraph"),
+        "llama-extract": ("openai",),
         "llama-queries": ("faiss", "llama_index.embeddings.openai"),
         "shuffle": ("mpi4py",),
         "scaling": ("mpi4py", "faiss", "distributed"),
