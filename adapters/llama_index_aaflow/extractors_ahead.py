@@ -80,8 +80,15 @@ def _is_known(extractor: Any, steps: list[Any]) -> bool:
         and has_known_jobs(extractor)
         # Of two that are the same, the cache may have what the second makes from the first.
         and sum(isinstance(step, extractor.aaflow_native) for step in steps) == 1
-        and not extractor.llm.callback_manager.handlers  # type: ignore[attr-defined]
-        and bool(load_for(extractor.llm).aaflow_independent_answers(model=extractor.llm))  # type: ignore[attr-defined]
+        and _may_be_asked_early(extractor.llm)  # type: ignore[attr-defined]
+    )
+
+
+def _may_be_asked_early(model: Any) -> bool:
+    return (
+        not model.callback_manager.handlers
+        and model.output_parser is None
+        and bool(load_for(model).aaflow_independent_answers(model=model))
     )
 
 
@@ -292,7 +299,13 @@ async def _end(end: asyncio.Future[Any]) -> Any:
 
 
 def _are_known(nodes: Any) -> bool:
-    return type(nodes) is list and all(type(node) is TextNode for node in nodes) and are_plain(nodes)
+    return (
+        type(nodes) is list
+        and all(type(node) is TextNode for node in nodes)
+        and are_plain(nodes)
+        # What one is given would be seen in another.
+        and len({id(node.metadata) for node in nodes}) == len(nodes)
+    )
 
 
 def _copied(node: Any) -> Any:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from llama_index.core.ingestion import IngestionPipeline
 from llama_index.core.llms import CompletionResponse, MockLLM
 from llama_index.core.llms.callbacks import llm_completion_callback
 from llama_index.core.schema import MetadataMode, NodeRelationship, RelatedNodeInfo, TextNode
+from pydantic import PrivateAttr
 
 from aaflow_plugins.executor import Executor
 from aaflow_plugins.hookspecs import hookimpl
@@ -52,7 +53,25 @@ ALL = tuple(KINDS)
 
 
 class Uneven(EchoLLM):
-    """Takes a time that the prompt decides."""
+    """Takes a time that the prompt decides; knows whether calls of two extractors were ever in flight together."""
+
+    _kinds: list[str] = PrivateAttr(default_factory=list)
+    _mixed: bool = PrivateAttr(default=False)
+
+    @property
+    def mixed(self) -> bool:
+        return self._mixed
+
+    @contextmanager
+    def _call(self, prompt: str) -> Iterator[None]:
+        (kind,) = kinds_of([prompt])
+        self._kinds.append(kind)
+        self._mixed = self._mixed or len(set(self._kinds)) > 1
+        try:
+            with super()._call(prompt):
+                yield
+        finally:
+            self._kinds.remove(kind)
 
     @llm_completion_callback()
     async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
@@ -129,12 +148,6 @@ def kinds_of(prompts: list[str]) -> list[str]:
     return [next(kind for kind, mark in MARKS.items() if mark in prompt) for prompt in prompts]
 
 
-def in_order(prompts: list[str]) -> bool:
-    """Whether each extractor's calls began when those of the ones before all had."""
-    kinds = kinds_of(prompts)
-    return sum(one != other for one, other in pairwise(kinds)) < len(set(kinds))
-
-
 @contextmanager
 def no_loop() -> Iterator[None]:
     """As after an `asyncio.run`."""
@@ -165,8 +178,8 @@ def test_the_same_is_made_and_kept_of_the_same_prompts(asynchronous: bool, loop:
         expected = outcome(native, native, nodes(), asynchronous)
         assert outcome(accelerated(ours), ours, nodes(), asynchronous) == expected
     assert sorted(model.prompts) == sorted(native_model.prompts)
-    assert not in_order(model.prompts)
-    assert in_order(native_model.prompts)
+    assert model.mixed
+    assert not native_model.mixed
     assert model.most == 6
     for pipeline, name in ((native, "native"), (ours, "ours")):
         pipeline.persist(str(tmp_path / name))
@@ -356,7 +369,7 @@ def test_in_a_thread_and_where_a_loop_runs() -> None:
         model = Uneven(seconds=0.002)
         pipeline = IngestionPipeline(transformations=extractors(model))
         found.append(outcome(accelerated(pipeline), pipeline, nodes(), False))
-        found.append(in_order(model.prompts))
+        found.append(model.mixed)
 
     async def where_a_loop_runs() -> None:
         call()
@@ -365,7 +378,7 @@ def test_in_a_thread_and_where_a_loop_runs() -> None:
     thread.start()
     thread.join()
     asyncio.run(where_a_loop_runs())
-    assert found == [expected, False, expected, True]
+    assert found == [expected, True, expected, False]
 
 
 def _listened(model: Any) -> None:
@@ -387,7 +400,28 @@ def test_stays_native(name: str) -> None:
     native, ours = (IngestionPipeline(transformations=NATIVE[name](each)) for each in (native_model, model))
     expected = outcome(native, native, nodes(), True)
     assert outcome(accelerated(ours), ours, nodes(), True) == expected
-    assert in_order(model.prompts)
+    assert not model.mixed
+
+
+def test_nodes_that_are_not_apart() -> None:
+    made = []
+    for accelerates in (False, True):
+        model = Uneven(seconds=0.002)
+        pipeline = IngestionPipeline(transformations=extractors(model, summaries=["prev", "self"], kinds=ALL[2:3]))
+        pipeline.transformations += extractors(model, ["keywords"])
+        given = nodes(8)
+        given += given[:3]
+        made.append(outcome(accelerated(pipeline) if accelerates else pipeline, pipeline, given, True))
+    assert made[1] == made[0]
+
+
+def test_progress_bars(capfd: pytest.CaptureFixture[str]) -> None:
+    told = []
+    for accelerates in (False, True):
+        pipeline = IngestionPipeline(transformations=extractors(Uneven(seconds=0.002), show_progress=True))
+        run(accelerated(pipeline) if accelerates else pipeline, nodes(), True)
+        told.append(re.findall(r"100%\|\S+\| (\d+/\d+) ", capfd.readouterr().err))
+    assert told[1] == told[0] == ["4/4", "24/24", "24/24", "24/24"]
 
 
 def test_stays_native_where_somebody_listens_or_gives_more_or_has_a_cache() -> None:
@@ -398,8 +432,10 @@ def test_stays_native_where_somebody_listens_or_gives_more_or_has_a_cache() -> N
     run(accelerated(pipeline), nodes(12), True)  # the cache is not empty now
     pipeline.cache.clear()
     run(accelerated(pipeline), nodes(12), True, excluded_llm_metadata_keys=["part"])
-    calls = [model.prompts[:116], model.prompts[116:]]
-    assert all(map(in_order, (calls[0][:96], model.prompts[96:148])))
+    assert not model.mixed
+    pipeline.cache.clear()
+    run(accelerated(pipeline), nodes(12), True)
+    assert model.mixed
 
 
 def test_models_that_are_known() -> None:
