@@ -14,15 +14,20 @@ import heapq
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar, copy_context
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, Final
 
+from llama_index.core import async_utils
 from llama_index.core.schema import TextNode
 
 from aaflow_plugins.plugins import load_for
 from llama_index_aaflow.extractor_jobs import OfNodes, has_known_jobs, jobs_of
 from llama_index_aaflow.ingestion_overlap import SETTINGS, are_plain, nothing_kept
 from llama_index_aaflow.listening import nobody_listens
-from llama_index_aaflow.native_classes import StandsFor
+from llama_index_aaflow.native_classes import StandsFor, with_names
+
+#: Seconds in which calls end after an interrupt; natively they are left as they are.
+_PATIENCE: Final = 1.0
 
 
 @contextmanager
@@ -135,10 +140,19 @@ class _Chain:
             self._stop(0)
             return False
         if loop is None or loop.is_closed():
-            # Natively each call makes one.
             self._runner = asyncio.Runner()
-            self._runner.get_loop()
         return True
+
+    def run(self, coroutine: Any) -> Any:
+        """Run a coroutine as the native blocking calls do; where each of them would have a loop of its own, in one."""
+        native: Any = async_utils
+        runner = self._runner
+        if runner is None:
+            return native.asyncio_run(coroutine)
+        ways = SimpleNamespace(
+            get_event_loop=_no_loop, run=lambda coroutine: runner.run(coroutine, context=copy_context())
+        )
+        return with_names(native.asyncio_run, {**vars(async_utils), "asyncio": ways})(coroutine)
 
     def applied(self, number: int, nodes: Any) -> None:
         """Be told what an extractor gave."""
@@ -153,12 +167,11 @@ class _Chain:
     def close(self) -> None:
         """Be done with all calls."""
         self._leave()
-        try:
-            if self._tasks and not self._loop.is_closed():
-                self._loop.run_until_complete(asyncio.gather(*self._tasks, return_exceptions=True))
-        finally:
-            if self._runner is not None:
-                self._runner.close()
+        if self._runner is not None:
+            self._runner.close()
+        elif self._tasks and not self._loop.is_closed():
+            # An interrupt may have come between a task and its next step: such a task never ends.
+            self._loop.run_until_complete(asyncio.wait(self._tasks, timeout=_PATIENCE))
 
     async def aclose(self) -> None:
         """Be done with all calls."""
@@ -242,6 +255,10 @@ class _Chain:
                 end.cancel()
 
 
+def _no_loop() -> Any:
+    raise RuntimeError
+
+
 _stage: ContextVar[_Stage | None] = ContextVar("aaflow_extractor", default=None)
 
 
@@ -262,7 +279,7 @@ class _Stage:
         if not chain.expects(self._number, nodes, kwargs) or (self._number == 0 and not chain.keep_loop()):
             return self._extractor(nodes, **kwargs)
         with self._running():
-            made = self._extractor(nodes, **kwargs)
+            made = chain.run(self._extractor.acall(nodes, **kwargs))
         chain.applied(self._number, made)
         return made
 
