@@ -171,7 +171,7 @@ class _Chain:
             self._runner.close()
         elif self._tasks and not self._loop.is_closed():
             # An interrupt may have come between a task and its next step: such a task never ends.
-            self._loop.run_until_complete(asyncio.wait(self._tasks, timeout=_PATIENCE))
+            self._loop.run_until_complete(asyncio.wait(list(self._tasks), timeout=_PATIENCE))
 
     async def aclose(self) -> None:
         """Be done with all calls."""
