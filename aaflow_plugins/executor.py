@@ -29,6 +29,7 @@ from aaflow_plugins.interrupts import interrupts_put_off, result_of
 from aaflow_plugins.operators import Embed, Load, MapStage, Operator, Resource, Split, Stage, StoppedError, StreamStage
 from aaflow_plugins.plan import Plan
 from aaflow_plugins.progress import Progress, ProgressCallback
+from aaflow_plugins.remote import RemoteCall
 from aaflow_plugins.report import OperatorReport, Report, Span, covered_seconds
 from aaflow_plugins.scheduler import Resources, Schedule, Sizes, Step, batches, check_count, schedule
 from aaflow_plugins.shards import share_of
@@ -290,7 +291,7 @@ class _Run:
     def _stages(self, operator: Operator, step: Step, index: int) -> Iterable[Stage]:
         if step.resource is Resource.RANK and self._pool is not None and operator.elsewhere is not None:
             assert isinstance(operator, Split | Embed)
-            return operator.stages(partial(self._pool.do, index, operator.elsewhere))
+            return operator.stages(partial(self._on_ranks, self._pool, step, index, operator.elsewhere))
         if step.resource is not Resource.PROCESS or not isinstance(operator, Split) or not operator.remote:
             if isinstance(operator, Split) and self._executor.resources.processes:
                 why = "it is not known to do the same in another process"
@@ -359,6 +360,51 @@ class _Run:
                 except StopIteration as error:
                     raise StoppedError(error) from error
             yield result
+
+    def _on_ranks(
+        self,
+        pool: TaskPool,
+        step: Step,
+        index: int,
+        elsewhere: RemoteCall,
+        call: Callable[[Any], Any],
+        stream: Iterator[Any],
+    ) -> Iterator[Any]:
+        """Have all ranks make the calls, this one in the driving thread while it has nothing else to do."""
+        report, model = self._report.operators[index], isinstance(self._plan.operators[index], Embed)
+        under_way = 0
+
+        def read() -> Iterator[Any]:
+            nonlocal under_way
+            for item in stream:
+                under_way += 1
+                report.peak_in_flight = max(report.peak_in_flight, under_way)
+                yield item
+
+        def here(item: Any) -> Any:
+            with self._spent(report.kind, "driver", model):
+                try:
+                    return call(item)
+                except StopIteration as error:
+                    raise StoppedError(error) from error
+
+        @contextmanager
+        def waiting() -> Iterator[None]:
+            with self._clock.waiting(index), self._spent(report.kind, "other ranks", model):
+                yield
+
+        results = pool.each(index, elsewhere, here, read(), at_once=step.slots, held=step.window, waiting=waiting)
+        for result in results:
+            under_way -= 1
+            yield result
+
+    @contextmanager
+    def _spent(self, kind: str, lane: str, model: bool) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._clock.add_span(kind, lane, start, time.perf_counter(), model)
 
     def _submitter(self, stage: MapStage, step: Step, index: int) -> Callable[[Any], Future[Any]]:
         clock = self._clock

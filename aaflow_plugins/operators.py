@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
 from typing import Any, ClassVar
 
 import pyarrow as pa
@@ -84,8 +85,8 @@ class MapStage:
 
 Stage = StreamStage | MapStage
 
-#: Makes a call for an item, in this process or in another.
-Through = Callable[[Callable[[Any], Any], Any], Any]
+#: Makes a call for each item, in this process or in another, and gives the results in order.
+Through = Callable[[Callable[[Any], Any], Iterator[Any]], Iterator[Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,7 +194,7 @@ class Split(Operator):
         """
         call = self.call
         if through is not None:
-            return [MapStage(lambda batch: through(call, batch))]
+            return [StreamStage(partial(through, call))]
 
         def each(batches: Iterator[Batch]) -> Iterator[Batch]:
             for batch in _joined(batches) if self.whole else batches:
@@ -277,7 +278,7 @@ class Embed(Operator):
         """Compose requests, send them side by side, assemble the vectors and join them to their rows.
 
         Args:
-            through: Makes the calls; None makes them here.
+            through: Makes the calls, several at once; None makes them here.
         """
         waiting: deque[Batch] = deque()
         embedder = self.embedder
@@ -292,7 +293,19 @@ class Embed(Operator):
             return embedder.compose(texts())
 
         def send(request: Request) -> tuple[Request, Any]:
-            return request, through(embedder.send, request) if through else embedder.send(request)
+            return request, embedder.send(request)
+
+        def sent(requests: Iterator[Request]) -> Iterator[tuple[Request, Any]]:
+            assert through is not None
+            under_way: deque[Request] = deque()
+
+            def noted() -> Iterator[Request]:
+                for request in requests:
+                    under_way.append(request)
+                    yield request
+
+            for reply in through(embedder.send, noted()):
+                yield under_way.popleft(), reply
 
         async def asend(request: Request) -> tuple[Request, Any]:
             return request, await embedder.asend(request)
@@ -302,7 +315,8 @@ class Embed(Operator):
                 yield from self._join(waiting, vectors)
 
         acall = asend if self.asynchronous else None
-        return [StreamStage(compose), MapStage(send, acall, model=True), StreamStage(assemble)]
+        sending = StreamStage(sent) if through else MapStage(send, acall, model=True)
+        return [StreamStage(compose), sending, StreamStage(assemble)]
 
     def _join(self, waiting: deque[Batch], vectors: Vectors) -> Iterator[Batch]:
         """Give the next `len(vectors)` waiting rows their vectors, one batch for each waiting batch touched."""

@@ -11,12 +11,13 @@ import json
 import logging
 import struct
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError, Future
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from contextvars import copy_context
-from itertools import islice
+from itertools import takewhile
 from types import TracebackType
 from typing import Any, Final, TypeVar
 
@@ -29,15 +30,21 @@ from aaflow_plugins.interrupts import interrupts_put_off, result_of
 from aaflow_plugins.remote import FAILED, RemoteCall
 
 T = TypeVar("T")
+U = TypeVar("U")
 _log = logging.getLogger(__name__)
 
-#: Tasks that another rank has been given and not answered: one at work, the other so that it need not wait. With more
-#: of them it would be left with several at the end, when the others have none.
-TASKS_A_RANK: Final = 2
+#: Tasks that another rank has been given and not answered, however long they take: one at work, the other so that it
+#: need not wait. With more of them it would be left with several at the end, when the others have none.
+_LEAST: Final = 2
+#: Of tasks that take less than this, in seconds, it is given as many as take so long together: rank 0 hears of answers
+#: late where its own work has the interpreter, which changes hands every 5 ms among its threads.
+_AHEAD: Final = 0.02
+#: Nor is it given more of them than this, for the memory's sake.
+_MOST: Final = 16
 
-#: Before each message: the number of the task and that of its function, or what became of it. Padded, so that the Arrow
-#: data after it keeps its alignment.
-_HEADER: Final = struct.Struct("<qq48x")
+#: Before each message: the number of the task and that of its function, or what became of it, and the seconds that it
+#: took. Padded, so that the Arrow data after it keeps its alignment.
+_HEADER: Final = struct.Struct("<qqd40x")
 _DONE: Final = 0
 _FAILED: Final = -1
 _END: Final = -2
@@ -64,10 +71,9 @@ class TaskPool:
         self._given: dict[int, _Task] = {}
         #: What nobody has begun.
         self._waiting: deque[_Task] = deque()
-        #: Tasks that each rank may still be given; rank 0 is this one.
-        self._free = {rank: TASKS_A_RANK if rank else 1 for rank in range(ranks.size)}
-        #: Guards all of these, and tells of changes.
-        self._changed = threading.Condition()
+        self._others = {rank: _Other() for rank in range(1, ranks.size)}
+        #: Guards all of these.
+        self._lock = threading.Lock()
         self._failure: BaseException | None = None
         self._ending = False
         # What is cancelled here is not talked about any more, and who waits for an answer is told.
@@ -76,8 +82,8 @@ class TaskPool:
 
     @property
     def slots(self) -> int:
-        """Tasks at once."""
-        return 1 + TASKS_A_RANK * (self._ranks.size - 1)
+        """Tasks that are at work, or ahead at a rank, at most."""
+        return 1 + _MOST * len(self._others)
 
     def __enter__(self) -> TaskPool:
         self._thread.start()
@@ -88,78 +94,74 @@ class TaskPool:
         self._thread.join()
         if error is None:
             for rank in range(1, self._ranks.size):
-                self._ranks.post(rank, pa.py_buffer(_HEADER.pack(0, _END)))
+                self._ranks.post(rank, pa.py_buffer(_HEADER.pack(0, _END, 0.0)))
 
-    def do(self, function: int, elsewhere: RemoteCall, here: Callable[[Any], Any], item: Any) -> Any:
-        """What `here(item)` returns, wherever that is found out.
+    def each(
+        self,
+        function: int,
+        elsewhere: RemoteCall,
+        here: Callable[[T], U],
+        items: Iterable[T],
+        *,
+        at_once: int | None = None,
+        held: int | None = None,
+        waiting: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ) -> Iterator[U]:
+        """What `here` returns for each item, wherever that is found out, in order, with several under way.
 
-        What another rank fails on, or cannot carry, is done here: the result, or the exception, is the native one. Not
-        for the main thread: an interrupt may come while it has the lock.
+        The thread that iterates does tasks itself while the result that comes next is not there. What another rank
+        fails on, or cannot carry, is done here: the result, or the exception, is the native one. What comes before an
+        item that fails, or that cannot be read, is handed on first; what comes after it is not begun any more.
 
         Args:
             function: The number of the function that the other ranks call.
-            elsewhere: How to pack the item for them, and to unpack what comes back.
+            elsewhere: How to pack an item for them, and to unpack what comes back.
             here: Does the same in this process.
-            item: What with.
+            items: What with. They are read, and results kept, as far ahead as twice what keeps all ranks at work.
+            at_once: Tasks at work at once, at most; None for no bound.
+            held: Items that are read, and results that are kept, at most; None for no bound.
+            waiting: Entered while this thread has nothing to do but to wait.
 
         Raises:
             RankError: If another rank fails.
-            Exception: What `here` raises.
-        """
-        if function not in self._functions:
-            return here(item)
-        task = self._put(_Task(function, elsewhere, item))
-        with self._changed:
-            # This rank comes last, as it has other things to do.
-            self._changed.wait_for(lambda: task not in self._waiting or (self._free[0] and not self._roomiest()))
-            if self._take(task):
-                task.answer.set_result(None)
-
-        def in_turn(item: Any) -> Any:
-            with self._changed:
-                self._changed.wait_for(lambda: self._free[0])
-                self._free[0] -= 1
-            try:
-                return here(item)
-            finally:
-                with self._changed:
-                    self._release(0)
-
-        return task.result(in_turn)
-
-    def each(
-        self, function: int, elsewhere: RemoteCall, here: Callable[[Any], Any], items: Iterable[Any]
-    ) -> Iterator[Any]:
-        """What `do` returns for each item, in order, with several under way.
-
-        The thread that iterates does tasks itself while the result that comes next is not there. Items are read, and
-        results kept, as far ahead as twice the slots.
+            Exception: What `here` raises, or reading the items.
         """
         if function not in self._functions:
             yield from map(here, items)
             return
+        # A rank does one at a time, whatever it has ahead.
+        if at_once is not None and at_once < self._ranks.size:
+            held = at_once if held is None else min(held, at_once)
         window: deque[_Task] = deque()
-        coming = iter(items)
+        coming = _Coming(items)
         try:
             while True:
-                for item in islice(coming, 2 * self.slots - len(window)):
+                while len(window) < self._reach(function, held) and not any(task.failed for task in window):
+                    if not coming.look():
+                        break
                     with interrupts_put_off():
-                        window.append(self._put(_Task(function, elsewhere, item)))
+                        window.append(self._put(_Task(function, elsewhere, coming.item)))
                 if not window:
+                    coming.end()
                     return
                 while not window[0].answer.done() and (task := self._first(window)):
                     task.do(here)
-                yield window.popleft().result(here)
+                yield window.popleft().result(here, waiting)
         finally:
             for task in window:
-                with interrupts_put_off(), self._changed:
+                with interrupts_put_off(), self._lock:
                     withdrawn = self._take(task)
                 if not withdrawn and not task.answer.done():
                     with suppress(Exception, asyncio.CancelledError):
                         result_of(task.answer)
 
+    def _reach(self, function: int, held: int | None) -> int:
+        """Items to be read ahead: twice what keeps all ranks at work."""
+        wanted = 2 * (1 + sum(other.room(function) for other in self._others.values()))
+        return wanted if held is None else min(held, wanted)
+
     def _put(self, task: _Task) -> _Task:
-        with self._changed:
+        with self._lock:
             if self._failure is not None:
                 raise self._failure
             self._waiting.append(task)
@@ -167,9 +169,10 @@ class TaskPool:
 
     def _first(self, tasks: Iterable[_Task]) -> _Task | None:
         """The first of some tasks that nobody has begun, to be done by this thread; None if others are idle."""
-        with interrupts_put_off(), self._changed:
-            idle = sum(more == TASKS_A_RANK for rank, more in self._free.items() if rank)
-            return next(filter(self._take, tasks), None) if len(self._waiting) > idle else None
+        with interrupts_put_off(), self._lock:
+            idle = sum(not other.tasks for other in self._others.values())
+            before = takewhile(lambda task: not task.failed, tasks)
+            return next(filter(self._take, before), None) if len(self._waiting) > idle else None
 
     def _take(self, task: _Task) -> bool:
         """Whether nobody has begun a task; nobody else will."""
@@ -177,15 +180,6 @@ class TaskPool:
         if waits:
             self._waiting.remove(task)
         return waits
-
-    def _roomiest(self) -> int:
-        """Of the other ranks that may be given a task the one with the least to do; 0 if there is none."""
-        rank = max(range(1, self._ranks.size), key=self._free.__getitem__, default=0)
-        return rank if self._free[rank] else 0
-
-    def _release(self, rank: int) -> None:
-        self._free[rank] += 1
-        self._changed.notify_all()
 
     # -- in the thread that talks --------------------------------------------------------------------------
 
@@ -196,12 +190,11 @@ class TaskPool:
                 pass
         except BaseException as error:
             failure = error
-        with self._changed:
+        with self._lock:
             self._failure = failure
             tasks = [*self._given.values(), *self._waiting]
             self._given.clear()
             self._waiting.clear()
-            self._changed.notify_all()
         for task in tasks:
             task.answer.set_exception(failure)
 
@@ -216,24 +209,27 @@ class TaskPool:
             moved = False
         while (arrived := self._ranks.poll()) is not None:
             rank, message = arrived
-            number, state, batch = _read(message)
-            with self._changed:
+            number, state, seconds, batch = _read(message)
+            with self._lock:
                 task = self._given.pop(number)
-                self._release(rank)
+                self._others[rank].has_done(task, seconds)
             task.answer.set_result(None if state == _FAILED else batch)
             moved = False
         return moved
 
     def _next(self) -> tuple[int, int, _Task] | None:
         """A rank, and the number and the task that it is to be given; None if there is none to be given."""
-        with self._changed:
-            rank = self._roomiest()
-            if not (rank and self._waiting):
+        with self._lock:
+            if not self._waiting:
                 return None
-            self._free[rank] -= 1
+            function = self._waiting[0].function
+            roomy = [rank for rank, other in self._others.items() if other.has_room(function)]
+            if not roomy:
+                return None
+            rank = min(roomy, key=lambda rank: self._others[rank].load)
             self._numbers += 1
             self._given[self._numbers] = task = self._waiting.popleft()
-            self._changed.notify_all()
+            self._others[rank].is_given(task)
             return rank, self._numbers, task
 
     def _give(self, rank: int, number: int, task: _Task) -> None:
@@ -242,12 +238,80 @@ class TaskPool:
         except Exception as error:
             # As for text that UTF-8 cannot carry.
             _log.info("a task stays at rank 0: %r", error)
-            with self._changed:
+            with self._lock:
                 del self._given[number]
-                self._release(rank)
+                self._others[rank].has_done(task)
             task.answer.set_result(None)
         else:
             self._ranks.post(rank, message)
+
+
+class _Coming:
+    """Items, read up to the first that can't be.
+
+    Attributes:
+        item: The one that has been read last.
+    """
+
+    def __init__(self, items: Iterable[Any]) -> None:
+        self._items = iter(items)
+        self._ended = False
+        self._error: Exception | None = None
+        self.item: Any = None
+
+    def look(self) -> bool:
+        """Read an item, if there is one."""
+        if not self._ended:
+            try:
+                self.item = next(self._items)
+            except StopIteration:
+                self._ended = True
+            except Exception as error:
+                self._ended, self._error = True, error
+        return not self._ended
+
+    def end(self) -> None:
+        """Raise what reading has raised."""
+        if self._error is not None:
+            raise self._error
+
+
+class _Other:
+    """What another rank has been given and not answered, and how long tasks take it."""
+
+    def __init__(self) -> None:
+        self.tasks = 0
+        self._seconds = 0.0
+        #: By function: the latest one.
+        self._took: dict[int, float] = {}
+
+    @property
+    def load(self) -> tuple[float, int]:
+        """How much it has to do."""
+        return self._seconds, self.tasks
+
+    def room(self, function: int) -> int:
+        """Tasks of one kind that it may have."""
+        return min(_MOST, max(_LEAST, int(_AHEAD / max(self._took.get(function, _AHEAD), 1e-6))))
+
+    def has_room(self, function: int) -> bool:
+        """Whether it may be given another one."""
+        if self.tasks < _LEAST:
+            return True
+        return self.tasks < _MOST and self._seconds + self._took.get(function, _AHEAD) <= _AHEAD
+
+    def is_given(self, task: _Task) -> None:
+        """It has one more to do."""
+        task.expected = self._took.get(task.function, _AHEAD)
+        self.tasks += 1
+        self._seconds += task.expected
+
+    def has_done(self, task: _Task, seconds: float | None = None) -> None:
+        """It has one less to do; how long that took is known if it has answered."""
+        self.tasks -= 1
+        self._seconds = self._seconds - task.expected if self.tasks else 0.0
+        if seconds is not None:
+            self._took[task.function] = seconds
 
 
 class _Task:
@@ -258,11 +322,15 @@ class _Task:
         elsewhere: How to pack the item, and to unpack what comes back.
         item: What with.
         answer: What another rank has answered; None if it is still to be done here.
+        failed: Whether it has been done here, and raised.
+        expected: Seconds that it was expected to take the rank that was given it.
     """
 
     def __init__(self, function: int, elsewhere: RemoteCall, item: Any) -> None:
         self.function, self.elsewhere, self.item = function, elsewhere, item
         self.answer: Future[Any] = Future()
+        self.failed = False
+        self.expected = 0.0
         self._done_here = False
 
     def do(self, here: Callable[[Any], Any]) -> None:
@@ -271,20 +339,24 @@ class _Task:
         try:
             found, error = here(self.item), None
         except BaseException as raised:
-            found, error = None, raised
+            found, error, self.failed = None, raised, True
         with interrupts_put_off():
             self.answer.set_exception(error) if error else self.answer.set_result(found)
         if error is not None and not isinstance(error, Exception):
             raise error  # of this thread, whoever's the task is
 
-    def result(self, here: Callable[[Any], Any]) -> Any:
-        """What has been found out, waited for, or is now.
+    def result(self, here: Callable[[Any], Any], waiting: Callable[[], AbstractContextManager[Any]]) -> Any:
+        """What has been found out, waited for within `waiting()`, or is now.
 
         Raises:
             RankError: If another rank fails.
             Exception: What `here` raises.
         """
-        answer = result_of(self.answer)
+        if self.answer.done():
+            answer = self.answer.result()
+        else:
+            with waiting():
+                answer = result_of(self.answer)
         if self._done_here:
             return answer
         result = None if answer is None else self.elsewhere.unpack(self.item, answer)
@@ -300,27 +372,29 @@ def serve(ranks: Communicator, functions: Functions) -> None:
     while True:
         check_cancelled()
         _, message = wait_for(ranks.poll, check=ranks.check)
-        number, function, batch = _read(message)
+        number, function, _, batch = _read(message)
         if function == _END:
             return
+        began = time.perf_counter()
         try:
-            answer = _message(number, _DONE, functions[function](batch))
+            found = functions[function](batch)
+            answer = _message(number, _DONE, found, time.perf_counter() - began)
         except Exception as error:
             # Rank 0 does it again, and raises what it raises.
             _log.info("rank %d: a task failed, and is left to rank 0: %r", ranks.rank, error)
-            answer = pa.py_buffer(_HEADER.pack(number, _FAILED))
+            answer = pa.py_buffer(_HEADER.pack(number, _FAILED, time.perf_counter() - began))
         ranks.post(0, answer)
 
 
-def _message(number: int, function: int, batch: pa.RecordBatch) -> pa.Buffer:
-    return to_ipc(pa.Table.from_batches([batch]), before=_HEADER.pack(number, function))
+def _message(number: int, function: int, batch: pa.RecordBatch, seconds: float = 0.0) -> pa.Buffer:
+    return to_ipc(pa.Table.from_batches([batch]), before=_HEADER.pack(number, function, seconds))
 
 
-def _read(message: pa.Buffer) -> tuple[int, int, Any]:
-    number, function = _HEADER.unpack_from(message)
+def _read(message: pa.Buffer) -> tuple[int, int, float, Any]:
+    number, function, seconds = _HEADER.unpack_from(message)
     if message.size == _HEADER.size:
-        return number, function, None
-    return number, function, pa.ipc.open_stream(message.slice(_HEADER.size)).read_next_batch()
+        return number, function, seconds, None
+    return number, function, seconds, pa.ipc.open_stream(message.slice(_HEADER.size)).read_next_batch()
 
 
 def digest_of(texts: Iterable[str]) -> bytes:
