@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from langchain_core.embeddings import Embeddings
 
+from aaflow_plugins.dataplane.vectors import to_arrow, to_numpy
 from aaflow_plugins.embedding import Embedder, Request, Vectors
+from aaflow_plugins.remote import RemoteCall, sample_of
 
 
 class WordLlamaEmbeddings(Embeddings):
@@ -47,6 +50,11 @@ class WordLlamaEmbedder(Embedder):
         """512."""
         return self._TEXTS
 
+    @property
+    def remote(self) -> RemoteCall | None:
+        """Each rank asks the model of its own."""
+        return RemoteCall(_texts, _vectors, _matrix, lambda: sample_of(lambda texts: _model().embed(texts).tolist()))
+
     def compose(self, batches: Iterable[Sequence[str]]) -> Iterator[Request]:
         """Group texts by 512."""
         held: list[str] = []
@@ -66,6 +74,19 @@ class WordLlamaEmbedder(Embedder):
         """The matrices, one by one."""
         for _, matrix in replies:
             yield Vectors(np.ascontiguousarray(matrix, dtype=np.float32))
+
+
+def _texts(request: Request) -> pa.RecordBatch:
+    return pa.record_batch([pa.array(request.payload, pa.large_utf8())], ["text"])
+
+
+def _vectors(texts: pa.RecordBatch) -> pa.RecordBatch:
+    matrix = np.ascontiguousarray(_model().embed(texts.column(0).to_pylist()), dtype=np.float32)
+    return pa.record_batch([to_arrow(matrix)], ["vector"])
+
+
+def _matrix(_: Request, vectors: pa.RecordBatch) -> Any:
+    return to_numpy(vectors.column(0))
 
 
 @cache

@@ -102,6 +102,17 @@ def test_a_store_of_lists(ranks: Communicator, batch_size: int | None) -> None:
     )
 
 
+@pytest.mark.parametrize("store", [FAISS, InMemoryVectorStore])
+def test_a_model_in_the_ranks(ranks: Communicator, store: Any) -> None:
+    """Its matrices travel as they are."""
+    pytest.importorskip("wordllama", reason="it needs numpy 2")
+    from langchain_aaflow.wordllama import WordLlamaEmbeddings
+
+    given = documents(60, 3000)
+    splitter = SPLITTERS["recursive"]()
+    assert_same(ranks, lambda: given, splitter=splitter, embedding=WordLlamaEmbeddings(), vectorstore=store)
+
+
 @pytest.mark.parametrize("shape", [(1, 40_000), (3, 5), (1, 1)], ids=str)
 def test_few_documents(ranks: Communicator, shape: tuple[int, int]) -> None:
     given = documents(*shape)
