@@ -298,7 +298,13 @@ def _times(
         stage.seconds(items, 1, cluster) if alone else stage.seconds(items, ranks, cluster, apart)
         for stage, alone in zip(costs.stages, led, strict=True)
     )
-    exchange = _led_exchange(costs, items, ranks, cluster) if leads else _exchange(costs, ranks, cluster.network)
+    by_itself = sum(each for each, alone in zip(times, led, strict=True) if alone)
+    shared = sum(times) - by_itself
+    exchange = (
+        _led_exchange(costs, items, ranks, cluster, by_itself, shared)
+        if leads
+        else _exchange(costs, ranks, cluster.network)
+    )
     longest = max(times)
     shown = longest + (1 - costs.overlap) * (sum(times) - longest)
     # What overlaps in one rank has to find a core, too.
@@ -306,8 +312,7 @@ def _times(
     if not leads:
         return times, exchange, max(shown, computed) + exchange + costs.framework
     # Rank 0 does less of what it hands out, the more it has to do by itself.
-    serial = sum(each for each, alone in zip(times, led, strict=True) if alone) + exchange
-    shared = sum(each for each, alone in zip(times, led, strict=True) if not alone)
+    serial = by_itself + exchange
     return times, exchange, max(serial, serial / ranks + shared, computed) + costs.framework
 
 
@@ -320,18 +325,38 @@ def _exchange(costs: Costs, ranks: int, network: Network) -> float:
     return _AGREEMENTS * network.agreement(ranks) + exchanges + one + whole
 
 
-def _led_exchange(costs: Costs, items: int, ranks: int, cluster: Cluster) -> float:
+def _led_exchange(costs: Costs, items: int, ranks: int, cluster: Cluster, by_itself: float, shared: float) -> float:
     """What rank 0 does to hand out what others do: a message for each request, one back, and the rows in them."""
     network = cluster.network
-    away = 1 - 1 / ranks
     _, one, _ = _requests(costs)
-    seconds = 4 * network.agreement(ranks) + one
+    everything = 0.0
     for stage in costs.stages:
         if not stage.led:
-            rows = items * stage.rows * away
+            rows = items * stage.rows
             messages = ceil(rows / (stage.batch or 512))
-            seconds += messages * 2 * network.overhead + rows * (costs.handing + costs.row / network.bandwidth)
-    return seconds
+            everything += messages * 2 * network.overhead + rows * (costs.handing + costs.row / network.bandwidth)
+    own = _own_share(ranks, by_itself, shared, everything)
+    return 4 * network.agreement(ranks) + one + everything * (1 - own)
+
+
+def _own_share(ranks: int, by_itself: float, shared: float, handing: float) -> float:
+    """The part x of what is shared that rank 0 does: it has time for it while the others do the rest.
+
+    All are done at once if what rank 0 does is as long as a rank's part of everything, s + h(1-x) + x·P·c
+    = (s + h(1-x))/P + c: s seconds by itself, h to hand everything out, and c for a rank's part of what is shared. With
+    more by itself than that rank 0 does none of it.
+
+    Args:
+        ranks: P.
+        by_itself: s.
+        shared: c.
+        handing: h.
+    """
+    beside = 1 - 1 / ranks
+    least = ranks * shared - handing * beside
+    if least <= 0:  # handing it out takes longer than doing it
+        return 1 / ranks
+    return min(1 / ranks, max(0.0, (shared - (by_itself + handing) * beside) / least))
 
 
 def _requests(costs: Costs) -> tuple[float, float, float]:

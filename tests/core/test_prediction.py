@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from aaflow_plugins.cli import app
-from aaflow_plugins.prediction import Cluster, Costs, Network, Stage, at_work, costs_of, predict
+from aaflow_plugins.prediction import Cluster, Costs, Network, Stage, _own_share, at_work, costs_of, predict
 from aaflow_plugins.report import Calls, OperatorReport, Report, Span
 
 ALPHA, BETA, BATCH = 0.02, 0.0015, 64
@@ -252,6 +252,27 @@ def test_rank_0_bounds_what_it_leads() -> None:
     assert root.total >= led + root.exchange
     assert shards.total < root.total / 2
     assert (root.memory, shards.memory) == (costs.memory * 8192, costs.memory * 8)
+
+
+@pytest.mark.parametrize("ranks", [2, 4, 100])
+@pytest.mark.parametrize("busy", [0.0, 0.1, 0.3, 0.9])
+def test_rank_0_does_what_it_has_time_for(ranks: int, busy: float) -> None:
+    """All ranks are done at once, or rank 0 does nothing but what only it can do and hand out the rest."""
+    shared, handing = 1.0, 0.05
+    by_itself = busy * ranks * shared
+    own = _own_share(ranks, by_itself, shared, handing)
+    rank_0 = by_itself + handing * (1 - own) + own * ranks * shared
+    others = (1 - own) * ranks * shared / (ranks - 1)
+    if own:
+        assert rank_0 == pytest.approx(others)
+    else:
+        assert rank_0 >= others
+    assert own <= 1 / ranks
+    assert _own_share(ranks, 0.0, shared, 0.0) == pytest.approx(1 / ranks)
+
+
+def test_what_is_sooner_done_than_handed_out_is_shared_nevertheless() -> None:
+    assert _own_share(2, 0.0, 1.0, 5.0) == 0.5
 
 
 def test_efficiency_falls_with_ranks_but_less_where_each_has_as_much_to_do() -> None:
