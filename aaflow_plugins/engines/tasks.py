@@ -34,7 +34,7 @@ U = TypeVar("U")
 _log = logging.getLogger(__name__)
 
 #: Tasks that another rank has been given and not answered, however long they take: one at work, the other so that it
-#: need not wait. With more of them it would be left with several at the end, when the others have none.
+#: need not wait, as long as there are tasks for all. Otherwise it would be left with several when the others have none.
 _LEAST: Final = 2
 #: Of tasks that take less than this, in seconds, it is given as many as take so long together: rank 0 hears of answers
 #: late where its own work has the interpreter, which changes hands every 5 ms among its threads.
@@ -186,7 +186,8 @@ class TaskPool:
     def _talk(self) -> None:
         failure: BaseException = CancelledError("the ranks are at work no more")
         try:
-            while not wait_for(self._exchange, check=self._ranks.check):
+            # Ranks have tasks ahead, so that they need no answer at once.
+            while not wait_for(self._exchange, check=self._ranks.check, hurried=False):
                 pass
         except BaseException as error:
             failure = error
@@ -223,7 +224,8 @@ class TaskPool:
             if not self._waiting:
                 return None
             function = self._waiting[0].function
-            roomy = [rank for rank, other in self._others.items() if other.has_room(function)]
+            plenty = len(self._waiting) > len(self._others)
+            roomy = [rank for rank, other in self._others.items() if other.has_room(function, plenty=plenty)]
             if not roomy:
                 return None
             rank = min(roomy, key=lambda rank: self._others[rank].load)
@@ -294,9 +296,9 @@ class _Other:
         """Tasks of one kind that it may have."""
         return min(_MOST, max(_LEAST, int(_AHEAD / max(self._took.get(function, _AHEAD), 1e-6))))
 
-    def has_room(self, function: int) -> bool:
-        """Whether it may be given another one."""
-        if self.tasks < _LEAST:
+    def has_room(self, function: int, *, plenty: bool) -> bool:
+        """Whether it may be given another one; `plenty` of them wait, or so few that all ranks should have some."""
+        if self.tasks < (_LEAST if plenty else 1):
             return True
         return self.tasks < _MOST and self._seconds + self._took.get(function, _AHEAD) <= _AHEAD
 

@@ -14,6 +14,8 @@ from typing import Final, TypeVar
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
+#: Seconds between two looks, at most.
+_PAUSE: Final = 0.001
 #: Seconds of silence after which a waiting rank says for whom it waits.
 _PATIENCE: Final = 30.0
 
@@ -45,13 +47,20 @@ def check_cancelled() -> None:
         raise asyncio.CancelledError
 
 
-def wait_for(look: Callable[[], T | None], whom: str | None = None, check: Callable[[], None] = lambda: None) -> T:
+def wait_for(
+    look: Callable[[], T | None],
+    whom: str | None = None,
+    check: Callable[[], None] = lambda: None,
+    *,
+    hurried: bool = True,
+) -> T:
     """What `look` finds, asked again and again.
 
     Args:
         look: Gives None while there is nothing.
         whom: Who is waited for, to be named when it takes long; None where waiting is all there is to do.
         check: Called in between; it may raise.
+        hurried: Whether to ask again at once at first, which takes the interpreter from threads that have work to do.
     """
     began, told = time.monotonic(), whom is None
     while (found := look()) is None:
@@ -64,7 +73,8 @@ def wait_for(look: Callable[[], T | None], whom: str | None = None, check: Calla
             return found
         waited = time.monotonic() - began
         # Soon on an idle machine; out of the way where ranks share cores.
-        time.sleep(min(0.001, waited / 8) if waited > 0.0002 else 0)
+        pause = min(_PAUSE, waited / 8) if waited > 0.0002 else 0
+        time.sleep(pause if hurried else _PAUSE)
         if waited > _PATIENCE and not told:
             told = True
             _log.warning(

@@ -147,18 +147,19 @@ def test_waiting_is_told(job: Communicator) -> None:
 
 @pytest.mark.parametrize(("seconds", "tasks"), [(1.0, 2), (0.011, 2), (0.005, 4), (1e-6, 16), (0.0, 16)])
 def test_short_tasks_are_given_in_numbers(seconds: float, tasks: int) -> None:
-    """Two of those whose time is not known; then as many as take 20 ms."""
+    """Two of those whose time is not known, if there are enough for all; then as many as take 20 ms."""
     other, count = _Other(), 0
     first = _Task(0, CALL, 0)
     other.is_given(first)
-    assert other.has_room(0)
+    assert other.has_room(0, plenty=True)
+    assert not other.has_room(0, plenty=False)
     other.is_given(_Task(0, CALL, 0))
-    assert not other.has_room(0)
+    assert not other.has_room(0, plenty=True)
     other.has_done(first, seconds)
     other.has_done(_Task(0, CALL, 0))
     assert other.room(0) == tasks
     assert other.room(1) == 2
-    while other.has_room(0):
+    while other.has_room(0, plenty=True):
         other.is_given(_Task(0, CALL, 0))
         count += 1
     assert count == tasks
