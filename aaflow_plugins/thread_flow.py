@@ -57,8 +57,9 @@ class _Promise:
 class _Task(_Promise):
     __slots__ = ("begun", "context", "coroutine", "waits_for")
 
-    def __init__(self, coroutine: Coroutine[Any, Any, Any], context: Context) -> None:
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], context: Context | None) -> None:
         super().__init__()
+        #: None for the one that is driven, which runs in the context of the call itself.
         self.coroutine, self.context, self.begun = coroutine, context, False
         self.waits_for: _Promise | None = None
 
@@ -110,13 +111,13 @@ class ThreadFlow(Flow):
         self._interrupt: BaseException | None = None
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Drive `coroutine`, and all that it spawns, until it ends.
+        """Drive `coroutine`, in the context of this call, and all that it spawns, until it ends.
 
         Raises:
             BaseException: What it raised. After KeyboardInterrupt, and whatever else is no Exception, calls under way
                 are awaited, those that wait are dropped, and each coroutine sees the error where it stands.
         """
-        main = self._start(coroutine, copy_context())
+        main = self._start(coroutine, None)
         try:
             while not main.done():
                 try:
@@ -145,11 +146,13 @@ class ThreadFlow(Flow):
         result: T = await work.promise
         return result
 
-    async def call_here(self, function: Callable[..., T], *args: Any) -> T:
-        """A short call in the very context of the one that awaits it: what `function` sets there is seen afterwards."""
+    async def call_here(self, function: Callable[..., T], *args: Any, slots: int = 0) -> T:
+        """A call in the very context of the one that awaits it: what `function` sets there is seen afterwards."""
         assert self._current is not None
+        if self._current.context is None:
+            return function(*args)
         # From a coroutine of its own: the call begins when this one waits, and has left its context.
-        return await self.spawn(self.call(self._current.context.run, function, *args, slots=0))
+        return await self.spawn(self.call(self._current.context.run, function, *args, slots=slots))
 
     def spawn(self, coroutine: Coroutine[Any, Any, T], context: Context | None = None) -> Awaitable[T]:
         """Begin a coroutine; it runs when the current one waits."""
@@ -185,7 +188,7 @@ class ThreadFlow(Flow):
         """End the run from another thread, as if `error` had been raised in the driving one."""
         self._inbox.put((None, None, error))
 
-    def _start(self, coroutine: Coroutine[Any, Any, Any], context: Context) -> _Task:
+    def _start(self, coroutine: Coroutine[Any, Any, Any], context: Context | None) -> _Task:
         task = _Task(coroutine, context)
         self._ready.append(task)
         return task
@@ -219,7 +222,8 @@ class ThreadFlow(Flow):
             return
         task.begun, self._current = True, task
         try:
-            waits_for: _Promise = task.context.run(task.coroutine.send, None)
+            send = task.coroutine.send
+            waits_for: _Promise = send(None) if task.context is None else task.context.run(send, None)
         except StopIteration as stop:
             self.settle(task, stop.value)
         except BaseException as error:

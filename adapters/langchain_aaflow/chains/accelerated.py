@@ -12,7 +12,7 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
-from langchain_core.callbacks import CallbackManager
+from langchain_core.callbacks import BaseCallbackHandler, CallbackManager
 from langchain_core.runnables import (
     Runnable,
     RunnableAssign,
@@ -40,7 +40,7 @@ from langchain_aaflow.batch_ranks import check_retrievers, shared_configs, told_
 from langchain_aaflow.chains.as_completed import drive, each_as_completed, taken
 from langchain_aaflow.chains.batches import batch
 from langchain_aaflow.chains.composite_nodes import Bind
-from langchain_aaflow.chains.execution import Execution
+from langchain_aaflow.chains.execution import Execution, may_set_context
 from langchain_aaflow.chains.nodes import Call, Kwargs, Node
 from langchain_aaflow.chains.plans import plan_of
 from langchain_aaflow.chains.translate import translate
@@ -308,7 +308,8 @@ class Batching:
         self, flow: Flow, node: Node, configs: Sequence[RunnableConfig], return_exceptions: bool
     ) -> Execution:
         executor = self._settings[0]
-        listening = any(step.sees_runs for step in node.walk()) or _has_handlers(configs)
+        handlers = _handlers(configs)
+        listening = bool(handlers) or any(step.sees_runs for step in node.walk())
         if not listening:
             for config in configs:
                 # They are this run's; what is below has none, and nobody sees this one.
@@ -318,6 +319,8 @@ class Batching:
         return Execution(
             flow,
             listening=listening,
+            setting=any(may_set_context(handler, flow) for handler in handlers)
+            or any(isinstance(step, Bind) and step.sees_runs for step in node.walk()),
             return_exceptions=return_exceptions,
             join_size=join_size,
             first_join_size=min(FIRST_JOIN_SIZE, join_size) if len(configs) > join_size else join_size,
@@ -338,15 +341,10 @@ def _is_ordered(node: Node) -> bool:
     return any(step.ordered for step in node.walk())
 
 
-def _has_handlers(configs: Sequence[RunnableConfig]) -> bool:
-    seen: set[int] = set()
-    for config in configs:
-        callbacks: Any = config.get("callbacks")
-        if id(callbacks) not in seen:
-            seen.add(id(callbacks))
-            if CallbackManager.configure(inheritable_callbacks=callbacks).handlers:
-                return True
-    return False
+def _handlers(configs: Sequence[RunnableConfig]) -> list[BaseCallbackHandler]:
+    distinct: dict[int, Any] = {id(callbacks): callbacks for callbacks in (c.get("callbacks") for c in configs)}
+    managers = [CallbackManager.configure(inheritable_callbacks=callbacks) for callbacks in distinct.values()]
+    return [handler for manager in managers for handler in manager.handlers]
 
 
 class AcceleratedSequence(Batching, RunnableSequence[Any, Any]):

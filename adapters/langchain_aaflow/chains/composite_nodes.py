@@ -56,7 +56,7 @@ class Steps(Node):
     @override
     async def batched(self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs) -> Any:
         config = x.ensured(config)
-        run = await x.start(config, value, self.native, defaults=False)
+        run = await x.start(config, value, self.native, defaults=False, context=x.apart_context())
         return await x.within(run, self._through_batched(x, value, config, run, kwargs))
 
     async def _through_batched(self, x: Execution, value: Any, config: RunnableConfig, run: Any, kwargs: Kwargs) -> Any:
@@ -236,7 +236,7 @@ class Fallbacks(Node):
     async def batched(self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs) -> Any:
         config = x.ensured(config)
         shown = value if x.asynchronous or isinstance(value, dict) else {"input": value}
-        run = await x.start(config, shown, self.native, defaults=False)
+        run = await x.start(config, shown, self.native, defaults=False, context=x.apart_context())
         failure: Any = None
         for number, node in enumerate(self.inner.values()):
             try:
@@ -320,7 +320,7 @@ class Route(Node):
 
     @override
     async def batched(self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs) -> Any:
-        return await self.inner[value["key"]].run(x, value["input"], config, kwargs)
+        return await x.apart(self.inner[value["key"]].run(x, value["input"], config, kwargs))
 
 
 class Configure(Node):
@@ -336,8 +336,11 @@ class Configure(Node):
             prepared.pop("run_id", None)
         for role, node in self.inner.items():
             if node.native is runnable:
-                return await (node.batched if batched and role == "default" else node.run)(x, value, prepared, kwargs)
-        return await x.invoke(runnable, value, prepared, kwargs, copy_context())
+                if batched and role == "default":
+                    return await node.batched(x, value, prepared, kwargs)
+                work = node.run(x, value, prepared, kwargs)
+                return await (x.apart(work) if batched else work)
+        return await x.invoke(runnable, value, prepared, kwargs, copy_context() if batched else None)
 
     @override
     def meets(self, listening: bool) -> bool:

@@ -13,7 +13,12 @@ from functools import partial
 from typing import Any, TypeVar
 from uuid import uuid4
 
-from langchain_core.callbacks import AsyncCallbackManager, CallbackManager, UsageMetadataCallbackHandler
+from langchain_core.callbacks import (
+    AsyncCallbackManager,
+    BaseCallbackHandler,
+    CallbackManager,
+    UsageMetadataCallbackHandler,
+)
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import (
     _set_config_context,
@@ -49,6 +54,7 @@ class Execution:
         flow: Runs the steps.
         listening: Whether anything sees the runs: handlers, a tracer, a function that is given its run's config. If
             not, runs are not begun, and configurations are handed down as they are.
+        setting: Whether a handler may set context variables where the run goes on that it is told of.
         asynchronous: Whether steps are invoked by `ainvoke`.
         return_exceptions: Whether an input's exception is its output.
         join_size: Queries answered together at the most.
@@ -59,12 +65,20 @@ class Execution:
     """
 
     def __init__(
-        self, flow: Flow, *, listening: bool, return_exceptions: bool, join_size: int, first_join_size: int
+        self,
+        flow: Flow,
+        *,
+        listening: bool,
+        setting: bool,
+        return_exceptions: bool,
+        join_size: int,
+        first_join_size: int,
     ) -> None:
         self.flow = flow
         self.watch: Watch | None = None
         self.failed_at: tuple[int, int, int] | None = None
         self.listening = listening
+        self.setting = setting
         self.return_exceptions = return_exceptions
         self.asynchronous = isinstance(flow, LoopFlow)
         self.join_size = join_size
@@ -284,6 +298,14 @@ class Execution:
         context.run(_set_config_context if self.listening else var_child_runnable_config.set, config)
         return context
 
+    def apart_context(self) -> Context | None:
+        """Where a run begins that nothing after it is to see the context of: None if no handler changes that."""
+        return copy_context() if self.setting else None
+
+    def apart(self, work: Coroutine[Any, Any, T]) -> Awaitable[T]:
+        """Work in a context that nothing after it is to see."""
+        return self.flow.spawn(work) if self.setting else work
+
     async def sleep(self, seconds: float) -> None:
         """Wait, as a retry does."""
         if self.asynchronous:
@@ -299,26 +321,42 @@ class Execution:
         value: Any,
         config: RunnableConfig,
         kwargs: dict[str, Any],
-        context: Context,
+        context: Context | None,
         *,
         is_short: bool = False,
     ) -> Any:
-        """Invoke a runnable natively, in `context`, in a slot of its own; or in none if that is a short call."""
+        """Invoke a runnable natively, in `context` or the current one; in a slot, or in none if it is a short call."""
         if self.asynchronous:
             return await self.awaited(partial(native.ainvoke, value, config, **kwargs), context)
-        call = partial(context.run, native.invoke, value, config, **kwargs)
-        return await self.flow.call(call, slots=0 if is_short else 1)
+        return await self.called(partial(native.invoke, value, config, **kwargs), context, slots=0 if is_short else 1)
+
+    async def called(self, call: Callable[[], Any], context: Context | None, *, slots: int = 1) -> Any:
+        """What a blocking call returns, made in `context` or in the current one, and in its slots."""
+        flow = self.flow
+        assert isinstance(flow, ThreadFlow)
+        if context is None:
+            return await flow.call_here(call, slots=slots)
+        return await flow.call(context.run, call, slots=slots)
 
     async def awaited(
-        self, begin: Callable[[], Coroutine[Any, Any, Any]], context: Context, *, slots: int = 1, urgent: bool = False
+        self,
+        begin: Callable[[], Coroutine[Any, Any, Any]],
+        context: Context | None,
+        *,
+        slots: int = 1,
+        urgent: bool = False,
     ) -> Any:
-        """Await what an asynchronous call begins, in `context` and in its slots."""
+        """Await what an asynchronous call begins, in `context` or in the current one, and in its slots."""
         flow = self.flow
         assert isinstance(flow, LoopFlow)
+
+        def work() -> Awaitable[Any]:
+            return begin() if context is None else flow.spawn(context.run(begin), context)
+
         if flow.limit is None:
-            return await flow.spawn(context.run(begin), context)
+            return await work()
         async with flow.slot(slots, urgent=urgent):
-            return await flow.spawn(context.run(begin), context)
+            return await work()
 
 
 def _handlers_in(config: RunnableConfig) -> Any:
@@ -355,6 +393,11 @@ def _may_wait(manager: Any) -> bool:
 def _sets_context(manager: Any) -> bool:
     """Whether what a handler sets at the beginning of a run is seen by what runs, as natively."""
     return any(handler.run_inline for handler in manager.handlers)
+
+
+def may_set_context(handler: BaseCallbackHandler, flow: Flow) -> bool:
+    """Whether a handler is told of a run's events where the run goes on, and may set variables there."""
+    return type(handler) not in QUICK and (isinstance(flow, ThreadFlow) or handler.run_inline)
 
 
 def within(context: Context | None, function: Callable[..., T], *args: Any) -> T:

@@ -41,19 +41,23 @@ class Generate(Call):
 
     @override
     async def run(self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs) -> Any:
-        return await self._generate(x, value, config, kwargs, copy_context())
+        return await self._generate(x, value, config, kwargs, None)
 
     @override
     async def below(self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs) -> Any:
         return await self._generate(x, value, config, kwargs, x.context(config))
 
+    @override
+    async def batched(self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs) -> Any:
+        return await self._generate(x, value, config, kwargs, copy_context())
+
     async def _generate(
-        self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs, context: Context
+        self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs, context: Context | None
     ) -> Any:
         caller = x.shared(self, lambda: caller_of(self.native, x))
         if x.asynchronous:
             return await x.awaited(partial(caller.ainvoke, value, config, kwargs), context)
-        return await x.flow.call(context.run, caller.invoke, value, config, kwargs)
+        return await x.called(partial(caller.invoke, value, config, kwargs), context)
 
 
 class Quick(Node):
@@ -66,7 +70,7 @@ class Quick(Node):
     @override
     async def run(self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs) -> Any:
         if kwargs or (x.listening and not x.asynchronous):
-            return await x.invoke(self.native, value, config, kwargs, copy_context(), is_short=True)
+            return await x.invoke(self.native, value, config, kwargs, None, is_short=True)
         return await self._listened(x, value, config) if x.listening else self.compute(value)
 
     @override
@@ -74,6 +78,12 @@ class Quick(Node):
         if kwargs or (x.listening and not x.asynchronous):
             return await x.invoke(self.native, value, config, kwargs, x.context(config), is_short=True)
         return await self._listened(x, value, config, x.context(config)) if x.listening else self.compute(value)
+
+    @override
+    async def batched(self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs) -> Any:
+        if kwargs or (x.listening and not x.asynchronous):
+            return await x.invoke(self.native, value, config, kwargs, copy_context(), is_short=True)
+        return await self._listened(x, value, config, x.apart_context()) if x.listening else self.compute(value)
 
     async def _listened(self, x: Execution, value: Any, config: RunnableConfig, context: Context | None = None) -> Any:
         """The output, with a run that handlers are told of in `context`, or in the current one."""
@@ -169,7 +179,7 @@ class Function(Node):
     @override
     async def run(self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs) -> Any:
         if kwargs or (x.listening and not x.asynchronous):
-            return await x.invoke(self.native, value, config, kwargs, copy_context())
+            return await x.invoke(self.native, value, config, kwargs, None)
         if x.listening:
             return await self._listened(x, value, config)
         if self._looks_up and type(value) is dict:
@@ -184,6 +194,14 @@ class Function(Node):
             return await x.invoke(self.native, value, config, kwargs, x.context(config))
         if x.listening:
             return await self._listened(x, value, config, x.context(config))
+        return await self.run(x, value, config, {})
+
+    @override
+    async def batched(self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs) -> Any:
+        if kwargs or (x.listening and not x.asynchronous):
+            return await x.invoke(self.native, value, config, kwargs, copy_context())
+        if x.listening:
+            return await self._listened(x, value, config, x.apart_context())
         return await self.run(x, value, config, {})
 
     async def _listened(self, x: Execution, value: Any, config: RunnableConfig, context: Context | None = None) -> Any:

@@ -54,8 +54,11 @@ class Node:
         return await x.flow.spawn(self.run(x, value, config, kwargs), x.context(config))
 
     async def batched(self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs) -> Any:
-        """What `native.batch` does for one of its inputs, or `abatch`; raises that input's error."""
-        return await self.run(x, value, config, kwargs)
+        """What `native.batch` does for one of its inputs, or `abatch`; raises that input's error.
+
+        What is set there of the context is not seen by who comes after it: natively each input of a batch has a copy.
+        """
+        return await x.apart(self.run(x, value, config, kwargs))
 
     def meets(self, listening: bool) -> bool:
         """Whether all inputs of a batch have to be there before it begins."""
@@ -83,8 +86,12 @@ class Call(Node):
 
     @override
     async def run(self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs) -> Any:
-        return await x.invoke(self.native, value, config, kwargs, copy_context())
+        return await x.invoke(self.native, value, config, kwargs, None)
 
     @override
     async def below(self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs) -> Any:
         return await x.invoke(self.native, value, config, kwargs, x.context(config))
+
+    @override
+    async def batched(self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs) -> Any:
+        return await x.invoke(self.native, value, config, kwargs, copy_context())
