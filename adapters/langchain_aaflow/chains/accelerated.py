@@ -40,7 +40,7 @@ from langchain_aaflow.batch_ranks import check_retrievers, shared_configs, told_
 from langchain_aaflow.chains.as_completed import drive, each_as_completed, taken
 from langchain_aaflow.chains.batches import batch
 from langchain_aaflow.chains.composite_nodes import Bind
-from langchain_aaflow.chains.execution import Execution, may_set_context
+from langchain_aaflow.chains.execution import Execution, handlers_in, may_set_context
 from langchain_aaflow.chains.nodes import Call, Kwargs, Node
 from langchain_aaflow.chains.plans import plan_of
 from langchain_aaflow.chains.translate import translate
@@ -342,7 +342,7 @@ def _is_ordered(node: Node) -> bool:
 
 
 def _handlers(configs: Sequence[RunnableConfig]) -> list[BaseCallbackHandler]:
-    distinct: dict[int, Any] = {id(callbacks): callbacks for callbacks in (c.get("callbacks") for c in configs)}
+    distinct = {handlers_in(config): config.get("callbacks") for config in configs}
     managers = [CallbackManager.configure(inheritable_callbacks=callbacks) for callbacks in distinct.values()]
     return [handler for manager in managers for handler in manager.handlers]
 

@@ -198,7 +198,7 @@ class Execution:
         """
         if not (self.listening and self.asynchronous):
             return False
-        distinct = {_handlers_in(config): config for config in configs}
+        distinct = {handlers_in(config): config for config in configs}
         try:
             return all(
                 not (handler.raise_error or handler.run_inline or inspect.iscoroutinefunction(handler.on_chain_start))
@@ -359,7 +359,7 @@ class Execution:
             return await work()
 
 
-def _handlers_in(config: RunnableConfig) -> Any:
+def handlers_in(config: RunnableConfig) -> Any:
     """What tells the handlers of two configurations apart."""
     callbacks = config.get("callbacks")
     return tuple(map(id, callbacks)) if isinstance(callbacks, list) else id(callbacks)
