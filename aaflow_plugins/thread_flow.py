@@ -7,15 +7,14 @@ import itertools
 import os
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context, copy_context
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 from aaflow_plugins.flow import Flow, Place, place_of_item
-from aaflow_plugins.interrupts import interrupts_put_off
 from aaflow_plugins.operators import StoppedError
+from aaflow_plugins.pool import Pool
 from aaflow_plugins.threads import await_threads
 
 T = TypeVar("T")
@@ -101,10 +100,12 @@ class ThreadFlow(Flow):
         self._by_item = limit is None
         self._at_work: Counter[Place] = Counter()
         self._name = f"aaflow-flow-{next(self._flows)}"
-        self._pools: dict[bool, ThreadPoolExecutor] = {}
+        self._pools: dict[bool, Pool] = {}
         self._short_calls = 0
         self._ready: deque[_Task] = deque()
         self._current: _Task | None = None
+        #: A call in the context of the current coroutine, to be made when it has left that.
+        self._leaving: _Work | None = None
         self._idle: list[Callable[[], None]] = []
         self._blocked: dict[_Task, None] = {}
         self._inbox: SimpleQueue[tuple[_Work | None, Any, BaseException | None]] = SimpleQueue()
@@ -133,16 +134,8 @@ class ThreadFlow(Flow):
 
     async def call(self, function: Callable[..., T], *args: Any, urgent: bool = False, slots: int = 1) -> T:
         """Make a blocking call in a pool thread."""
-        if self._interrupt is not None:
-            raise self._interrupt
-        if self.limit == 1:
-            slots = 1  # one thing at a time
-        work = _Work(_Promise(), function, args, slots, () if urgent else place_of_item.get())
-        if slots:
-            self._put(urgent, work.place, work)
-            self._submit_what_fits()
-        else:
-            self._submit(work)
+        work = self._work(function, args, slots, () if urgent else place_of_item.get())
+        self._begin(work, urgent)
         result: T = await work.promise
         return result
 
@@ -151,8 +144,23 @@ class ThreadFlow(Flow):
         assert self._current is not None
         if self._current.context is None:
             return function(*args)
-        # From a coroutine of its own: the call begins when this one waits, and has left its context.
-        return await self.spawn(self.call(self._current.context.run, function, *args, slots=slots))
+        work = self._work(self._current.context.run, (function, *args), slots, place_of_item.get())
+        self._leaving = work
+        result: T = await work.promise
+        return result
+
+    def _work(self, function: Callable[..., Any], args: tuple[Any, ...], slots: int, place: Place) -> _Work:
+        if self._interrupt is not None:
+            raise self._interrupt
+        # With a limit of 1 there is one thing at a time.
+        return _Work(_Promise(), function, args, 1 if self.limit == 1 else slots, place)
+
+    def _begin(self, work: _Work, urgent: bool = False) -> None:
+        if work.slots:
+            self._put(urgent, work.place, work)
+            self._submit_what_fits()
+        else:
+            self._submit(work)
 
     def spawn(self, coroutine: Coroutine[Any, Any, T], context: Context | None = None) -> Awaitable[T]:
         """Begin a coroutine; it runs when the current one waits."""
@@ -236,6 +244,9 @@ class ThreadFlow(Flow):
             else:
                 waits_for.waiter, task.waits_for = task, waits_for
                 self._blocked[task] = None
+                leaving, self._leaving = self._leaving, None
+                if leaving is not None:
+                    self._begin(leaving)
         finally:
             self._current = None
 
@@ -272,9 +283,8 @@ class ThreadFlow(Flow):
         if (pool := self._pools.get(is_short)) is None:
             assert self.limit is not None
             threads = self.limit * _THREADS_AN_ITEM if self._by_item else self.limit
-            pool = self._pools[is_short] = ThreadPoolExecutor(threads, thread_name_prefix=self._name)
-        with interrupts_put_off():
-            pool.submit(run)
+            pool = self._pools[is_short] = Pool(threads, self._name)
+        pool.submit(run)
 
     def _receive(self, *, block: bool) -> bool:
         """Take note of a call that has ended; False if none has."""
@@ -285,6 +295,7 @@ class ThreadFlow(Flow):
         if work is None:
             assert error is not None
             raise error
+        self._pools[work.slots == 0].ended()
         if work.slots:
             self._in_flight -= work.slots
             self._at_work[work.place[:1]] -= 1
@@ -300,7 +311,7 @@ class ThreadFlow(Flow):
 
     def _shut_down(self) -> None:
         for pool in self._pools.values():
-            pool.shutdown(wait=True, cancel_futures=True)
+            pool.close()
         if self._pools:
             await_threads(self._name)
 
@@ -308,6 +319,7 @@ class ThreadFlow(Flow):
         """Await the calls under way, then raise `error` in every coroutine that waits for something else to happen."""
         self._interrupt = error
         self._queue.clear()
+        self._leaving = None
         self._shut_down()
         while not self._inbox.empty():
             work, value, failed = self._inbox.get()

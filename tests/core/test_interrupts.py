@@ -134,4 +134,5 @@ def test_at_each_lock_that_the_main_thread_takes(tmp_path: Path, run: str) -> No
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert int(done.stdout.split()[-1]) > 10
+    # A chain's calls are handed to threads without a lock: what is left is the start of two threads.
+    assert int(done.stdout.split()[-1]) >= (2 if run == "chain" else 10)
