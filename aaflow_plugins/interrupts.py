@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
 from types import FrameType, TracebackType
 from typing import Any, TypeVar
@@ -18,30 +19,57 @@ T = TypeVar("T")
 
 
 class interrupts_put_off:
-    """Within the block an interrupt waits for the block's end, which must be soon. Other threads never get one."""
+    """Within the block an interrupt waits for its end, or for `hear_interrupts`. Other threads never get one.
 
-    def __init__(self) -> None:
-        """Set up; nothing is put off yet."""
+    Attributes:
+        heard: What an interrupt has raised when it was heard.
+    """
+
+    def __init__(self, tell: Callable[[], None] | None = None) -> None:
+        """Set up; nothing is put off yet.
+
+        Args:
+            tell: Called at once when an interrupt comes, in the middle of whatever the thread does: it has to be safe
+                there, as `SimpleQueue.put` is.
+        """
+        self._tell = tell
         self._native: Any = None
         self._told: tuple[int, FrameType | None] | None = None
+        self.heard: BaseException | None = None
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> interrupts_put_off:
         if threading.current_thread() is threading.main_thread():
             native = signal.getsignal(signal.SIGINT)
             if callable(native):
                 self._native = native
                 signal.signal(signal.SIGINT, self._note)
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._native is not None:
             signal.signal(signal.SIGINT, self._native)
-            if self._told is not None:
-                self._native(*self._told)
+            self.hear_interrupts()
+
+    def hear_interrupts(self) -> None:
+        """Let an interrupt that has come do what it natively does.
+
+        Raises:
+            KeyboardInterrupt: As Python's own handler does.
+        """
+        if self._told is not None:
+            told, self._told = self._told, None
+            try:
+                self._native(*told)
+            except BaseException as error:
+                self.heard = error
+                raise
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._told = number, frame
+        if self._tell is not None:
+            self._tell()
 
 
 def result_of(future: Future[T]) -> T:

@@ -7,14 +7,15 @@ from collections.abc import Callable
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 
-from aaflow_plugins.interrupts import interrupts_put_off
-
 
 class Pool:
     """Makes calls in threads, for one thread that hands them over and hears of their ends.
 
-    A `ThreadPoolExecutor` has a future, several locks and an interrupt to be put off for each call. Here a call is put
-    into a queue, which no interrupt leaves half done; what becomes of it the call itself tells.
+    A `ThreadPoolExecutor` has a future and several locks for each call. Here a call is put into a queue, and what
+    becomes of it the call itself tells.
+
+    Attributes:
+        under_way: Calls that have been handed over, and neither ended nor dropped.
     """
 
     def __init__(self, most: int, prefix: str) -> None:
@@ -26,27 +27,30 @@ class Pool:
         """
         self._most, self._prefix = most, prefix
         self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self._threads = self._under_way = 0
+        self._threads = self.under_way = 0
 
     def submit(self, call: Callable[[], None]) -> None:
         """Have a call made, which raises nothing."""
-        self._under_way += 1
+        self.under_way += 1
         self._calls.put(call)
         # Calls may wait for one another: each that is under way has a thread.
-        if self._threads < min(self._most, self._under_way):
+        if self._threads < min(self._most, self.under_way):
             self._threads += 1
-            with interrupts_put_off():
-                threading.Thread(target=self._work, name=f"{self._prefix}_{self._threads}").start()
+            threading.Thread(target=self._work, name=f"{self._prefix}_{self._threads}").start()
 
     def ended(self) -> None:
         """Note that a call has ended."""
-        self._under_way -= 1
+        self.under_way -= 1
 
-    def close(self) -> None:
-        """Drop calls that have not begun, and end the threads after those under way; see `await_threads`."""
+    def drop(self) -> None:
+        """Forget calls that have not begun."""
         with suppress(Empty):
             while True:
                 self._calls.get_nowait()
+                self.under_way -= 1
+
+    def close(self) -> None:
+        """End the threads, each after the call that it is making; see `await_threads`."""
         for _ in range(self._threads):
             self._calls.put(None)
 

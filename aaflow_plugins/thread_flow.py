@@ -13,6 +13,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 from aaflow_plugins.flow import Flow, Place, place_of_item
+from aaflow_plugins.interrupts import interrupts_put_off
 from aaflow_plugins.operators import StoppedError
 from aaflow_plugins.pool import Pool
 from aaflow_plugins.threads import await_threads
@@ -110,6 +111,8 @@ class ThreadFlow(Flow):
         self._blocked: dict[_Task, None] = {}
         self._inbox: SimpleQueue[tuple[_Work | None, Any, BaseException | None]] = SimpleQueue()
         self._interrupt: BaseException | None = None
+        #: Whether calls are under way that nobody waits for.
+        self._left = False
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Drive `coroutine`, in the context of this call, and all that it spawns, until it ends.
@@ -119,17 +122,22 @@ class ThreadFlow(Flow):
                 are awaited, those that wait are dropped, and each coroutine sees the error where it stands.
         """
         main = self._start(coroutine, None)
-        try:
-            while not main.done():
-                try:
-                    self._turn(main)
-                except BaseException as error:
-                    self._stop(error)
-        finally:
-            self._shut_down()
-            for task in [*self._blocked, *self._ready]:
-                task.coroutine.close()
+        # Until the end: interrupts are heard between steps and while waiting, where nothing is half done.
+        with interrupts_put_off(lambda: self._inbox.put((None, None, None))) as self._interrupts:
+            try:
+                while not main.done():
+                    try:
+                        self._turn(main)
+                    except BaseException as error:
+                        # The second one ends the run as it stands, as does one after the last step.
+                        if self._interrupt is not None or main.done():
+                            raise
+                        self._stop(error)
+            finally:
+                self._shut_down()
         value: T = main.take()
+        if self._interrupts.heard is not None:
+            raise self._interrupts.heard  # it came when nothing was left to wait for
         return value
 
     async def call(self, function: Callable[..., T], *args: Any, urgent: bool = False, slots: int = 1) -> T:
@@ -208,8 +216,10 @@ class ThreadFlow(Flow):
 
     def _turn(self, main: _Task) -> None:
         """Let all that can go on do so, then wait for a call to end, unless `main` has ended."""
+        self._interrupts.hear_interrupts()
         while self._ready:
             self._step(self._ready.popleft())
+            self._interrupts.hear_interrupts()
         if main.done():
             return
         if self._idle:
@@ -221,7 +231,7 @@ class ThreadFlow(Flow):
             while self._receive(block=False):
                 pass
         elif not self._ready:
-            raise RuntimeError("every step waits for another: this is a defect of aaflow_plugins")
+            raise self._interrupt or RuntimeError("every step waits for another: this is a defect of aaflow_plugins")
 
     def _step(self, task: _Task) -> None:
         if self._interrupt is not None and not task.begun:
@@ -237,7 +247,7 @@ class ThreadFlow(Flow):
         except BaseException as error:
             self.settle(task, error=error)
             if not isinstance(error, Exception) and self._interrupt is None:
-                self._stop(error)
+                raise
         else:
             if waits_for.done():
                 self._ready.append(task)
@@ -293,8 +303,9 @@ class ThreadFlow(Flow):
         except Empty:
             return False
         if work is None:
-            assert error is not None
-            raise error
+            if error is not None:
+                raise error
+            return True  # an interrupt, to be heard
         self._pools[work.slots == 0].ended()
         if work.slots:
             self._in_flight -= work.slots
@@ -309,10 +320,28 @@ class ThreadFlow(Flow):
         self._submit_what_fits()
         return True
 
-    def _shut_down(self) -> None:
+    def _await_calls(self) -> None:
+        """Drop calls that have not begun, and wait for those under way; an interrupt ends that."""
         for pool in self._pools.values():
-            pool.close()
-        if self._pools:
+            pool.drop()
+        while any(pool.under_way for pool in self._pools.values()):
+            work, value, error = self._inbox.get()
+            if work is not None:
+                self._pools[work.slots == 0].ended()
+                self.settle(work.promise, value, error)
+            self._interrupts.hear_interrupts()
+
+    def _shut_down(self) -> None:
+        """Leave no thread behind, but those whose calls an interrupt would not have waited for."""
+        try:
+            if not self._left:
+                self._await_calls()
+        finally:
+            for pool in self._pools.values():
+                pool.close()
+            for task in [*self._blocked, *self._ready]:
+                task.coroutine.close()
+        if self._pools and not self._left:
             await_threads(self._name)
 
     def _stop(self, error: BaseException) -> None:
@@ -320,11 +349,9 @@ class ThreadFlow(Flow):
         self._interrupt = error
         self._queue.clear()
         self._leaving = None
-        self._shut_down()
-        while not self._inbox.empty():
-            work, value, failed = self._inbox.get()
-            if work is not None:
-                self.settle(work.promise, value, failed)
+        self._left = True
+        self._await_calls()
+        self._left = False
         self._in_flight = self._short_calls = 0
         self._at_work.clear()
         for task in list(self._blocked):

@@ -136,3 +136,70 @@ def test_at_each_lock_that_the_main_thread_takes(tmp_path: Path, run: str) -> No
     assert done.returncode == 0, done.stderr[-3000:]
     # A chain's calls are handed to threads without a lock: what is left is the start of two threads.
     assert int(done.stdout.split()[-1]) >= (2 if run == "chain" else 10)
+
+
+def test_at_lines_of_a_flow(tmp_path: Path) -> None:
+    """All runs that handlers were told of have ended, and no thread is left."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent("""
+        import faulthandler, signal, sys, threading, time
+        from langchain_core.callbacks import BaseCallbackHandler
+        from langchain_core.runnables import RunnableLambda, RunnableParallel
+        from aaflow_plugins import accelerate
+
+        class Counting(BaseCallbackHandler):
+            def __init__(self):
+                self.open, self.lock = 0, threading.Lock()
+
+            def on_chain_start(self, *args, **kwargs):
+                with self.lock:
+                    self.open += 1
+
+            def on_chain_end(self, *args, **kwargs):
+                with self.lock:
+                    self.open -= 1
+
+            on_chain_error = on_chain_end
+
+        chain = accelerate(RunnableParallel(a=RunnableLambda(str)) | RunnableLambda(lambda x: time.sleep(0.001)))
+        moment = 0
+
+        def trace(frame, event, argument):
+            known = frame.f_code.co_filename.endswith(("thread_flow.py", "pool.py"))
+            return count if known else None
+
+        def count(frame, event, argument):
+            global moment
+            if event == "line":
+                moment -= 1
+                if moment == 0:
+                    signal.raise_signal(signal.SIGINT)
+            return count
+
+        faulthandler.dump_traceback_later(90, exit=True)
+        # A prime number: which lines they are differs from loop to loop.
+        for last in range(1, 10_000, 23):
+            moment, counting = last, Counting()
+            sys.settrace(trace)
+            try:
+                chain.batch([1, 2, 3], {"max_concurrency": 2, "callbacks": [counting]})
+                sys.settrace(None)
+                assert moment > 0, f"nobody heard of the interrupt at {last}"
+                break
+            except KeyboardInterrupt:
+                sys.settrace(None)
+            assert counting.open == 0, last
+            assert not [each.name for each in threading.enumerate() if each.name.startswith("aaflow-")], last
+        print("interrupted at", last)
+        """)
+    )
+    done = subprocess.run(
+        [sys.executable, script],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path.cwd())},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert int(done.stdout.split()[-1]) > 500

@@ -46,6 +46,9 @@ def test_what_has_not_begun_when_it_closes_is_dropped() -> None:
     pool.submit(first)
     pool.submit(lambda: made.append(2))
     begun.wait(60)
+    assert pool.under_way == 2
+    pool.drop()
+    assert pool.under_way == 1
     pool.close()
     release.set()
     await_threads("closing")
