@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, TypeVar
 
@@ -49,8 +50,23 @@ class interrupts_put_off:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._native is not None:
-            signal.signal(signal.SIGINT, self._native)
+            # Unless the native handler, when it was called, has put another one in its place.
+            if signal.getsignal(signal.SIGINT) == self._note:
+                signal.signal(signal.SIGINT, self._native)
             self.hear_interrupts()
+
+    @contextmanager
+    def let_through(self) -> Iterator[None]:
+        """Within the block within this one interrupts do what they natively do: for what may wait long."""
+        if self._native is None or signal.getsignal(signal.SIGINT) != self._note:
+            yield
+            return
+        signal.signal(signal.SIGINT, self._native)
+        try:
+            self.hear_interrupts()
+            yield
+        finally:
+            self._native = signal.signal(signal.SIGINT, self._note)
 
     def hear_interrupts(self) -> None:
         """Let an interrupt that has come do what it natively does.
@@ -61,7 +77,8 @@ class interrupts_put_off:
         if self._told is not None:
             told, self._told = self._told, None
             try:
-                self._native(*told)
+                if callable(self._native):
+                    self._native(*told)
             except BaseException as error:
                 self.heard = error
                 raise

@@ -7,6 +7,8 @@ import itertools
 import os
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from contextvars import Context, copy_context
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
@@ -15,7 +17,6 @@ from typing import Any, TypeVar
 from aaflow_plugins.flow import Flow, Place, place_of_item
 from aaflow_plugins.interrupts import interrupts_put_off
 from aaflow_plugins.operators import StoppedError
-from aaflow_plugins.pool import Pool
 from aaflow_plugins.threads import await_threads
 
 T = TypeVar("T")
@@ -71,7 +72,7 @@ DEFAULT_ITEMS = min(32, (os.cpu_count() or 1) + 4)
 _THREADS_AN_ITEM = 8
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Work:
     """A blocking call, and who waits for it."""
 
@@ -101,7 +102,8 @@ class ThreadFlow(Flow):
         self._by_item = limit is None
         self._at_work: Counter[Place] = Counter()
         self._name = f"aaflow-flow-{next(self._flows)}"
-        self._pools: dict[bool, Pool] = {}
+        self._pools: dict[bool, ThreadPoolExecutor] = {}
+        self._under_way: dict[_Work, Future[None]] = {}
         self._short_calls = 0
         self._ready: deque[_Task] = deque()
         self._current: _Task | None = None
@@ -111,8 +113,11 @@ class ThreadFlow(Flow):
         self._blocked: dict[_Task, None] = {}
         self._inbox: SimpleQueue[tuple[_Work | None, Any, BaseException | None]] = SimpleQueue()
         self._interrupt: BaseException | None = None
+        #: Whether a coroutine has been told of it.
+        self._told = False
         #: Whether calls are under way that nobody waits for.
         self._left = False
+        self._closing = False
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Drive `coroutine`, in the context of this call, and all that it spawns, until it ends.
@@ -136,7 +141,7 @@ class ThreadFlow(Flow):
             finally:
                 self._shut_down()
         value: T = main.take()
-        if self._interrupts.heard is not None:
+        if self._interrupts.heard is not None and not self._told:
             raise self._interrupts.heard  # it came when nothing was left to wait for
         return value
 
@@ -151,14 +156,20 @@ class ThreadFlow(Flow):
         """A call in the very context of the one that awaits it: what `function` sets there is seen afterwards."""
         assert self._current is not None
         if self._current.context is None:
-            return function(*args)
+            return self.here(function, *args)
         work = self._work(self._current.context.run, (function, *args), slots, place_of_item.get())
         self._leaving = work
         result: T = await work.promise
         return result
 
+    def here(self, function: Callable[..., T], *args: Any) -> T:
+        """A call of somebody's code in the driving thread, which may wait there: interrupts end it as natively."""
+        with self._interrupts.let_through():
+            return function(*args)
+
     def _work(self, function: Callable[..., Any], args: tuple[Any, ...], slots: int, place: Place) -> _Work:
         if self._interrupt is not None:
+            self._told = True
             raise self._interrupt
         # With a limit of 1 there is one thing at a time.
         return _Work(_Promise(), function, args, 1 if self.limit == 1 else slots, place)
@@ -180,12 +191,14 @@ class ThreadFlow(Flow):
             try:
                 await task
             except BaseException:
-                continue
+                if self._closing:
+                    raise
 
     def promise(self) -> Any:
         """A promise."""
         promise = _Promise()
         if self._interrupt is not None:
+            self._told = True
             promise.settle(None, self._interrupt)
         return promise
 
@@ -236,6 +249,7 @@ class ThreadFlow(Flow):
     def _step(self, task: _Task) -> None:
         if self._interrupt is not None and not task.begun:
             task.coroutine.close()
+            self._told = True
             self.settle(task, error=self._interrupt)
             return
         task.begun, self._current = True, task
@@ -293,8 +307,8 @@ class ThreadFlow(Flow):
         if (pool := self._pools.get(is_short)) is None:
             assert self.limit is not None
             threads = self.limit * _THREADS_AN_ITEM if self._by_item else self.limit
-            pool = self._pools[is_short] = Pool(threads, self._name)
-        pool.submit(run)
+            pool = self._pools[is_short] = ThreadPoolExecutor(threads, thread_name_prefix=self._name)
+        self._under_way[work] = pool.submit(run)
 
     def _receive(self, *, block: bool) -> bool:
         """Take note of a call that has ended; False if none has."""
@@ -306,7 +320,7 @@ class ThreadFlow(Flow):
             if error is not None:
                 raise error
             return True  # an interrupt, to be heard
-        self._pools[work.slots == 0].ended()
+        del self._under_way[work]
         if work.slots:
             self._in_flight -= work.slots
             self._at_work[work.place[:1]] -= 1
@@ -323,24 +337,25 @@ class ThreadFlow(Flow):
     def _await_calls(self) -> None:
         """Drop calls that have not begun, and wait for those under way; an interrupt ends that."""
         for pool in self._pools.values():
-            pool.drop()
-        while any(pool.under_way for pool in self._pools.values()):
+            pool.shutdown(wait=False, cancel_futures=True)
+        self._under_way = {work: future for work, future in self._under_way.items() if not future.cancelled()}
+        while self._under_way:
             work, value, error = self._inbox.get()
             if work is not None:
-                self._pools[work.slots == 0].ended()
+                del self._under_way[work]
                 self.settle(work.promise, value, error)
             self._interrupts.hear_interrupts()
 
     def _shut_down(self) -> None:
-        """Leave no thread behind, but those whose calls an interrupt would not have waited for."""
+        """Leave no thread behind, but those whose calls a second interrupt did not wait for."""
         try:
             if not self._left:
                 self._await_calls()
         finally:
-            for pool in self._pools.values():
-                pool.close()
+            self._closing = True
             for task in [*self._blocked, *self._ready]:
-                task.coroutine.close()
+                with suppress(RuntimeError):  # of one that goes on to end its runs, which nobody waits for any more
+                    task.coroutine.close()
         if self._pools and not self._left:
             await_threads(self._name)
 
@@ -357,4 +372,5 @@ class ThreadFlow(Flow):
         for task in list(self._blocked):
             promise = task.waits_for
             if promise is not None and not isinstance(promise, _Task):
+                self._told = True
                 self.settle(promise, error=error)

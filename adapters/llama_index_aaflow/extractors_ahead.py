@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar, copy_context
 from types import SimpleNamespace
 from typing import Any, Final
@@ -170,8 +170,10 @@ class _Chain:
         if self._runner is not None:
             self._runner.close()
         elif self._tasks and not self._loop.is_closed():
-            # An interrupt may have come between a task and its next step: such a task never ends.
-            self._loop.run_until_complete(asyncio.wait(list(self._tasks), timeout=_PATIENCE))
+            # An interrupt may have come between a task and its next step: such a task never ends. What has been
+            # interrupted may have left word for its loop to stop.
+            with suppress(RuntimeError):
+                self._loop.run_until_complete(asyncio.wait(list(self._tasks), timeout=_PATIENCE))
 
     async def aclose(self) -> None:
         """Be done with all calls."""

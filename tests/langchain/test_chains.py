@@ -569,3 +569,55 @@ def test_a_variable_that_is_given_another_store_is_left_alone() -> None:
     assert fast.invoke("which?") == "old"
     reload()
     assert fast.invoke("which?") == "new"
+
+
+@pytest.mark.parametrize("bind", [lambda retry: retry, lambda retry: retry.with_config(tags=["bound"])])
+async def test_a_retry_at_the_root_does_not_retry_as_completed(bind: Any) -> None:
+    """Natively a binding hands these calls on to the step within, and a retry is one."""
+
+    def busy(value: int) -> int:
+        raise ValueError(f"busy at {value}")
+
+    def made() -> Any:
+        return bind(RunnableLambda(busy).with_retry(stop_after_attempt=3, wait_exponential_jitter=False))
+
+    inputs = [1, 2, 3, 4]
+    outcomes = []
+    for chain in (made(), accelerate(made())):
+        tracer = Seen()
+        config: Any = {"callbacks": [tracer]}
+        blocking = sorted((n, repr(out)) for n, out in chain.batch_as_completed(inputs, config, return_exceptions=True))
+        awaited = [(n, repr(out)) async for n, out in chain.abatch_as_completed(inputs, config, return_exceptions=True)]
+        outcomes.append((blocking, sorted(awaited), sorted(tracer.names)))
+    assert outcomes[1] == outcomes[0]
+
+
+class Seen(BaseCallbackHandler):
+    """The names of all runs."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def on_chain_start(self, serialized: Any, inputs: Any, *, name: str = "", **kwargs: Any) -> None:
+        self.names.append(name)
+
+
+async def test_a_step_that_is_cancelled_ends_all_as_completed() -> None:
+    async def cancelled(value: int) -> int:
+        if value == 2:
+            task = asyncio.create_task(asyncio.sleep(60))
+            task.cancel()
+            await task
+        return value
+
+    async def same(value: int) -> int:
+        return value
+
+    chain = accelerate(RunnableLambda(cancelled) | RunnableLambda(same))
+
+    async def all_of_them() -> None:
+        async for _ in chain.abatch_as_completed([1, 2, 3, 4], return_exceptions=True):
+            pass
+
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(all_of_them(), 30)

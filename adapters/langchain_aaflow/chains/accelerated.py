@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from contextvars import copy_context
 from functools import partial
 from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from langchain_core.callbacks import BaseCallbackHandler, CallbackManager
 from langchain_core.runnables import (
@@ -39,7 +39,7 @@ from aaflow_plugins.thread_flow import ThreadFlow
 from langchain_aaflow.batch_ranks import check_retrievers, shared_configs, told_of, undivided_reason
 from langchain_aaflow.chains.as_completed import drive, each_as_completed, taken
 from langchain_aaflow.chains.batches import batch
-from langchain_aaflow.chains.composite_nodes import Bind
+from langchain_aaflow.chains.composite_nodes import Bind, Retry
 from langchain_aaflow.chains.execution import Execution, handlers_in, may_set_context
 from langchain_aaflow.chains.nodes import Call, Kwargs, Node
 from langchain_aaflow.chains.plans import plan_of
@@ -57,6 +57,10 @@ FIRST_JOIN_SIZE = FIRST_BLOCK
 
 #: Batches of so few inputs run natively: there is next to nothing to join or to overlap.
 FEW = 2
+
+
+#: What natively hands `batch_as_completed` on to the step within: a retry does not retry there.
+_AS_COMPLETED: Final = (Bind, Retry)
 
 
 class Batching:
@@ -233,7 +237,7 @@ class Batching:
         if node is None or _is_ordered(node):
             yield from native.batch_as_completed(inputs, config, return_exceptions=return_exceptions, **kwargs)
             return
-        node, config, kwargs = _bound(node, inputs, config, kwargs)
+        node, config, kwargs = _bound(node, inputs, config, kwargs, _AS_COMPLETED)
         configs = get_config_list(config, len(inputs))  # here, where its warning names the caller's line
         flow = ThreadFlow(self._limit(configs))
         x = self._execution(flow, node, configs, False)
@@ -267,7 +271,7 @@ class Batching:
             ):
                 yield ended
             return
-        node, config, kwargs = _bound(node, inputs, config, kwargs)
+        node, config, kwargs = _bound(node, inputs, config, kwargs, _AS_COMPLETED)
         configs = get_config_list(config, len(inputs))  # here, where its warning names the caller's line
         async with LoopFlow(self._limit(configs)) as flow:
             x = self._execution(flow, node, configs, False)
@@ -327,10 +331,12 @@ class Batching:
         )
 
 
-def _bound(node: Node, inputs: Sequence[Any], config: Any, kwargs: Kwargs) -> tuple[Node, Any, Kwargs]:
-    """The step within bindings, and what the native `batch` of these gives it."""
-    while isinstance(node, Bind):
-        binding = node.native
+def _bound(
+    node: Node, inputs: Sequence[Any], config: Any, kwargs: Kwargs, kinds: tuple[type[Node], ...] = (Bind,)
+) -> tuple[Node, Any, Kwargs]:
+    """The step within bindings (nodes of these kinds), and what the native `batch` of these gives it."""
+    while isinstance(node, kinds):
+        binding: Any = node.native
         merge = binding._merge_configs
         config = [merge(one) for one in config] if isinstance(config, Sequence) else [merge(config) for _ in inputs]
         node, kwargs = node.inner["bound"], {**binding.kwargs, **kwargs}

@@ -27,8 +27,10 @@ async def each_as_completed(
     async def one(index: int) -> None:
         try:
             put((index, await node.run(x, values[index], configs[index], dict(kwargs)), None))
-        except Exception as error:
+        except BaseException as error:
             put((index, None, error))
+            if not isinstance(error, Exception):
+                raise
         if watch:
             watch.ended()
 

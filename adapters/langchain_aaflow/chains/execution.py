@@ -141,7 +141,7 @@ class Execution:
             return await (event() if context is None else self.flow.spawn(event(), context))
         manager = get_callback_manager_for_config(config) if defaults else _configure(CallbackManager, config)
         event = partial(manager.on_chain_start, serialized, value, **kwargs)
-        return await self.begin(manager, event) if aside else event()
+        return await self.begin(manager, event) if aside else await self.told(manager, event)
 
     async def begin(self, manager: Any, event: partial[Any]) -> Any:
         """Have the handlers told of the beginning of a run of an input's own, whose run manager `event` gives."""
@@ -211,8 +211,9 @@ class Execution:
     async def told(self, source: Any, event: partial[Any], context: Context | None = None) -> Any:
         """Have the handlers of `source` told what happens to a run, even if the step is cancelled meanwhile."""
         flow = self.flow
-        if not isinstance(flow, LoopFlow):
-            return event()
+        if isinstance(flow, ThreadFlow):
+            return flow.here(event)
+        assert isinstance(flow, LoopFlow)
         telling, cancelled = tell(flow.hops, source, event, context), False
         if telling is None:
             native_call = asyncio.get_running_loop().create_task(event(), context=context)
