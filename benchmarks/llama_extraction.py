@@ -14,7 +14,6 @@ from benchmarks.chat_completions import Latency
 from benchmarks.corpus import read_sample
 from benchmarks.digests import of_nodes
 from benchmarks.harness import Benchmark, Case, Contender, Scale
-from benchmarks.llama_model import ServedModel, served_model
 from benchmarks.measure import Work
 from benchmarks.openai_server import Connection, serving
 from benchmarks.results import CaseResult
@@ -85,6 +84,8 @@ class _KnowsModel:
 
     @hookimpl
     def aaflow_independent_answers(self, model: Any) -> bool | None:
+        from benchmarks.llama_model import ServedModel
+
         return True if type(model) is ServedModel else None
 
 
@@ -108,6 +109,8 @@ def _extractors(parameters: Mapping[str, Any]) -> list[Any]:
         SummaryExtractor,
         TitleExtractor,
     )
+
+    from benchmarks.llama_model import served_model
 
     kinds = (TitleExtractor, QuestionsAnsweredExtractor, SummaryExtractor, KeywordExtractor)
     model = served_model(f"{parameters['url']}/v1")

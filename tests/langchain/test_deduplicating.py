@@ -18,6 +18,8 @@ from langchain_aaflow import aingest, ingest
 from langchain_aaflow.comparing import difference
 from tests.langchain.ingested import EMBEDDING, CountingStore
 
+pytestmark = pytest.mark.slow
+
 
 def repeated(documents: list[Document]) -> list[Document]:
     """Documents, with footers that many have, and some of them again under another name."""

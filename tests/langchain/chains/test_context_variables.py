@@ -30,6 +30,8 @@ from aaflow_plugins import accelerate
 from tests.langchain.chains.outcomes import METHODS
 from tests.langchain.chains.parts import origin
 
+pytestmark = pytest.mark.slow
+
 RUN: ContextVar[str] = ContextVar("run of which a handler was told last", default="none")
 
 
