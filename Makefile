@@ -26,8 +26,8 @@ help:  ## show this list
 demo: $(INSTALLED)  ## real text through LangChain and LlamaIndex, natively and accelerated: same results, and the times
 	@$(BIN)/aaflow demo $(ARGS)
 
-test: $(INSTALLED)  ## all tests but the upstream suites and some benchmarks' quick runs
-	@$(BIN)/python -m pytest -m "not benchmarks" $(ARGS)
+test: $(INSTALLED)  ## all tests but the upstream suites, some benchmarks' quick runs and the longest of test-mpi
+	@$(BIN)/python -m pytest -m "not benchmarks and not at_length" $(ARGS)
 
 test-benchmarks: $(INSTALLED)  ## quick runs of the benchmarks that `make test` leaves out
 	@$(BIN)/python -m pytest -m benchmarks $(ARGS)
@@ -60,10 +60,10 @@ test-upstream: $(INSTALLED)  ## LangChain packages' own tests, with every splitt
 test-chains: $(INSTALLED)  ## accelerated chains against native ones: 2,000 generated chains
 	@CHAIN_EXAMPLES=2000 $(BIN)/python -m pytest tests/langchain/chains $(ARGS)
 
-test-mpi: $(INSTALLED)  ## the engine between ranks, run at 1 to 4 of them, and what happens when one fails (part of make test)
+test-mpi: $(INSTALLED)  ## the engine between ranks, run at 1 to 4 of them, and what happens when one fails (make test has all but the whole suite at 3 and 4)
 	@$(BIN)/python -m pytest tests/core/test_ranks.py $(ARGS)
 
-test-all: test lint test-wheel test-oldest test-pythons test-upstream test-chains test-benchmarks  ## all of the above
+test-all: test test-mpi lint test-wheel test-oldest test-pythons test-upstream test-chains test-benchmarks  ## all of the above
 
 bench: $(INSTALLED)  ## the benchmarks (two hours or more; ARGS="--quick" for a look)
 	@$(BIN)/python -m pip install -qq --editable '.[bench]'

@@ -38,12 +38,31 @@ def run(ranks: int, *program: str) -> subprocess.CompletedProcess[str]:
 SLOW = pytest.mark.slow
 
 
-@pytest.mark.parametrize("ranks", [2, *(pytest.param(ranks, marks=SLOW) for ranks in (1, 3, 4))])
-def test_suite(ranks: int) -> None:
+def suite(ranks: int, *tests: str) -> None:
     folder = ROOT / "tests" / "ranks"
     plugins = ("-p", "no:cacheprovider", "-p", "pytest_asyncio.plugin")
-    done = run(ranks, "-m", "pytest", *plugins, f"--confcutdir={folder}", str(folder))
+    chosen = [str(folder / f"test_{name}.py") for name in tests] or [str(folder)]
+    done = run(ranks, "-m", "pytest", *plugins, f"--confcutdir={folder}", *chosen)
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("ranks", [2, pytest.param(1, marks=SLOW)])
+def test_suite(ranks: int) -> None:
+    suite(ranks)
+
+
+@SLOW
+@pytest.mark.parametrize("ranks", [3, 4])
+def test_engines_and_shards(ranks: int) -> None:
+    """What numbers of ranks can tell most of."""
+    suite(ranks, "communicator", "tasks", "engine_cylon", "langchain_dedupe", "langchain_shards", "llama_index_shards")
+
+
+@SLOW
+@pytest.mark.at_length
+@pytest.mark.parametrize("ranks", [3, 4])
+def test_suite_at_length(ranks: int) -> None:
+    suite(ranks)
 
 
 FAILED = "RankError: rank 1 failed: ValueError: chunk 17 is bad"
