@@ -7,7 +7,7 @@ ranks would talk if there were several. The work itself is in its stages, which 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
@@ -18,7 +18,7 @@ import pyarrow as pa
 from aaflow_plugins.dataplane import vectors as vector_views
 from aaflow_plugins.dataplane.batch import Batch
 from aaflow_plugins.dataplane.schemas import native, text, vector
-from aaflow_plugins.dedupe import content_key
+from aaflow_plugins.dedupe import content_key, new_rows
 from aaflow_plugins.embedding import Embedder, Request, Vectors
 from aaflow_plugins.remote import RemoteCall
 
@@ -221,13 +221,9 @@ class Dedupe(Operator):
         """One stage; of the texts that have gone by it keeps 16 bytes each."""
 
         def each(batches: Iterator[Batch]) -> Iterator[Batch]:
-            seen: set[bytes] = set()
+            seen: set[Hashable] = set()
             for batch in batches:
-                rows = []
-                for row, key in enumerate(map(content_key, batch.native("text"))):
-                    if key not in seen:
-                        seen.add(key)
-                        rows.append(row)
+                rows = new_rows(map(content_key, batch.native("text")), seen)
                 if len(rows) == batch.num_rows:
                     yield batch
                 elif rows:

@@ -21,6 +21,7 @@ from langchain_core.vectorstores import VectorStore
 
 from aaflow_plugins.collector import rare_collector
 from aaflow_plugins.dataplane.batch import Batch
+from aaflow_plugins.dedupe import new_rows
 from aaflow_plugins.embedding import Embedder, Request
 from aaflow_plugins.engines.communicator import Communicator
 from aaflow_plugins.engines.event_loop import OnLoop, in_thread
@@ -321,10 +322,8 @@ class _Job(Generic[S]):
         chunks = plans.split_documents(self._splitter, self._listed or [])
         ids = plans.ids_of(chunks, self._ids)
         if self._deduplicate:
-            first: dict[str, int] = {}
-            for row, chunk in enumerate(chunks):
-                first.setdefault(chunk.page_content, row)
-            chunks, ids = [chunks[row] for row in first.values()], ids and [ids[row] for row in first.values()]
+            rows = new_rows(_texts(chunks), set())
+            chunks, ids = [chunks[row] for row in rows], ids and [ids[row] for row in rows]
         return chunks, ids
 
     def _batch_size(self) -> int | None:

@@ -15,6 +15,7 @@ import pyarrow as pa
 from llama_index.core.ingestion import DocstoreStrategy
 from llama_index.core.storage.docstore import SimpleDocumentStore
 
+from aaflow_plugins.dedupe import meeting_number
 from aaflow_plugins.engines.communicator import Communicator
 
 _HELD: Final = "held "
@@ -171,8 +172,7 @@ def _met(ranks: Communicator, entries: Iterable[tuple[str, str]]) -> Met:
     """Bring together what the ranks say of the same key; each key at one rank."""
     rows = list(entries)
     keys, said = _written(key for key, _ in rows), _written(said for _, said in rows)
-    # Half of the integers: whatever a negative one modulo the number of ranks is.
-    numbers = [int.from_bytes(hashlib.blake2b(key, digest_size=8).digest()) >> 1 for key in keys]
+    numbers = [meeting_number(hashlib.blake2b(key, digest_size=8).digest()) for key in keys]
     met = defaultdict(list)
     came = ranks.shuffle(_table(number=numbers, rank=[ranks.rank] * len(rows), key=keys, said=said), "number")
     for rank, key, what in zip(came["rank"].to_pylist(), _read(came["key"]), _read(came["said"]), strict=True):
