@@ -317,14 +317,7 @@ class _Run:
         report = self._report.operators[index]
         for item in stream:
             report.peak_in_flight = 1
-            start = time.perf_counter()
-            try:
-                result = stage.call(item)
-            except StopIteration as error:
-                raise StoppedError(error) from error
-            finally:
-                self._clock.add_span(report.kind, "driver", start, time.perf_counter(), stage.model)
-            yield result
+            yield self._called_here(stage.call, item, report.kind, stage.model)
 
     def _side_by_side(self, stage: MapStage, step: Step, index: int, stream: Iterator[Any]) -> Iterator[Any]:
         """Keep `step.slots` calls going over a window of `step.window` items; hand results on in order."""
@@ -382,11 +375,7 @@ class _Run:
                 yield item
 
         def here(item: Any) -> Any:
-            with self._spent(report.kind, "driver", model):
-                try:
-                    return call(item)
-                except StopIteration as error:
-                    raise StoppedError(error) from error
+            return self._called_here(call, item, report.kind, model)
 
         @contextmanager
         def waiting() -> Iterator[None]:
@@ -397,6 +386,14 @@ class _Run:
         for result in results:
             under_way -= 1
             yield result
+
+    def _called_here(self, call: Callable[[Any], Any], item: Any, kind: str, model: bool) -> Any:
+        """Make a call in the driving thread."""
+        with self._spent(kind, "driver", model):
+            try:
+                return call(item)
+            except StopIteration as error:
+                raise StoppedError(error) from error
 
     @contextmanager
     def _spent(self, kind: str, lane: str, model: bool) -> Iterator[None]:
