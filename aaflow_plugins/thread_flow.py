@@ -104,7 +104,6 @@ class ThreadFlow(Flow):
         self._name = f"aaflow-flow-{next(self._flows)}"
         self._pools: dict[bool, ThreadPoolExecutor] = {}
         self._under_way: dict[_Work, Future[None]] = {}
-        self._short_calls = 0
         self._ready: deque[_Task] = deque()
         self._current: _Task | None = None
         #: A call in the context of the current coroutine, to be made when it has left that.
@@ -239,7 +238,7 @@ class ThreadFlow(Flow):
             idle, self._idle = self._idle, []
             for function in idle:
                 function()
-        elif self._in_flight or self._short_calls:
+        elif self._under_way:
             self._receive(block=True)
             while self._receive(block=False):
                 pass
@@ -299,9 +298,7 @@ class ThreadFlow(Flow):
                 inbox.put((work, result, None))
 
         is_short = work.slots == 0
-        if is_short:
-            self._short_calls += 1
-        else:
+        if not is_short:
             self._in_flight += work.slots
             self._at_work[work.place[:1]] += 1
         if (pool := self._pools.get(is_short)) is None:
@@ -326,8 +323,6 @@ class ThreadFlow(Flow):
             self._at_work[work.place[:1]] -= 1
             if not self._at_work[work.place[:1]]:
                 del self._at_work[work.place[:1]]
-        else:
-            self._short_calls -= 1
         self.settle(work.promise, value, error)
         if error is not None and not isinstance(error, Exception):
             raise error
@@ -367,7 +362,7 @@ class ThreadFlow(Flow):
         self._left = True
         self._await_calls()
         self._left = False
-        self._in_flight = self._short_calls = 0
+        self._in_flight = 0
         self._at_work.clear()
         for task in list(self._blocked):
             promise = task.waits_for
