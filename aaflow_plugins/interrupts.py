@@ -57,13 +57,15 @@ class interrupts_put_off:
 
     @contextmanager
     def let_through(self) -> Iterator[None]:
-        """Within the block within this one interrupts do what they natively do: for what may wait long."""
+        """Within the block within this one interrupts do what they natively do: for what may wait long.
+
+        One that has come before still waits to be heard: it would keep the block from doing anything.
+        """
         if self._native is None or signal.getsignal(signal.SIGINT) != self._note:
             yield
             return
         signal.signal(signal.SIGINT, self._native)
         try:
-            self.hear_interrupts()
             yield
         finally:
             self._native = signal.signal(signal.SIGINT, self._note)
