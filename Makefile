@@ -63,6 +63,7 @@ test-chains: $(INSTALLED)  ## accelerated chains against native ones: 2,000 gene
 test-mpi: $(INSTALLED)  ## the engine between ranks, run at 1 to 4 of them, and what happens when one fails (make test has all but the whole suite at 3 and 4)
 	@$(BIN)/python -m pytest tests/core/test_ranks.py $(ARGS)
 
+test-all: export ONE_EXAMPLE_OF = 1
 test-all: test test-mpi lint test-wheel test-oldest test-pythons test-upstream test-chains test-benchmarks  ## all of the above
 
 bench: $(INSTALLED)  ## the benchmarks (two hours or more; ARGS="--quick" for a look)
@@ -76,5 +77,7 @@ $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is %d.%d; try: make PYTHON=python3.12" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
 	@echo "Setting up $(VENV): done once, a minute or two"
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install -qq --editable '.[dev]'
+	@# Older ones, such as Python 3.11's own, take twice as long; modules are compiled as they are imported.
+	@$(BIN)/python -m pip install -qq --upgrade pip
+	@$(BIN)/python -m pip install -qq --no-compile --editable '.[dev]'
 	@touch $@

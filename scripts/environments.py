@@ -18,7 +18,9 @@ def fresh(name: str, *requirements: str, interpreter: str = sys.executable) -> P
     shutil.rmtree(folder, ignore_errors=True)
     subprocess.run([interpreter, "-m", "venv", folder], check=True)
     python = folder / "bin" / "python"
-    subprocess.run([python, "-m", "pip", "install", "-qq", *requirements], cwd=ROOT, check=True)
+    # As in the Makefile.
+    subprocess.run([python, "-m", "pip", "install", "-qq", "--upgrade", "pip"], cwd=ROOT, check=True)
+    subprocess.run([python, "-m", "pip", "install", "-qq", "--no-compile", *requirements], cwd=ROOT, check=True)
     return python
 
 
@@ -34,6 +36,6 @@ def interpreter(minor: int) -> str | None:
 
 
 def run_tests(python: Path, *arguments: str, folder: Path = ROOT) -> int:
-    """Run pytest in `folder`, with few generated chains, and return its exit status."""
-    few = {**os.environ, "CHAIN_EXAMPLES": os.environ.get("CHAIN_EXAMPLES", "40")}
+    """Run pytest in `folder`, with few generated examples (`make test` has them all), and return its exit status."""
+    few = {"CHAIN_EXAMPLES": "40", "ONE_EXAMPLE_OF": "3", **os.environ}
     return subprocess.run([python, "-m", "pytest", *arguments], cwd=folder, env=few).returncode

@@ -31,11 +31,15 @@ _OUTSIDE_THE_PACKAGES = (
     "tests/conftest.py",
 )
 
-#: What a fault of the packaging would show in: every package is imported, every hook called, native stores are filled.
+#: What a fault of the packaging would show in: every package is imported, every hook called, native stores are filled,
+#: the command and what the documentation shows are run.
 _TESTS = (
-    "tests/core/test_cli.py",
+    *(
+        f"tests/core/test_cli.py::test_{name}"
+        for name in ("demo_on_a_folder_of_the_users", "doctor_names_versions_and_fast_paths", "explain_shows_the_plan")
+    ),
     "tests/core/test_plugins.py",
-    "tests/house",
+    *(f"tests/house/test_{name}.py" for name in ("contributing", "documentation", "imports", "packaging")),
     "tests/langchain/test_comparing.py",
     "tests/langchain/test_standard_embeddings.py",
     "tests/langchain/test_standard_vectorstores.py",

@@ -7,11 +7,13 @@ import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks.chat_completions import Latency
 from benchmarks.openai_server import Connection, serving
 from llama_index_aaflow.carried_files import carried, use_copy_of_nltk_data
+from tests.generated import tried
 
 #: Run by several processes at once, which `core/test_ranks.py` starts.
 collect_ignore = ["ranks"]
@@ -23,6 +25,23 @@ def pytest_configure() -> None:
     encodings = carried("tiktoken_cache")
     if encodings:
         os.environ.setdefault("TIKTOKEN_CACHE_DIR", str(encodings))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    chosen = tried(items)
+    config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+    items[:] = [item for item in items if item in chosen]
+
+
+@pytest.fixture(autouse=True)
+def _numpy_warns_as_before() -> Iterator[None]:
+    """What numpy does about floating-point errors is the user's choice, and no call of ours may change it."""
+    before = np.geterr()
+    yield
+    after = np.geterr()
+    np.seterr(**before)  # the next test is not to be blamed
+    assert after == before
 
 
 @pytest.fixture(scope="session")

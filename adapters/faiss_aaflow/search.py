@@ -273,7 +273,7 @@ class Trial:
 
     def tells(self, queries: Matrix) -> bool:
         """Compare the routines with single searches; whether that says which one a single search uses."""
-        made_up = list(_made_up_queries(self._index))
+        made_up = _made_up_queries(self._index)
         first = [queries[row : row + 1] for row in range(min(len(queries), MIN_QUERIES))]
         rows = min(self._index.ntotal, CHECKED_ROWS)
         telling = [self._compare(query, rows) >= TELLING_SCORES for query in (*made_up, first[0])]
@@ -299,13 +299,13 @@ class Trial:
         return len(np.unique(scores[0][apart]))
 
 
-def _made_up_queries(index: Any) -> Iterator[Matrix]:
-    """Queries in no special position, as large as the index's vectors, always the same."""
+def _made_up_queries(index: Any) -> Matrix:
+    """Queries `(n, 1, d)` in no special position, as large as the index's vectors, always the same."""
     sample = _stored(index)[:: max(1, index.ntotal // 256)]
     with np.errstate(all="ignore"):
         size = np.sqrt(np.mean(np.square(sample, dtype=np.float64)))
         normal = size * np.random.default_rng(0).standard_normal((TELLING_QUERIES, 1, index.d))
-        yield from np.ascontiguousarray(normal, dtype=np.float32)
+        return np.ascontiguousarray(normal, dtype=np.float32)
 
 
 def _stored(index: Any) -> Matrix:

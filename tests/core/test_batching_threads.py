@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from aaflow_plugins.batching import Batching
 from tests.core.callees import FOREVER, KEY, idle, told, turns
+from tests.generated import examples
 
 # --- threads --------------------------------------------------------------------------------------------------
 
@@ -182,7 +183,7 @@ def test_loops_and_threads_at_once() -> None:
     assert idle(scope)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(
     callers=st.lists(
         st.tuples(st.integers(0, 6), st.integers(0, 12), st.none() | st.integers(0, 25)), min_size=1, max_size=25

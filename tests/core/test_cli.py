@@ -158,6 +158,7 @@ def test_demo_of_one_framework(folder: Path) -> None:
     assert "VectorStoreIndex" in run.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -179,6 +180,7 @@ def test_errors_are_one_clear_line(folder: Path, arguments: list[str], message: 
     assert "Traceback" not in run.stderr
 
 
+@pytest.mark.slow
 def test_debug_shows_the_traceback(folder: Path) -> None:
     run = aaflow(folder, "compare", "mine:broken", "--documents", "texts", "--debug")
     assert run.returncode == 1

@@ -23,6 +23,7 @@ pytest.importorskip("mpi4py", reason="Cylon needs aaflow-plugins[mpi]")
 from aaflow_plugins.engines import cylon_check
 from aaflow_plugins.engines.cylon_rows import Addressed, as_streams, direct_columns, of_streams, received
 from aaflow_plugins.engines.launching import launch_command
+from tests.generated import examples
 
 ROOT = Path(__file__).resolve().parents[2]
 STAND_INS = ROOT / "tests" / "ranks" / "stand_ins"
@@ -217,7 +218,7 @@ def brought(sent: Addressed, size: int, random: Random) -> tuple[pa.Table, np.nd
     return received([mixed.take(pa.array(order, pa.int64()))], sent.table.schema)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(tables(), st.integers(1, 200), st.randoms(use_true_random=False))
 def test_rows_are_the_same_when_they_come_back(table: pa.Table, size: int, random: Random) -> None:
     direct = direct_columns(table, 100)

@@ -46,13 +46,13 @@ def suite(ranks: int, *tests: str) -> None:
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
 
 
-@pytest.mark.parametrize("ranks", [2, pytest.param(1, marks=SLOW)])
+@SLOW
+@pytest.mark.parametrize("ranks", [1, 2])
 def test_suite(ranks: int) -> None:
     suite(ranks)
 
 
-@SLOW
-@pytest.mark.parametrize("ranks", [3, 4])
+@pytest.mark.parametrize("ranks", [3, pytest.param(4, marks=SLOW)])
 def test_engines_and_shards(ranks: int) -> None:
     """What numbers of ranks can tell most of."""
     suite(ranks, "communicator", "tasks", "engine_cylon", "langchain_dedupe", "langchain_shards", "llama_index_shards")

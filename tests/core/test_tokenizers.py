@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from aaflow_plugins import tokenizers
 from aaflow_plugins.tokenizers import OrdinaryTokens, ordinary_tokens, plain_special_settings
+from tests.generated import examples
 
 tiktoken = pytest.importorskip("tiktoken")
 
@@ -43,7 +44,7 @@ def test_generated_text(name: str, faster: bool) -> None:
     tokens = made(name, faster=faster)
     encode = tokens.encoding.encode_ordinary
 
-    @settings(max_examples=400, deadline=None, derandomize=True)
+    @settings(max_examples=examples(400), deadline=None, derandomize=True)
     @given(st.lists(texts, max_size=4))
     def check(texts: list[str]) -> None:
         assert tokens.counts(texts) == [len(encode(text)) for text in texts]
@@ -80,7 +81,7 @@ def test_enough(faster: bool) -> None:
         lambda parts: st.integers(1, 60).map(lambda times: "".join(parts) * times)
     )
 
-    @settings(max_examples=400, deadline=None, derandomize=True)
+    @settings(max_examples=examples(400), deadline=None, derandomize=True)
     @given(st.lists(many, max_size=3), st.integers(1, 30))
     def check(texts: list[str], enough: int) -> None:
         truth = [len(tokens.encoding.encode_ordinary(text)) for text in texts]

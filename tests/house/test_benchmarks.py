@@ -317,6 +317,7 @@ def _python_m_benchmarks(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_a_quick_run_from_the_command_line(tmp_path: Path) -> None:
     pytest.importorskip("faiss")
     done = _python_m_benchmarks("tiny", "--quick", "--only", "FAISS.add_documents, 1 ", "--out", str(tmp_path))
@@ -331,6 +332,7 @@ def test_a_quick_run_from_the_command_line(tmp_path: Path) -> None:
     assert "One document, and ten" in (tmp_path / "tiny.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_a_failure_is_one_line_and_a_status(tmp_path: Path) -> None:
     done = _python_m_benchmarks("tiny", "--quick", "--only", "no such case", "--out", str(tmp_path))
     assert done.returncode == 1
@@ -360,17 +362,21 @@ def _agree(benchmark: Benchmark, cases: Sequence[Case]) -> None:
         assert "ours" in {benchmark.contender(name).role for name in digests}
 
 
+#: Beyond what CI has time for: `make test-benchmarks`.
+LONG = pytest.mark.benchmarks
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("home", "only"),
     [
-        ("ingestion:LOCAL", ""),
+        pytest.param("ingestion:LOCAL", "", marks=LONG),
         ("splitting:BENCHMARK", "by tokens"),
         ("splitting:BENCHMARK", "MarkdownHeader, prose"),
         ("node_parsers:BENCHMARK", "Markdown, prose"),
         ("upsert:BENCHMARK", "in 20 batches"),
         ("tiny:BENCHMARK", "OpenAIEmbeddings.embed_documents, 10"),
-        ("llama_ingestion:LOCAL", ""),
+        pytest.param("llama_ingestion:LOCAL", "", marks=LONG),
         ("llama_index_building:BENCHMARK", ""),
     ],
 )
@@ -387,15 +393,12 @@ def test_every_benchmark_without_a_client_has_identical_results(home: str, only:
 
 
 @pytest.mark.slow
+@LONG
 def test_every_job_of_vector_stores_has_identical_results(corpora: Corpora) -> None:
     pytest.importorskip("llama_index.vector_stores.faiss")
     benchmark = load_benchmark("benchmarks.llama_index_stores:BENCHMARK")
     cases = benchmark.cases(Scale(False, corpora))
     _agree(benchmark, [dataclasses.replace(case, parameters={**case.parameters, "rows": 200}) for case in cases])
-
-
-#: Beyond what CI has time for: `make test-benchmarks`.
-LONG = pytest.mark.benchmarks
 
 
 @pytest.mark.slow

@@ -100,6 +100,7 @@ def test_random_ids_of_messages_do_not_show() -> None:
 # -- the retriever's store -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_store_holds_what_the_server_would_have_embedded(tmp_path: Path, openai_server: Connection) -> None:
     """Vectors come from the corpus in a moment, and are those that adding the texts would give."""
     pytest.importorskip("faiss")

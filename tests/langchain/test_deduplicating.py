@@ -16,6 +16,7 @@ from langchain_text_splitters import RecursiveCharacterTextSplitter
 from aaflow_plugins import Executor
 from langchain_aaflow import aingest, ingest
 from langchain_aaflow.comparing import difference
+from tests.generated import examples
 from tests.langchain.ingested import EMBEDDING, CountingStore
 
 pytestmark = pytest.mark.slow
@@ -111,7 +112,7 @@ def test_what_is_stored_already_stays_and_is_not_compared() -> None:
 
 
 @given(st.lists(st.text("ab", max_size=2), min_size=1), st.sampled_from([None, 1, 2]))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 def test_any_texts(texts: list[str], batch_size: int | None) -> None:
     source = [Document(page_content=text, metadata={"row": row}) for row, text in enumerate(texts)]
     executor = Executor(batch_size=batch_size) if batch_size else None

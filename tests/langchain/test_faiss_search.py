@@ -23,6 +23,7 @@ from aaflow_plugins.embedding import Vectors  # noqa: E402
 from faiss_aaflow import search as faiss_search  # noqa: E402
 from langchain_aaflow.faiss_store import AcceleratedFAISS, FaissSink  # noqa: E402
 from tests.faiss_certainty import certainty  # noqa: E402
+from tests.generated import examples  # noqa: E402
 from tests.langchain.faiss_stores import DIM, HashEmbeddings, outcome  # noqa: E402
 
 SEARCHES: dict[str, Callable[[FAISS], Any]] = {
@@ -233,7 +234,7 @@ def test_ties_and_extremes_in_batched_search(make: Any, metric: str, monkeypatch
         assert_batch_is_single(store, queries, k=k)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     seed=st.integers(0, 2**32),
     rows=st.integers(1, 400),

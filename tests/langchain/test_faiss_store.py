@@ -31,6 +31,7 @@ from langchain_community.vectorstores.utils import DistanceStrategy
 from aaflow_plugins.embedding import Vectors
 from langchain_aaflow.faiss_store import AcceleratedFAISS, FaissSink
 from langchain_aaflow.vectorstores import accelerate_store, native_reason, sink_for, sink_for_class
+from tests.generated import examples
 from tests.langchain.faiss_stores import DIM, ArrayEmbeddings, HashEmbeddings, both, contents, empty, outcome
 
 # --- adding ---------------------------------------------------------------------------------------------------
@@ -192,7 +193,7 @@ def _without_random_ids(parts: Any) -> Any:
     return kind, vectors, shown, [(row, blank(key)) for row, key in rows], rest
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(batches=BATCHES)
 def test_any_sequence_of_batches(batches: Any) -> None:
     native, ours, filled = empty(FAISS), empty(AcceleratedFAISS), empty(FAISS)

@@ -26,6 +26,7 @@ from langchain_aaflow import in_memory_store
 from langchain_aaflow.in_memory_store import AcceleratedInMemoryVectorStore, InMemorySink
 from langchain_aaflow.native_stores import shared_view
 from langchain_aaflow.vectorstores import accelerate_store, native_reason, sink_for, sink_for_class
+from tests.generated import examples
 from tests.langchain.warned import caught_warnings
 
 DIM = 12
@@ -129,7 +130,7 @@ ROWS = st.lists(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(batches=st.lists(ROWS, max_size=4))
 def test_sink_adds_what_add_documents_adds(batches: Any) -> None:
     embedding = HashEmbeddings()
@@ -228,7 +229,7 @@ def test_scores_have_the_native_bits(rows: int, dim: int) -> None:
     assert kept_rows(store) == rows
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(
     seed=st.integers(0, 2**32),
     sizes=st.lists(st.integers(1, 60), min_size=1, max_size=4),

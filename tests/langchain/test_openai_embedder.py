@@ -28,6 +28,7 @@ from langchain_aaflow.embedders import NativeEmbedder, embedder_for, native_reas
 from langchain_aaflow.embeddings import accelerate_embeddings
 from langchain_aaflow.openai_embedder import OpenAIEmbedder
 from langchain_aaflow.openai_embeddings import AcceleratedAzureOpenAIEmbeddings, AcceleratedOpenAIEmbeddings
+from tests.generated import examples
 from tests.observed import outcome
 
 Make = Callable[..., OpenAIEmbeddings]
@@ -147,7 +148,7 @@ def test_empty_texts(make: Make, openai_server: Connection, texts: list[str], si
     assert asked(openai_server, lambda: through(embedder_for(native), iter([texts]))) == expected
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(40), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     texts=st.lists(st.one_of(st.text(max_size=30), st.sampled_from(TRICKY)), max_size=25),
     sizes=st.lists(st.integers(1, 9), min_size=1),

@@ -34,6 +34,7 @@ pytest.importorskip("langchain_community")
 from langchain_community.vectorstores import FAISS
 from langchain_community.vectorstores.utils import DistanceStrategy
 
+from tests.generated import examples
 from tests.langchain.warned import caught_warnings
 
 DIM = 16
@@ -159,7 +160,7 @@ def test_the_very_documents_of_the_store(kind: str, real_texts: list[str]) -> No
     assert first is not second
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     kind=st.sampled_from(sorted(STORES)),
     texts=st.lists(st.text(max_size=12), min_size=1, max_size=90),
@@ -311,7 +312,7 @@ def test_a_plug_in_may_know_more() -> None:
     assert not queries_batch_exactly(UnlikeEmbeddings())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(queries=st.lists(st.text(max_size=200), min_size=1, max_size=70))
 @pytest.mark.parametrize("embeddings", [FAKE, WordLlamaEmbeddings()], ids=class_name)
 def test_known_classes_give_the_very_vectors_and_types(embeddings: Embeddings, queries: list[str]) -> None:

@@ -11,9 +11,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from langchain_aaflow.sharded_in_memory import RowProduct, left_over, threads_of
+from tests.generated import examples
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(st.integers(1, 90), st.sampled_from([1, 3, 16, 300]), st.lists(st.floats(0, 1), max_size=3), st.integers(0, 9))
 @example(39, 300, [0.125], 0)
 def test_rows_of_a_product(total: int, width: int, cuts: list[float], seed: int) -> None:
@@ -37,7 +38,7 @@ def test_what_is_left_over(total: int, threads: int) -> None:
     assert (total - sum(stop - start for start, stop in ranges)) % 4 == 0
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(st.integers(1, 70), st.integers(1, 3), st.integers(1, 11), st.integers(0, 10**6), st.booleans())
 def test_what_a_heap_keeps_of_parts(total: int, width: int, k: int, seed: int, falling: bool) -> None:
     """Vectors of few values: most scores occur several times."""

@@ -30,6 +30,7 @@ from langchain_aaflow import documents as documents_module
 from langchain_aaflow.documents import metadata_copier
 from langchain_aaflow.splitters import Accelerated, accelerate_splitter, native_reason
 from langchain_aaflow.splitting import known_code
+from tests.generated import examples
 from tests.langchain.splitting_outcomes import assert_same, outcome, visible
 
 TEXT = "One paragraph of the text.\n\nAnother one, a little longer than the first.\n\n" * 20
@@ -378,7 +379,7 @@ metadata_values = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=examples(200), deadline=None, derandomize=True)
 @given(
     st.dictionaries(st.one_of(st.text(max_size=3), st.integers(), st.just("start_index")), metadata_values, max_size=5)
 )

@@ -18,6 +18,7 @@ from langchain_text_splitters import (
 )
 
 from langchain_aaflow.splitters import accelerate_splitter, native_reason
+from tests.generated import examples
 from tests.langchain.splitting_outcomes import assert_same, corpus, outcome
 
 #: What texts are put together from: separators in runs of every length, words, white space that only `strip` knows.
@@ -48,7 +49,7 @@ configurations = st.one_of(
 )
 
 
-@settings(max_examples=800, deadline=None, derandomize=True)
+@settings(max_examples=examples(800), deadline=None, derandomize=True)
 @given(st.lists(texts, max_size=3), configurations, limits, keeps, st.booleans(), st.booleans())
 @example(["\n\n\nab\n\n\n\nc\n\n\n"], (["\n\n"], False), (2, 1), "end", True, True)
 @example(["\n\n\n\n\n\n\n"], (["\n\n"], False), (4, 2), True, True, False)
@@ -126,7 +127,7 @@ def test_patterns_that_mean_something_else_in_a_group(separator: str, keep: Any)
         )
 
 
-@settings(max_examples=600, deadline=None, derandomize=True)
+@settings(max_examples=examples(600), deadline=None, derandomize=True)
 @given(
     st.lists(st.integers(1, 7), min_size=1, max_size=14),
     st.sampled_from(["-", "--", "+-", " ", "  "]),
@@ -148,7 +149,7 @@ def test_limits_met_exactly(
         assert_same(CharacterTextSplitter(separator=separator, **common), [text, text.replace(" ", "x")])
 
 
-@settings(max_examples=400, deadline=None, derandomize=True)
+@settings(max_examples=examples(400), deadline=None, derandomize=True)
 @given(
     st.lists(st.sampled_from(["\n", "\n", "\n\n", "a", "bc ", "\n" * 40]), max_size=80).map("".join),
     limits,
@@ -171,7 +172,7 @@ def test_runs_of_a_repeated_separator(
     assert_same(splitter, [text])
 
 
-@settings(max_examples=400, deadline=None, derandomize=True)
+@settings(max_examples=examples(400), deadline=None, derandomize=True)
 @given(
     st.lists(texts, max_size=3),
     st.one_of(

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from langchain_text_splitters import MarkdownHeaderTextSplitter
 
 from langchain_aaflow.splitters import accelerate_splitter, native_reason
+from tests.generated import examples
 from tests.langchain.splitting_outcomes import assert_same, corpus, outcome
 
 LINES = [
@@ -29,7 +30,7 @@ HEADERS = [
 ]
 
 
-@settings(max_examples=1000, deadline=None, derandomize=True)
+@settings(max_examples=examples(1000), deadline=None, derandomize=True)
 @given(
     st.lists(st.sampled_from(LINES), max_size=40).map("\n".join),
     st.sampled_from(HEADERS),

@@ -13,6 +13,7 @@ from langchain_text_splitters import CharacterTextSplitter, RecursiveCharacterTe
 
 from aaflow_plugins.tokenizers import ordinary_tokens
 from langchain_aaflow.splitters import accelerate_splitter, native_reason
+from tests.generated import examples
 from tests.langchain.splitting_outcomes import assert_same, corpus, outcome
 
 tiktoken = pytest.importorskip("tiktoken")
@@ -49,7 +50,7 @@ def made(cls: Any, special: dict[str, Any], size: int, overlap: int, **settings:
     return cls.from_tiktoken_encoder("cl100k_base", chunk_size=size, chunk_overlap=overlap, **special, **settings)
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=examples(150), deadline=None, derandomize=True)
 @given(
     st.lists(texts, max_size=3),
     limits,
@@ -83,7 +84,7 @@ def test_recursive(
     assert_same(splitter, texts)
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=examples(100), deadline=None, derandomize=True)
 @given(
     st.lists(texts, max_size=3),
     limits,
@@ -114,7 +115,7 @@ def test_character(
     assert_same(splitter, texts)
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=examples(150), deadline=None, derandomize=True)
 @given(st.lists(texts, max_size=3), limits, specials)
 def test_windows_of_tokens(texts: list[str], limits: tuple[int, int], special: dict[str, Any]) -> None:
     """Windows are the native ones, replacement characters at their edges included."""

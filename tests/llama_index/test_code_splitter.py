@@ -17,6 +17,7 @@ from tree_sitter import Language, Parser
 
 from llama_index_aaflow import accelerate, node_parsers
 from llama_index_aaflow.node_parsers import Accelerated, native_reason
+from tests.generated import examples
 from tests.llama_index.parsing_outcomes import assert_same, document_of, numbered, outcome, visible
 from tests.llama_index.tracing import spans, watched
 
@@ -59,7 +60,7 @@ def test_real_code(mode: dict[str, Any], files: int) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_any_code(mode: dict[str, Any]) -> None:
-    @settings(max_examples=60, deadline=None, derandomize=True)
+    @settings(max_examples=examples(60), deadline=None, derandomize=True)
     @given(st.lists(st.lists(st.sampled_from(LINES), max_size=14), max_size=2), st.integers(1, 60))
     def check(given: list[list[str]], size: int) -> None:
         tokens = {"max_tokens": size} if mode else {}

@@ -24,6 +24,7 @@ from aaflow_plugins.executor import Executor
 from benchmarks.openai_server import Connection, Fault
 from llama_index_aaflow import accelerate
 from llama_index_aaflow.embeddings import native_reason
+from tests.generated import examples
 from tests.llama_index.tracing import events, spans, watched
 from tests.observed import logged, outcome
 
@@ -89,7 +90,7 @@ def test_accelerated_calls_equal_native(make: Make, openai_server: Connection, n
         )
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(30), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     texts=st.lists(st.one_of(st.text(max_size=8), st.just("\ud800"), st.just(7)), max_size=30), size=st.integers(1, 7)
 )

@@ -32,6 +32,7 @@ from aaflow_plugins.plugins import load_for, plugin_manager
 from benchmarks.llama_model import ServedModel, served_model
 from benchmarks.openai_server import serving
 from llama_index_aaflow import accelerate
+from tests.generated import examples
 from tests.llama_index.pipelines import Shouting
 from tests.llama_index.query_engines import EchoLLM, ModelError
 from tests.llama_index.tracing import spans, watched
@@ -202,7 +203,7 @@ def test_the_same_is_made_and_kept_of_the_same_prompts(asynchronous: bool, loop:
     asynchronous=st.booleans(),
     fails=st.booleans(),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_generated_pipelines(
     kinds: list[str], bound: int, count: int, seed: int, asynchronous: bool, fails: bool
 ) -> None:

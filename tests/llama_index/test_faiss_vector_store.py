@@ -32,6 +32,7 @@ from faiss_aaflow import search as faiss_search  # noqa: E402
 from llama_index_aaflow.faiss_vector_store import AcceleratedFaissVectorStore  # noqa: E402
 from llama_index_aaflow.vector_stores import native_reason  # noqa: E402
 from tests.faiss_certainty import certainty  # noqa: E402
+from tests.generated import examples  # noqa: E402
 from tests.llama_index.stored_vectors import bits, outcome, query  # noqa: E402
 
 DIM = 8
@@ -147,7 +148,7 @@ def test_nodes_of_every_kind() -> None:
     assert added(ours, iter(nodes_of(rows))) == added(native, iter(nodes_of(rows)))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(
     st.lists(st.lists(st.lists(st.floats(), min_size=3, max_size=3), max_size=5), max_size=4),
     st.sampled_from(["l2", "ip", "hnsw"]),
@@ -245,7 +246,7 @@ def test_every_index(kind: str, rows: int, monkeypatch: pytest.MonkeyPatch) -> N
         assert_answers_equal(store, [query(each.tolist(), top) for each in queries])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(seed=st.integers(0, 2**32), rows=st.integers(1, 400), top=st.integers(1, 20), decimals=st.integers(0, 3))
 def test_generated_stores_with_ties(seed: int, rows: int, top: int, decimals: int) -> None:
     with pytest.MonkeyPatch.context() as patch:

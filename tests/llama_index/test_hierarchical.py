@@ -22,6 +22,7 @@ from llama_index.core.schema import BaseNode, NodeRelationship
 from llama_index_aaflow import accelerate
 from llama_index_aaflow.ingestion_workers import runs_here
 from llama_index_aaflow.node_parsers import Accelerated, native_reason
+from tests.generated import examples
 from tests.llama_index.parsing_outcomes import assert_same, corpus, document_of, numbered, outcome, texts, visible
 from tests.llama_index.tracing import spans, watched
 
@@ -45,7 +46,7 @@ def test_real_text() -> None:
     assert_same(parser_of([2048, 512, 128], chunk_overlap=20), documents)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=examples(60), deadline=None, derandomize=True)
 @given(st.lists(texts, max_size=3), st.lists(st.integers(16, 90), min_size=1, max_size=3))
 def test_any_text(given: list[str], sizes: list[int]) -> None:
     assert_same(parser_of(sizes), [document_of(text, id_=str(number)) for number, text in enumerate(given)])

@@ -38,6 +38,7 @@ from benchmarks.openai_server import Connection
 from llama_index_aaflow import accelerate, incremental
 from llama_index_aaflow.ingestion import _Elsewhere
 from llama_index_aaflow.plans import plan_of
+from tests.generated import examples
 from tests.llama_index.parsing_outcomes import corpus, numbered, texts, visible
 from tests.llama_index.pipelines import (
     Counting,
@@ -114,7 +115,7 @@ def edited(state: list[dict[str, Any]], edit: tuple[str, int, dict[str, Any]], n
     return state
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     order=st.sampled_from(sorted(ORDERS)),
     first=st.lists(fields, max_size=5),

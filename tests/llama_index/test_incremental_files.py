@@ -19,6 +19,7 @@ from llama_index.core.ingestion import IngestionPipeline
 
 from llama_index_aaflow import incremental, incremental_files
 from llama_index_aaflow.incremental_files import DAY, Folder, Kept
+from tests.generated import examples
 from tests.llama_index.pipelines import (
     Lengths,
     documents,
@@ -41,7 +42,7 @@ def _held(folder: Folder) -> dict[bytes, Kept]:
 vectors = st.lists(st.lists(st.floats(allow_nan=False) | st.floats(width=32), max_size=3), max_size=3)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(st.lists(st.dictionaries(st.integers(0, 9).map(_key), st.builds(Kept, st.just("text"), vectors)), max_size=4))
 def test_vectors_come_back_bit_for_bit(runs: list[dict[bytes, Kept]]) -> None:
     """Of any lengths, run after run, in small pieces; what came first stays."""

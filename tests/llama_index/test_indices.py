@@ -28,6 +28,7 @@ from llama_index_aaflow import accelerate, indices
 from llama_index_aaflow.indices import AcceleratedVectorStoreIndex, native_reason
 from llama_index_aaflow.storage import documents as storage_documents
 from llama_index_aaflow.storage import index_structs, simple_vectors
+from tests.generated import examples
 from tests.llama_index.index_pairs import (
     STORES,
     TEXT,
@@ -411,7 +412,7 @@ operations = st.one_of(
 )  # fmt: skip
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(120), deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.sampled_from(list(STORES)), st.lists(docs, max_size=3), st.lists(operations, max_size=9), flag, flag)
 def test_any_sequence(
     store: str, start: list[Any], acts: list[Callable[[Side], Any]], override: bool, use_async: bool

@@ -30,6 +30,7 @@ from benchmarks.openai_server import Connection, Fault
 from llama_index_aaflow import accelerate
 from llama_index_aaflow.ingestion import native_reason
 from llama_index_aaflow.wordllama import WordLlamaEmbedding
+from tests.generated import examples
 from tests.llama_index.parsing_outcomes import corpus, numbered, texts, visible
 from tests.llama_index.pipelines import (
     Failing,
@@ -117,7 +118,7 @@ def test_real_texts(openai_server: Connection) -> None:
     assert_same(make, lambda pipeline: pipeline.run(documents=documents(texts)))
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(40), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(given_texts=st.lists(texts, max_size=8), size=st.integers(1, 5), cached=st.booleans())
 def test_generated_texts(openai_server: Connection, given_texts: list[str], size: int, cached: bool) -> None:
     def make() -> IngestionPipeline:

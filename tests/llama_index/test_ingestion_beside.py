@@ -22,6 +22,7 @@ from llama_index.core.vector_stores import SimpleVectorStore
 from pydantic import PrivateAttr
 
 from llama_index_aaflow import accelerate
+from tests.generated import examples
 from tests.llama_index.parsing_outcomes import corpus, numbered, texts, visible
 from tests.llama_index.pipelines import Failing, Lengths, Shouting, documents, left
 from tests.llama_index.tracing import spans, watched
@@ -113,7 +114,7 @@ def test_nodes_batches_and_cache(parser: str, cached: bool) -> None:
         assert threads == {threading.current_thread()}
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(given_texts=st.lists(texts, max_size=8), size=st.integers(1, 5), cached=st.booleans())
 def test_generated_texts(given_texts: list[str], size: int, cached: bool) -> None:
     assert_same(

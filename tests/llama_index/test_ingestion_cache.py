@@ -12,6 +12,7 @@ from llama_index.core.ingestion.pipeline import get_transformation_hash, run_tra
 from llama_index.core.schema import Document, TextNode
 
 from llama_index_aaflow.ingestion_cache import Made, QuickCache, quick_cache, with_quick_keys
+from tests.generated import examples
 from tests.llama_index.parsing_outcomes import texts
 from tests.llama_index.pipelines import Shouting
 
@@ -24,7 +25,7 @@ def outcome(function: Any, *arguments: Any) -> Any:
         return type(error), str(error)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(given_texts=st.lists(texts, max_size=6), mark=texts, name=texts)
 def test_keys(given_texts: list[str], mark: str, name: str) -> None:
     """Keys and errors are native, of nodes as they are and of nodes that were told of before."""

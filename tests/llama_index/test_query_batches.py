@@ -21,6 +21,7 @@ from llama_index.core.vector_stores import ExactMatchFilter, MetadataFilters
 from aaflow_plugins.executor import Executor
 from llama_index_aaflow import accelerate
 from llama_index_aaflow.query import searching
+from tests.generated import examples
 from tests.llama_index.query_engines import (
     EchoLLM,
     HashedEmbedding,
@@ -99,7 +100,7 @@ async def test_postprocessors_and_filters_are_native(name: str, embedding: Any) 
 
 
 @given(data=st.data())
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_generated_batches(data: st.DataObject) -> None:
     """Any mix of queries, failing ones among them, in any mode, bound and size of blocks."""
     texts = st.text(max_size=20) | st.sampled_from(["", "fails in the model", "unembeddable", "Ωmega\n\tthe end"])

@@ -23,6 +23,7 @@ from llama_index.core.schema import Document
 
 from llama_index_aaflow import accelerate, readers
 from llama_index_aaflow.readers import ReadsInThreads, native_reason
+from tests.generated import examples
 from tests.llama_index.parsing_outcomes import corpus, outcome, visible
 
 CONTENTS = {
@@ -81,7 +82,7 @@ def test_real_text(tmp_path: Path) -> None:
     assert_reads_the_same(reader_of(tmp_path))
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=examples(60), deadline=None, derandomize=True)
 @given(
     st.lists(st.one_of(st.binary(max_size=12), st.text(max_size=6).map(str.encode)), min_size=1, max_size=4),
     st.sampled_from(["utf-8", "utf-16", "ascii", "latin-1", "cp1252"]),

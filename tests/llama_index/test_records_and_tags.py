@@ -17,6 +17,7 @@ from llama_index.core.schema import Document, ImageDocument, NodeRelationship, R
 from llama_index_aaflow import accelerate
 from llama_index_aaflow.node_parsers import Accelerated, native_reason
 from llama_index_aaflow.parsing.nodes import Parent
+from tests.generated import examples
 from tests.llama_index.parsing_outcomes import FRAGMENTS, assert_same, document_of, numbered, outcome, texts, visible
 from tests.llama_index.tracing import spans, watched
 
@@ -46,7 +47,7 @@ CASES: list[Any] = [(JSONNodeParser, JSON), (HTMLNodeParser, HTML)]
 # -- nodes -----------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=examples(150), deadline=None, derandomize=True)
 @given(st.lists(VALUES, max_size=3), st.sampled_from([None, 2]), st.booleans(), st.booleans())
 def test_records(values: list[Any], indent: int | None, include_metadata: bool, include_prev_next_rel: bool) -> None:
     parser = JSONNodeParser(
@@ -66,7 +67,7 @@ def test_what_is_no_list_of_records(text: str) -> None:
     assert_same(JSONNodeParser(id_func=numbered), [document_of(JSON, id_="json"), document_of(text)])
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=examples(150), deadline=None, derandomize=True)
 @given(st.lists(st.one_of(MARKUP, texts), max_size=2), st.booleans(), st.booleans())
 def test_tags(given: list[str], include_metadata: bool, include_prev_next_rel: bool) -> None:
     parser = HTMLNodeParser(
@@ -120,7 +121,7 @@ def test_ids(cls: Any, text: str) -> None:
     assert asked[:4] == asked[4:]
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=examples(300), deadline=None, derandomize=True)
 @given(
     st.text("ab\n", max_size=12),
     st.lists(st.tuples(st.text("ab\n", max_size=5), st.integers(0, 12)), min_size=2, max_size=6),

@@ -12,6 +12,7 @@ from llama_index.core.schema import ImageDocument, TextNode
 
 from llama_index_aaflow import accelerate
 from llama_index_aaflow.node_parsers import native_reason
+from tests.generated import examples
 from tests.llama_index.parsing_outcomes import assert_same, document_of, numbered, outcome, texts
 
 LINES = [
@@ -36,7 +37,7 @@ LINES = [
 markdown = st.lists(st.sampled_from(LINES), max_size=14).map("\n".join)
 
 
-@settings(max_examples=400, deadline=None, derandomize=True)
+@settings(max_examples=examples(400), deadline=None, derandomize=True)
 @given(
     st.lists(st.one_of(markdown, texts), max_size=2),
     st.sampled_from(["/", " > ", ""]),
@@ -64,7 +65,7 @@ def test_sections_of_one_document() -> None:
     assert len({id(source.metadata) for source in sources if source}) == 3
 
 
-@settings(max_examples=120, deadline=None, derandomize=True)
+@settings(max_examples=examples(120), deadline=None, derandomize=True)
 @given(st.lists(texts, max_size=2), st.integers(1, 4), st.booleans(), st.booleans())
 def test_windows(given: list[str], size: int, include_metadata: bool, include_prev_next_rel: bool) -> None:
     parser = SentenceWindowNodeParser.from_defaults(

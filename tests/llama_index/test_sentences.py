@@ -12,6 +12,7 @@ from llama_index.core.utils import globals_helper
 
 from llama_index_aaflow.parsing import sentences
 from llama_index_aaflow.parsing.sentences import fast_sentences
+from tests.generated import examples
 from tests.llama_index.parsing_outcomes import any_texts, corpus
 
 SHORT = st.lists(
@@ -49,7 +50,7 @@ def test_more_real_text(punkt: Any) -> None:
         assert_same_sentences(punkt, text)
 
 
-@settings(max_examples=1500, deadline=None, derandomize=True)
+@settings(max_examples=examples(1500), deadline=None, derandomize=True)
 @given(st.one_of(SHORT, any_texts))
 def test_any_text(text: str) -> None:
     tokenizer = globals_helper.punkt_tokenizer

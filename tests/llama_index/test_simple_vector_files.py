@@ -23,6 +23,7 @@ from llama_index.core.vector_stores.simple import SimpleVectorStoreData
 from aaflow_plugins import accelerate
 from llama_index_aaflow import simple_vector_files
 from llama_index_aaflow.simple_vector_store import AcceleratedSimpleVectorStore
+from tests.generated import examples
 from tests.llama_index.stored_vectors import accelerated, filled
 from tests.observed import logged
 
@@ -103,13 +104,13 @@ def test_stores_of_every_size(tmp_path: Path) -> None:
 
 
 @both_readers
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(150), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(stored)
 def test_generated_stores(tmp_path: Path, rows: dict[str, Any]) -> None:
     assert_same_file(store_of(rows), tmp_path)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(300), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(floats, min_size=1, max_size=40))
 def test_generated_numbers(numbers: list[float]) -> None:
     assert simple_vector_files._vector(numbers) == json.dumps(numbers)
@@ -204,7 +205,7 @@ def test_files_that_somebody_else_wrote(content: bytes, tmp_path: Path) -> None:
     assert_same_contents(content, tmp_path)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(300), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(st.from_regex(r"-?(0|[1-9][0-9]{0,24})\.[0-9]{1,24}([eE][+-]?[0-9]{1,3})?", fullmatch=True), max_size=9)
 )

@@ -27,6 +27,7 @@ from aaflow_plugins import accelerate
 from llama_index_aaflow import simple_vector_ranking, simple_vector_store
 from llama_index_aaflow.simple_vector_store import AcceleratedSimpleVectorStore
 from llama_index_aaflow.vector_stores import accelerate_store, native_reason
+from tests.generated import examples
 from tests.llama_index.stored_vectors import (
     DIM,
     accelerated,
@@ -132,7 +133,7 @@ def test_scores_have_the_native_bits(rows: int, dim: int) -> None:
     assert kept(store) == rows
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(
     seed=st.integers(0, 2**32),
     sizes=st.lists(st.integers(1, 60), min_size=1, max_size=4),
@@ -153,7 +154,7 @@ def test_generated_stores_with_ties_zeros_and_growth(
         assert_answers_equal(store, query(wanted, top), query(wanted, top, filters=THIRD))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(
     seed=st.integers(0, 2**32),
     rows=st.integers(300, 1200),
@@ -179,7 +180,7 @@ def test_equal_similarities_come_out_in_the_native_order(seed: int, rows: int, c
     assert rows < 800 or top > 8 or native == []
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(st.lists(st.integers(0, 9), min_size=40, max_size=300), st.integers(1, 9), st.integers(0, 2**32))
 def test_rows_that_decide_the_layout_of_the_native_heap(values: list[int], top: int, seed: int) -> None:
     """The native function, given those rows alone, ranks as if it were given all, whatever is equal."""
@@ -196,7 +197,7 @@ def test_rows_that_decide_the_layout_of_the_native_heap(values: list[int], top: 
     assert some == every
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     seed=st.integers(0, 2**32),
     spread=st.sampled_from([1e-3, 1e-6, 3e-8, 1e-9, 1e-12, 1e-16]),
@@ -455,7 +456,7 @@ def test_any_change_of_the_public_data_is_noticed(change: Callable[[Any], None],
         assert_answers_equal(store, query(wanted, 3))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(CHANGES), st.integers(0, 2)), max_size=6), st.integers(0, 2**32))
 def test_generated_sequences_of_changes(changes: list[tuple[Callable[[Any], None], int]], seed: int) -> None:
     generator = np.random.default_rng(seed)

@@ -14,6 +14,7 @@ from llama_index.core.node_parser.text.sentence import CHUNKING_REGEX
 
 from aaflow_plugins.tokenizers import encoding_behind, ordinary_tokens
 from llama_index_aaflow import accelerate
+from tests.generated import examples
 from tests.llama_index.parsing_outcomes import any_texts, assert_same, document_of, numbered, outcome, texts
 
 tiktoken = pytest.importorskip("tiktoken")
@@ -69,7 +70,7 @@ def assert_same_chunks(splitter: Any, text: str, metadata: str) -> None:
     )
 
 
-@settings(max_examples=250, deadline=None, derandomize=True)
+@settings(max_examples=examples(250), deadline=None, derandomize=True)
 @given(
     any_texts,
     limits,
@@ -103,7 +104,7 @@ def test_sentence_splitter(
     assert_same_chunks(splitter, text, metadata)
 
 
-@settings(max_examples=250, deadline=None, derandomize=True)
+@settings(max_examples=examples(250), deadline=None, derandomize=True)
 @given(
     any_texts,
     limits,
@@ -128,7 +129,7 @@ def test_token_text_splitter(
     assert_same_chunks(splitter, text, metadata)
 
 
-@settings(max_examples=80, deadline=None, derandomize=True)
+@settings(max_examples=examples(80), deadline=None, derandomize=True)
 @given(
     st.lists(texts, max_size=3),
     st.sampled_from([(SentenceSplitter, 70, 10), (SentenceSplitter, 30, 30), (TokenTextSplitter, 70, 10)]),

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, ChatMessage, FunctionMessage, HumanMessage, SystemMessage, ToolMessage
 
+from tests.generated import examples
 from tests.langchain.openai_chat.calls import CALL, PLAIN_REPLIES, TOOL, Server, compare, model_at, reply_of
 
 #: Minutes of waiting for a server: not again with every set of versions.
@@ -95,7 +96,7 @@ ARGUMENTS = st.fixed_dictionaries(
 GENERATED = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-@settings(GENERATED, max_examples=60)
+@settings(GENERATED, max_examples=examples(60))
 @given(CHAT, ARGUMENTS)
 def test_generated_requests(
     server: Server, runner: asyncio.Runner, messages: list[Any], kwargs: dict[str, Any]
@@ -151,7 +152,7 @@ def _places(value: Any) -> Iterator[tuple[Any, Any]]:
             yield from _places(inner)
 
 
-@settings(GENERATED, max_examples=100)
+@settings(GENERATED, max_examples=examples(100))
 @given(damaged())
 def test_generated_replies(server: Server, runner: asyncio.Runner, reply: Any) -> None:
     """Whatever the server says: the same message, or the same error."""
