@@ -167,8 +167,7 @@ class _SplitsTexts(Accelerated):
 
     def _split_text(self: Any, text: str, chunk_size: int) -> list[str]:
         """Split a text into chunks, with the native events."""
-        # Text of so few characters is one chunk, mostly, and native makes it as soon.
-        if type(text) is not str or len(text) <= chunk_size or not self._calls_known_code():
+        if type(text) is not str or not text or not self._calls_known_code():
             return cast(list[str], super()._split_text(text, chunk_size))  # type: ignore[misc]
         with self.callback_manager.event(CBEventType.CHUNKING, payload={EventPayload.CHUNKS: [text]}) as event:
             try:

@@ -33,7 +33,7 @@ def made(name: str, *, faster: bool) -> OrdinaryTokens:
         assert tokens.load_faster()
         assert tokens.engine.startswith("splintr-rs ")
     else:
-        tokens._pattern = None
+        tokens._untried = False
     return tokens
 
 
@@ -149,21 +149,29 @@ def test_variant_of_a_known_encoding_is_not_trusted() -> None:
 def test_faster_tokenizer_that_disagrees_is_not_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
     """One different token in the check, and tiktoken counts."""
     splintr = pytest.importorskip("splintr")
-    monkeypatch.setattr(splintr, "CL100K_BASE_PATTERN", splintr.GPT2_PATTERN)
+    other = splintr.Tokenizer.from_pretrained("cl100k_base")
+
+    class Disagrees:
+        vocab_size, decode_bytes = other.vocab_size, other.decode_bytes
+
+        def encode_flat(self, text: str) -> bytes:
+            return bytes(other.encode_flat(text.replace("12345", "1 2345")))
+
+    monkeypatch.setattr(splintr.Tokenizer, "from_pretrained", lambda name: Disagrees(), raising=False)
     tokens = OrdinaryTokens(tiktoken.get_encoding("cl100k_base"))
     assert not tokens.load_faster()
     assert tokens.engine == "tiktoken"
     assert tokens.counts(["12345678"]) == [3]
 
 
-@pytest.mark.parametrize("broken", [None, "pattern"])
+@pytest.mark.parametrize("broken", [None, "class"])
 def test_without_the_faster_tokenizer(monkeypatch: pytest.MonkeyPatch, broken: str | None) -> None:
     """Not installed, or with another interface: tiktoken counts, and nothing is raised."""
     if broken is None:
         monkeypatch.setitem(sys.modules, "splintr", None)
     else:
         splintr = pytest.importorskip("splintr")
-        monkeypatch.delattr(splintr, "CL100K_BASE_PATTERN")
+        monkeypatch.setattr(splintr, "Tokenizer", object)
     tokens = OrdinaryTokens(tiktoken.get_encoding("cl100k_base"))
     assert not tokens.load_faster()
     assert tokens.counts(["one two"]) == [2]
