@@ -17,7 +17,7 @@ export PIP_NO_INPUT := 1
 unexport PYTHONPATH
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-wheel test-oldest test-pythons test-upstream test-chains test-mpi test-benchmarks test-all lint format bench clean
+.PHONY: help demo test test-fast test-wheel test-oldest test-pythons test-upstream test-chains test-mpi test-at-length test-all lint format bench clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z][a-z-]*\):[^#]*## \(.*\)/make \1|\2/p' Makefile | while IFS='|' read -r target text; do \
@@ -26,14 +26,14 @@ help:  ## show this list
 demo: $(INSTALLED)  ## real text through LangChain and LlamaIndex, natively and accelerated: same results, and the times
 	@$(BIN)/aaflow demo $(ARGS)
 
-test: $(INSTALLED)  ## all tests but the upstream suites, some benchmarks' quick runs and the longest of test-mpi
-	@$(BIN)/python -m pytest -m "not benchmarks and not at_length" $(ARGS)
+test: $(INSTALLED)  ## all tests but the upstream suites and those at length
+	@$(BIN)/python -m pytest -m "not at_length" $(ARGS)
 
-test-benchmarks: $(INSTALLED)  ## quick runs of the benchmarks that `make test` leaves out
-	@$(BIN)/python -m pytest -m benchmarks $(ARGS)
+test-at-length: $(INSTALLED)  ## what `make test` leaves out: all of the suite of ranks at 2 to 4, benchmarks' quick runs, further variants
+	@$(BIN)/python -m pytest -m at_length $(ARGS)
 
 test-fast: $(INSTALLED)  ## the tests that are not marked slow
-	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	@$(BIN)/python -m pytest -m "not slow and not at_length" $(ARGS)
 
 lint: $(INSTALLED)  ## ruff, mypy --strict on the core and the adapters, and the contracts between packages
 	@$(BIN)/ruff check .
@@ -60,11 +60,11 @@ test-upstream: $(INSTALLED)  ## LangChain packages' own tests, with every splitt
 test-chains: $(INSTALLED)  ## accelerated chains against native ones: 2,000 generated chains
 	@CHAIN_EXAMPLES=2000 $(BIN)/python -m pytest tests/langchain/chains $(ARGS)
 
-test-mpi: $(INSTALLED)  ## the engine between ranks, run at 1 to 4 of them, and what happens when one fails (make test has all but the whole suite at 3 and 4)
+test-mpi: $(INSTALLED)  ## the engine between ranks, run at 1 to 4 of them, and what happens when one fails (make test has part of the suite at 2 to 4)
 	@$(BIN)/python -m pytest tests/core/test_ranks.py $(ARGS)
 
 test-all: export ONE_EXAMPLE_OF = 1
-test-all: test test-mpi lint test-wheel test-oldest test-pythons test-upstream test-chains test-benchmarks  ## all of the above
+test-all: test test-at-length lint test-wheel test-oldest test-pythons test-upstream test-chains  ## all of the above
 
 bench: $(INSTALLED)  ## the benchmarks (two hours or more; ARGS="--quick" for a look)
 	@$(BIN)/python -m pip install -qq --editable '.[bench]'

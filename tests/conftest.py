@@ -13,7 +13,7 @@ import pytest
 from benchmarks.chat_completions import Latency
 from benchmarks.openai_server import Connection, serving
 from llama_index_aaflow.carried_files import carried, use_copy_of_nltk_data
-from tests.generated import tried
+from tests.generated import leave_tried
 
 #: Run by several processes at once, which `core/test_ranks.py` starts.
 collect_ignore = ["ranks"]
@@ -29,9 +29,7 @@ def pytest_configure() -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    chosen = tried(items)
-    config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
-    items[:] = [item for item in items if item in chosen]
+    leave_tried(config, items)
 
 
 @pytest.fixture(autouse=True)

@@ -17,12 +17,13 @@ def examples(count: int) -> int:
     return -(-count // _ONE_OF)
 
 
-def tried(tests: list[pytest.Item]) -> set[pytest.Item]:
-    """Of each test's parameters one in so many: not the first ones everywhere, and the same ones each time."""
+def leave_tried(config: pytest.Config, tests: list[pytest.Item]) -> None:
+    """Deselect all but one in so many of each test's parameters: not the first ones everywhere, always the same."""
     variants: defaultdict[str, list[pytest.Item]] = defaultdict(list)
     for test in tests:
         variants[test.nodeid.partition("[")[0]].append(test)
     chosen: set[pytest.Item] = set()
     for name, alike in variants.items():
         chosen.update(alike[crc32(name.encode()) % min(_ONE_OF, len(alike)) :: _ONE_OF])
-    return chosen
+    config.hook.pytest_deselected(items=[test for test in tests if test not in chosen])
+    tests[:] = [test for test in tests if test in chosen]

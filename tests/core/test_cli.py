@@ -150,6 +150,7 @@ def test_demo_on_a_folder_of_the_users(folder: Path) -> None:
     assert "llama-index" in run.stdout
 
 
+@pytest.mark.at_length
 def test_demo_of_one_framework(folder: Path) -> None:
     pytest.importorskip("wordllama", reason="its model needs numpy 2")
     run = aaflow(folder, "demo", "--corpus", "texts", "--repeats", "1", "--framework", "llama-index")

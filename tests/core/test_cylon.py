@@ -146,7 +146,7 @@ def test_a_fault_within_cylon_ends_the_job() -> None:
     assert "ValueError: out of buffers\nrank 1 failed while data was on its way: the job ends" in done.stderr
 
 
-@pytest.mark.parametrize("ranks", [pytest.param(ranks, marks=SLOW) for ranks in (2, 3)])
+@pytest.mark.parametrize("ranks", [pytest.param(2, marks=pytest.mark.at_length), pytest.param(3, marks=SLOW)])
 def test_suite(ranks: int) -> None:
     """With what released versions do to strings as keys: the engine has no such keys."""
     environment = {**with_stand_in("strings"), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}

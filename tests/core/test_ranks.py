@@ -20,12 +20,12 @@ ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 600
 
 
-def run(ranks: int, *program: str) -> subprocess.CompletedProcess[str]:
+def run(ranks: int, *program: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         launch_command(ranks, program),
         cwd=ROOT,
         # Plug-ins of pytest that nobody asked for take each rank some seconds to import.
-        env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+        env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", **environment},
         capture_output=True,
         text=True,
         errors="replace",
@@ -38,18 +38,22 @@ def run(ranks: int, *program: str) -> subprocess.CompletedProcess[str]:
 SLOW = pytest.mark.slow
 
 
-def suite(ranks: int, *tests: str) -> None:
+def suite(ranks: int, *tests: str, **environment: str) -> None:
     folder = ROOT / "tests" / "ranks"
     plugins = ("-p", "no:cacheprovider", "-p", "pytest_asyncio.plugin")
     chosen = [str(folder / f"test_{name}.py") for name in tests] or [str(folder)]
-    done = run(ranks, "-m", "pytest", *plugins, f"--confcutdir={folder}", *chosen)
+    done = run(ranks, "-m", "pytest", *plugins, f"--confcutdir={folder}", *chosen, **environment)
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
 
 
 @SLOW
-@pytest.mark.parametrize("ranks", [1, 2])
-def test_suite(ranks: int) -> None:
-    suite(ranks)
+def test_suite() -> None:
+    suite(1)
+
+
+@SLOW
+def test_one_of_three_parameters_of_every_test() -> None:
+    suite(2, ONE_EXAMPLE_OF="3")
 
 
 @pytest.mark.parametrize("ranks", [3, pytest.param(4, marks=SLOW)])
@@ -60,7 +64,7 @@ def test_engines_and_shards(ranks: int) -> None:
 
 @SLOW
 @pytest.mark.at_length
-@pytest.mark.parametrize("ranks", [3, 4])
+@pytest.mark.parametrize("ranks", [2, 3, 4])
 def test_suite_at_length(ranks: int) -> None:
     suite(ranks)
 

@@ -362,8 +362,8 @@ def _agree(benchmark: Benchmark, cases: Sequence[Case]) -> None:
         assert "ours" in {benchmark.contender(name).role for name in digests}
 
 
-#: Beyond what CI has time for: `make test-benchmarks`.
-LONG = pytest.mark.benchmarks
+#: Beyond what CI has time for: `make test-at-length`.
+LONG = pytest.mark.at_length
 
 
 @pytest.mark.slow
@@ -413,7 +413,7 @@ def test_every_job_of_vector_stores_has_identical_results(corpora: Corpora) -> N
         pytest.param("llama-ingest-openai", "", marks=LONG),
         pytest.param("llama-extract", "", marks=LONG),
         pytest.param("llama-queries", "simple", marks=LONG),
-        ("shuffle", "text"),
+        pytest.param("shuffle", "text", marks=LONG),
         pytest.param("scaling", "", marks=LONG),
         pytest.param("scaling-text", "", marks=LONG),
     ],

@@ -97,7 +97,7 @@ def store_tool(embeddings: Counting, store_class: Any) -> Any:
     return search
 
 
-@pytest.mark.parametrize("make", [retriever_tool, closure_tool, store_tool])
+@pytest.mark.parametrize("make", [retriever_tool, pytest.param(closure_tool, marks=pytest.mark.at_length), store_tool])
 @pytest.mark.parametrize("store_class", [InMemoryVectorStore, FAISS])
 def test_two_hundred_agents_at_once(make: Callable[[Counting, Any], Any], store_class: Any) -> None:
     embeddings = Counting()

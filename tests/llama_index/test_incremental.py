@@ -308,7 +308,7 @@ def test_nested_metadata_is_shared_as_natively(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 1
 
 
-@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize("asynchronous", [pytest.param(False, marks=pytest.mark.at_length), True])
 def test_one_document_in_two_batches_of_workers(tmp_path: Path, asynchronous: bool) -> None:
     """Its nodes have ids of their own; documents that are there once are kept."""
 

@@ -42,7 +42,7 @@ def no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(multiprocessing.process.BaseProcess, "start", started)
 
 
-@pytest.mark.parametrize("asynchronous", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.parametrize("asynchronous", [pytest.param(False, marks=pytest.mark.at_length), True])
 def test_worker_processes(openai_server: Connection, asynchronous: bool) -> None:
     """The same nodes in the same order, the same cache, the given documents as they were: as native processes do."""
 

@@ -11,6 +11,7 @@ import pytest
 from aaflow_plugins.engines.communicator import Communicator
 from aaflow_plugins.plugins import engine
 from llama_index_aaflow.carried_files import carried, use_copy_of_nltk_data
+from tests.generated import leave_tried
 
 
 def pytest_configure() -> None:
@@ -18,6 +19,11 @@ def pytest_configure() -> None:
     encodings = carried("tiktoken_cache")
     if encodings:
         os.environ.setdefault("TIKTOKEN_CACHE_DIR", str(encodings))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    leave_tried(config, items)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
