@@ -25,7 +25,6 @@ _TESTS = (
     *(
         f"tests/llama_index/test_{name}.py"
         for name in (
-            "ingestion",
             "ingestion_turns",
             "ingestion_workers",
             "node_parsers",

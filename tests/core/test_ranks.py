@@ -52,8 +52,8 @@ def test_suite() -> None:
 
 
 @SLOW
-def test_one_of_three_parameters_of_every_test() -> None:
-    suite(2, ONE_EXAMPLE_OF="3")
+def test_one_of_five_parameters_of_every_test() -> None:
+    suite(2, ONE_EXAMPLE_OF="5")
 
 
 @pytest.mark.parametrize("ranks", [3, pytest.param(4, marks=SLOW)])

@@ -171,7 +171,7 @@ async def test_any_other_store_takes_its_own_asynchronous_calls(documents: list[
     assert difference(native, ours) is None
 
 
-@settings(max_examples=examples(20), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(10), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     texts=st.lists(st.text(max_size=300).map(lambda text: text * 20), max_size=12),
     size=st.integers(5, 80),

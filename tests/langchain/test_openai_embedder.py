@@ -148,7 +148,7 @@ def test_empty_texts(make: Make, openai_server: Connection, texts: list[str], si
     assert asked(openai_server, lambda: through(embedder_for(native), iter([texts]))) == expected
 
 
-@settings(max_examples=examples(40), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(20), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     texts=st.lists(st.one_of(st.text(max_size=30), st.sampled_from(TRICKY)), max_size=25),
     sizes=st.lists(st.integers(1, 9), min_size=1),

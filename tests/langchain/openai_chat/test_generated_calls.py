@@ -96,7 +96,7 @@ ARGUMENTS = st.fixed_dictionaries(
 GENERATED = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-@settings(GENERATED, max_examples=examples(60))
+@settings(GENERATED, max_examples=examples(30))
 @given(CHAT, ARGUMENTS)
 def test_generated_requests(
     server: Server, runner: asyncio.Runner, messages: list[Any], kwargs: dict[str, Any]
@@ -152,7 +152,7 @@ def _places(value: Any) -> Iterator[tuple[Any, Any]]:
             yield from _places(inner)
 
 
-@settings(GENERATED, max_examples=examples(100))
+@settings(GENERATED, max_examples=examples(50))
 @given(damaged())
 def test_generated_replies(server: Server, runner: asyncio.Runner, reply: Any) -> None:
     """Whatever the server says: the same message, or the same error."""
