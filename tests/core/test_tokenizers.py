@@ -21,7 +21,7 @@ ENCODINGS = ["cl100k_base", "o200k_base"]
 FRAGMENTS = st.sampled_from([
     "a", "Z", "the", " ", "  ", "\n", "\r\n", "\t", "'s", "'LL", " I'\u017f", "1", "234", ".", "--", "=" * 9, "\u00e9",
     "\u0301", "\u4e2d", "\u3000", "\U0001f600", "\u200d", "\u0660", "\u00bd", "\x1c", "\x85", "\u2028", "\u212a",
-    "word", " x", "Camel", "/", "\ud800", "<|",
+    "word", " x", "Camel", "/", "\ud800", "<|", "think|>",
 ])  # fmt: skip
 texts = st.one_of(st.lists(FRAGMENTS, max_size=40).map("".join), st.text(max_size=40))
 
@@ -208,6 +208,18 @@ def test_long_s() -> None:
     assert len(tokens._flat(text)) != 4 * len(truth), "agrees by now: the exception can go"
     assert tokens.counts(["plain", text]) == [1, len(truth)]
     assert tokens.encode(text).tolist() == truth
+
+
+def test_special_tokens_of_splintr_alone() -> None:
+    """To tiktoken they are text like any other."""
+    tokens = made("cl100k_base", faster=True)
+    for text in ("<|think|>", "so <|/think|> it ends", "<|system", "x <| y |> z"):
+        assert tokens.is_ordinary(text)
+        truth = tokens.encoding.encode_ordinary(text)
+        assert tokens.counts([text, "plain"]) == [len(truth), 1]
+        assert tokens.encode(text).tolist() == truth
+    assert tokens._flat is not None
+    assert len(tokens._flat("<|think|>")) == 4, "no special token any more: the exception can go"
 
 
 def test_byte_lengths() -> None:
