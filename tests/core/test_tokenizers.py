@@ -146,21 +146,32 @@ def test_variant_of_a_known_encoding_is_not_trusted() -> None:
     assert tokens.counts([text], 5) == [len(variant.encode_ordinary(text))]
 
 
-def test_faster_tokenizer_that_disagrees_is_not_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("fault", "trusted"), [("", True), ("a token", False), ("a special token", False), ("a cut", False)]
+)
+def test_faster_tokenizer_that_disagrees_is_not_trusted(
+    monkeypatch: pytest.MonkeyPatch, fault: str, trusted: bool
+) -> None:
     """One different token in the check, and tiktoken counts."""
     splintr = pytest.importorskip("splintr")
     other = splintr.Tokenizer.from_pretrained("cl100k_base")
 
     class Disagrees:
-        vocab_size, decode_bytes = other.vocab_size, other.decode_bytes
+        vocab_size = other.vocab_size
+
+        def decode_bytes(self, ids: list[int]) -> bytes:
+            spelled = bytes(other.decode_bytes(ids))
+            if fault == "a special token":
+                return spelled.replace(b"<|think|>", b"[think]")
+            return spelled.replace(b"splice", b"spline") if fault == "a token" else spelled
 
         def encode_flat(self, text: str) -> bytes:
-            return bytes(other.encode_flat(text.replace("12345", "1 2345")))
+            return bytes(other.encode_flat(text.replace("12345", "1 2345") if fault == "a cut" else text))
 
     monkeypatch.setattr(splintr.Tokenizer, "from_pretrained", lambda name: Disagrees(), raising=False)
     tokens = OrdinaryTokens(tiktoken.get_encoding("cl100k_base"))
-    assert not tokens.load_faster()
-    assert tokens.engine == "tiktoken"
+    assert tokens.load_faster() is trusted
+    assert (tokens.engine == "tiktoken") is not trusted
     assert tokens.counts(["12345678"]) == [3]
 
 
