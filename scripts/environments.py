@@ -36,6 +36,11 @@ def interpreter(minor: int) -> str | None:
 
 
 def run_tests(python: Path, *arguments: str, folder: Path = ROOT) -> int:
-    """Run pytest in `folder`, with few generated examples (`make test` has them all), and return its exit status."""
+    """Run pytest in `folder` and return its exit status: without what is slow, and with few generated examples.
+
+    `make test` has it all.
+    """
     few = {"CHAIN_EXAMPLES": "40", "ONE_EXAMPLE_OF": "3", **os.environ}
-    return subprocess.run([python, "-m", "pytest", *arguments], cwd=folder, env=few).returncode
+    return subprocess.run(
+        [python, "-m", "pytest", "-m", "not slow and not at_length", *arguments], cwd=folder, env=few
+    ).returncode

@@ -21,7 +21,7 @@ def main(arguments: list[str]) -> int:
     python = fresh(
         ".venv-oldest", "--constraint", "constraints/oldest.txt", "--editable", ".[test]", interpreter=chosen
     )
-    return run_tests(python, "-m", "not slow and not at_length", *arguments)
+    return run_tests(python, *arguments)
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> int:
             print(f"Skipped: there is no working Python 3.{minor} here")
             continue
         python = fresh(f".venv-3.{minor}", "--editable", ".[test]", interpreter=chosen)
-        status = status or run_tests(python, "-m", "not slow and not at_length", *(tests or _TESTS))
+        status = status or run_tests(python, *(tests or _TESTS))
     return status
 
 

@@ -65,7 +65,7 @@ def main(arguments: list[str]) -> int:
         shutil.rmtree(unpacked / "aaflow_plugins")
         shutil.rmtree(unpacked / "adapters")
         _check_origin(python, packages, unpacked)
-        return run_tests(python, "-m", "not slow and not at_length", *(arguments or _TESTS), folder=unpacked)
+        return run_tests(python, *(arguments or _TESTS), folder=unpacked)
 
 
 def _packages(folder: Path) -> list[Path]:

@@ -62,7 +62,6 @@ def test_engines_and_shards(ranks: int) -> None:
     suite(ranks, "communicator", "tasks", "engine_cylon", "langchain_dedupe", "langchain_shards", "llama_index_shards")
 
 
-@SLOW
 @pytest.mark.at_length
 @pytest.mark.parametrize("ranks", [2, 3, 4])
 def test_suite_at_length(ranks: int) -> None:

@@ -392,7 +392,6 @@ def test_every_benchmark_without_a_client_has_identical_results(home: str, only:
     _agree(benchmark, [case for case in benchmark.cases(Scale(True, corpora)) if only in case.name])
 
 
-@pytest.mark.slow
 @LONG
 def test_every_job_of_vector_stores_has_identical_results(corpora: Corpora) -> None:
     pytest.importorskip("llama_index.vector_stores.faiss")
@@ -401,21 +400,21 @@ def test_every_job_of_vector_stores_has_identical_results(corpora: Corpora) -> N
     _agree(benchmark, [dataclasses.replace(case, parameters={**case.parameters, "rows": 200}) for case in cases])
 
 
-@pytest.mark.slow
+@LONG
 @pytest.mark.parametrize(
     ("name", "only"),
     [
-        pytest.param("ingest-openai", "", marks=LONG),
-        pytest.param("single-calls", "", marks=LONG),
-        pytest.param("rag", "64 at once, 500", marks=LONG),
-        pytest.param("two-llm-steps", "", marks=LONG),
-        pytest.param("agents", "1 agent", marks=LONG),
-        pytest.param("llama-ingest-openai", "", marks=LONG),
-        pytest.param("llama-extract", "", marks=LONG),
-        pytest.param("llama-queries", "simple", marks=LONG),
-        pytest.param("shuffle", "text", marks=LONG),
-        pytest.param("scaling", "", marks=LONG),
-        pytest.param("scaling-text", "", marks=LONG),
+        ("ingest-openai", ""),
+        ("single-calls", ""),
+        ("rag", "64 at once, 500"),
+        ("two-llm-steps", ""),
+        ("agents", "1 agent"),
+        ("llama-ingest-openai", ""),
+        ("llama-extract", ""),
+        ("llama-queries", "simple"),
+        ("shuffle", "text"),
+        ("scaling", ""),
+        ("scaling-text", ""),
     ],
 )
 def test_every_benchmark_in_processes_runs(name: str, only: str, tmp_path: Path) -> None:

@@ -59,7 +59,6 @@ def test_a_row_that_differs_shows(given: dict[str, Any]) -> None:
     assert digest(native(given["paths"], given)) == whole
 
 
-@pytest.mark.slow
 @pytest.mark.at_length
 @pytest.mark.parametrize("name", ["Ray Data, 2 actors", "Ray, actors at hand, 2"])
 def test_ray_stores_the_same_rows(benchmark_: Benchmark, given: dict[str, Any], name: str) -> None:
