@@ -50,6 +50,11 @@ class KeptVectors:
         return len(self._lists)
 
     @property
+    def lists(self) -> list[list[float]]:
+        """The very lists that are kept."""
+        return self._lists
+
+    @property
     def arrays(self) -> tuple[npt.NDArray[Any], ...]:
         """The arrays of all rows, as views that later additions do not change."""
         return tuple(array[: len(self._lists)] for array in self._arrays)

@@ -11,16 +11,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+from llama_index.core.vector_stores import SimpleVectorStore
 from llama_index.core.vector_stores.types import VectorStoreQuery, VectorStoreQueryResult
 
 from aaflow_plugins.kept_vectors import KeptVectors
+from llama_index_aaflow.simple_vector_reach import contents, data_of, is_alone
 
 #: Untyped: what it imports from elsewhere is looked up in it at each use, as the native code does.
 simple: Any = import_module("llama_index.core.vector_stores.simple")
@@ -49,6 +51,8 @@ class Rows:
     ids: list[str]
     vectors: list[Any]
     kept: KeptUnits
+    #: What `KeptUnits.look` was, if then nobody but the store could reach the vectors.
+    look: object | None = None
     _units: Matrix | None = None
     _asked: bool = False
     _left: dict[int, tuple[Any, Any]] = field(default_factory=dict)
@@ -59,6 +63,8 @@ class Rows:
             self._asked = True
             if len(self.ids) == len(self.vectors):
                 self._units = self.kept.of(self.vectors)
+            if self._units is not None and self.look is not None:
+                self.kept.last = self
         return self._units
 
     def propose(self, queries: Sequence[VectorStoreQuery]) -> Iterator[Matrix | None]:
@@ -195,9 +201,25 @@ class KeptUnits:
         self._searched = False
         self._refused = -1
         self._kept = KeptVectors(unit_vectors)
+        #: Another object whenever somebody may get hold of the store's data.
+        self.look = object()
+        #: What was compared last, if nobody but the store could reach it.
+        self.last: Rows | None = None
 
     def __len__(self) -> int:
         return len(self._kept)
+
+    def rows(self, store: SimpleVectorStore) -> Rows:
+        """What a store holds: without a comparison, where nobody can have changed it since the last one."""
+        look = self.look
+        if (last := self.last) is not None and last.look is look and last.stored is data_of(store).embedding_dict:
+            return replace(last, _left={})
+        # They would count among the references.
+        self.last = last = None
+        found = contents(store)
+        with self._lock:
+            alone = is_alone(found, self._kept.lists)
+        return Rows(found.stored, found.ids, found.vectors, self, look if alone else None)
 
     def of(self, vectors: list[Any]) -> Matrix | None:
         """The unit vectors `(n, d)` of exactly these vectors, or None if they have to be taken natively."""

@@ -11,7 +11,7 @@ import os
 from collections.abc import Sequence
 from importlib import import_module
 from itertools import compress
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from llama_index.core.vector_stores.simple import SimpleVectorStore, SimpleVectorStoreData
 from llama_index.core.vector_stores.types import (
@@ -25,6 +25,7 @@ from llama_index.core.vector_stores.types import (
 from aaflow_plugins.known_code import is_one_of
 from llama_index_aaflow.simple_vector_files import read, write
 from llama_index_aaflow.simple_vector_ranking import KeptUnits, Rows
+from llama_index_aaflow.simple_vector_reach import WAYS_IN, data_of
 
 #: Untyped: what they import from elsewhere is looked up in them at each use, as the native code does.
 simple: Any = import_module("llama_index.core.vector_stores.simple")
@@ -50,10 +51,19 @@ class AcceleratedSimpleVectorStore(SimpleVectorStore):
 
     __slots__ = ("_aaflow_kept",)
 
+    if not TYPE_CHECKING:  # which would take it for a source of attributes of any name
+
+        def __getattribute__(self, name: str) -> Any:
+            found = super().__getattribute__(name)
+            if name in WAYS_IN:
+                # Afterwards: until it is noted, who looks here counts among the references.
+                _kept(self).look = object()
+            return found
+
     def query(self, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
         """Search for the nodes most similar to a query, as natively."""
         rows = self._rows() if self._can_rank(query) else None
-        answer = None if rows is None else rows.answer(query, self.data.metadata_dict)
+        answer = None if rows is None else rows.answer(query, data_of(self).metadata_dict)
         return super().query(query, **kwargs) if answer is None else answer
 
     def query_many(self, queries: Sequence[VectorStoreQuery], **kwargs: Any) -> list[VectorStoreQueryResult]:
@@ -76,7 +86,7 @@ class AcceleratedSimpleVectorStore(SimpleVectorStore):
         for query, can_rank in zip(queries, rankable, strict=True):
             answer = None
             if rows is not None and can_rank:
-                answer = rows.answer(query, self.data.metadata_dict, next(proposals))
+                answer = rows.answer(query, data_of(self).metadata_dict, next(proposals))
             results.append(self.query(query, **kwargs) if answer is None else answer)
         return results
 
@@ -121,7 +131,7 @@ class AcceleratedSimpleVectorStore(SimpleVectorStore):
 
     def _can_rank(self, query: VectorStoreQuery) -> bool:
         """Whether the native query would come to the function that ranks all vectors, as it is known."""
-        data = self.data
+        data = data_of(self)
         return (
             type(query) is VectorStoreQuery
             and query.mode == VectorStoreQueryMode.DEFAULT
@@ -135,12 +145,16 @@ class AcceleratedSimpleVectorStore(SimpleVectorStore):
         )
 
     def _rows(self) -> Rows:
-        kept: KeptUnits | None = getattr(self, "_aaflow_kept", None)
-        if kept is None:
-            kept = KeptUnits()
-            object.__setattr__(self, "_aaflow_kept", kept)
-        stored = self.data.embedding_dict
-        return Rows(stored, list(stored), list(stored.values()), kept)
+        return _kept(self).rows(self)
+
+
+def _kept(store: AcceleratedSimpleVectorStore) -> KeptUnits:
+    try:
+        kept: KeptUnits = object.__getattribute__(store, "_aaflow_kept")
+    except AttributeError:
+        kept = KeptUnits()
+        object.__setattr__(store, "_aaflow_kept", kept)
+    return kept
 
 
 # A store's class shows in its representation: that of the native one. Pickle goes by `__qualname__`.

@@ -27,6 +27,7 @@ from llama_index_aaflow import simple_vector_ranking, simple_vector_store
 from llama_index_aaflow.simple_vector_store import AcceleratedSimpleVectorStore
 from llama_index_aaflow.vector_stores import accelerate_store, native_reason
 from tests.generated import examples
+from tests.llama_index import vector_changes
 from tests.llama_index.stored_vectors import (
     DIM,
     accelerated,
@@ -265,182 +266,7 @@ def counted(answer: Callable[..., Any], misses: list[VectorStoreQuery]) -> Calla
 # --- changes of the public data ---------------------------------------------------------------------------------------
 
 
-def _vectors(store: Any) -> dict[str, Any]:
-    found: dict[str, Any] = store.data.embedding_dict
-    return found
-
-
-def _replace_vector(store: Any) -> None:
-    _vectors(store)["n7"] = [9.0] * DIM
-
-
-def _change_a_float_in_place(store: Any) -> None:
-    _vectors(store)["n7"][3] = 1e6
-
-
-def _change_the_last_float_in_place(store: Any) -> None:
-    _vectors(store)["n7"][-1] = -1e6
-
-
-def _negate_in_place(store: Any) -> None:
-    vector = _vectors(store)["n3"]
-    vector[:] = [-value for value in vector]
-
-
-def _shorten_a_vector(store: Any) -> None:
-    _vectors(store)["n7"].pop()
-
-
-def _delete(store: Any) -> None:
-    del _vectors(store)["n7"]
-
-
-def _delete_many(store: Any) -> None:
-    for row in range(40):
-        del _vectors(store)[f"n{row}"]
-
-
-def _delete_and_put_back(store: Any) -> None:
-    _vectors(store)["n7"] = _vectors(store).pop("n7")
-
-
-def _swap_two_vectors(store: Any) -> None:
-    vectors = _vectors(store)
-    vectors["n7"], vectors["n8"] = vectors["n8"], vectors["n7"]
-
-
-def _other_ids(store: Any) -> None:
-    store.data.embedding_dict = {f"m{key[1:]}": vector for key, vector in _vectors(store).items()}
-    store.data.metadata_dict = {f"m{key[1:]}": value for key, value in store.data.metadata_dict.items()}
-
-
-def _other_order(store: Any) -> None:
-    store.data.embedding_dict = dict(reversed(list(_vectors(store).items())))
-
-
-def _other_dict(store: Any) -> None:
-    store.data.embedding_dict = {key: [value + 1 for value in vector] for key, vector in _vectors(store).items()}
-
-
-def _other_data(store: Any) -> None:
-    store.data = copy.deepcopy(filled(70, seed=9).data)
-
-
-def _array_for_a_list(store: Any) -> None:
-    _vectors(store)["n7"] = np.arange(DIM, dtype=float)
-
-
-def _tuple_for_a_list(store: Any) -> None:
-    _vectors(store)["n7"] = tuple(float(value) for value in range(DIM))
-
-
-def _whole_numbers(store: Any) -> None:
-    for key, vector in _vectors(store).items():
-        _vectors(store)[key] = [round(10 * value) for value in vector]
-
-
-def _single_precision(store: Any) -> None:
-    for key, vector in list(_vectors(store).items())[::3]:
-        _vectors(store)[key] = list(np.array(vector, np.float32))
-
-
-def _single_precision_in_place(store: Any) -> None:
-    """The same numbers: nothing in the lists says that they are other objects by `==`."""
-    for vector in list(_vectors(store).values())[::3]:
-        vector[:] = [0.5, *map(round, vector[1:])]
-        vector[:] = [np.float32(value) for value in vector]
-
-
-def _equal_numbers_of_single_precision_in_place(store: Any) -> None:
-    for vector in _vectors(store).values():
-        vector[:] = np.array(vector, np.float32).tolist()
-    for _ in range(2):
-        store.query(query([1.0] * DIM))
-    for vector in list(_vectors(store).values())[:20]:
-        vector[:] = list(np.array(vector, np.float32))
-
-
-def _array_for_a_float(store: Any) -> None:
-    _vectors(store)["n7"][3] = np.arange(3.0)
-
-
-def _nan(store: Any) -> None:
-    _vectors(store)["n7"][0] = float("nan")
-
-
-def _infinity(store: Any) -> None:
-    _vectors(store)["n7"][0] = float("inf")
-
-
-def _huge(store: Any) -> None:
-    _vectors(store)["n7"][0] = 1e300
-
-
-def _zero_vector(store: Any) -> None:
-    _vectors(store)["n7"] = [0.0] * DIM
-
-
-def _a_duplicate(store: Any) -> None:
-    _vectors(store)["again"] = list(_vectors(store)["n7"])
-    store.data.metadata_dict["again"] = {"row": 0, "third": 1}
-
-
-def _all_the_same(store: Any) -> None:
-    for key in _vectors(store):
-        _vectors(store)[key] = [1.0, 2.0] * (DIM // 2)
-
-
-def _other_metadata(store: Any) -> None:
-    store.data.metadata_dict["n7"]["third"] = 2
-
-
-def _missing_metadata(store: Any) -> None:
-    del store.data.metadata_dict["n7"]
-
-
-def _no_metadata(store: Any) -> None:
-    store.data.metadata_dict = {}
-
-
-def _metadata_is_none(store: Any) -> None:
-    store.data.metadata_dict = None
-
-
-def _another_dimension(store: Any) -> None:
-    _vectors(store)["longer"] = [1.0] * (DIM + 1)
-
-
-def _add(store: Any) -> None:
-    store.add([TextNode(id_=f"new {row}", text="new", embedding=[float(row)] * DIM) for row in (1, 2)])
-
-
-def _add_over_an_id(store: Any) -> None:
-    store.add([TextNode(id_="n7", text="new", embedding=[7.0] * DIM)])
-
-
-def _add_through_the_native_store(store: Any) -> None:
-    native_over(store).add([TextNode(id_="new", text="new", embedding=[7.0] * DIM)])
-
-
-def _delete_a_document(store: Any) -> None:
-    store.delete("doc 1")
-
-
-def _delete_nodes(store: Any) -> None:
-    store.delete_nodes(["n1", "n7"])
-    store.delete_nodes(filters=FEW)
-
-
-def _clear(store: Any) -> None:
-    store.clear()
-
-
-CHANGES = [
-    value for name, value in list(globals().items()) if name[0] == "_" and name != "_vectors" and callable(value)
-]
-
-
-@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("change", vector_changes.CHANGES)
 @pytest.mark.parametrize("searches_before", [0, 1, 2, 3])
 def test_any_change_of_the_public_data_is_noticed(change: Callable[[Any], None], searches_before: int) -> None:
     store = accelerated(filled(60))
@@ -456,7 +282,9 @@ def test_any_change_of_the_public_data_is_noticed(change: Callable[[Any], None],
 
 
 @settings(max_examples=examples(40), deadline=None)
-@given(st.lists(st.tuples(st.sampled_from(CHANGES), st.integers(0, 2)), max_size=6), st.integers(0, 2**32))
+@given(
+    st.lists(st.tuples(st.sampled_from(vector_changes.CHANGES), st.integers(0, 2)), max_size=6), st.integers(0, 2**32)
+)
 def test_generated_sequences_of_changes(changes: list[tuple[Callable[[Any], None], int]], seed: int) -> None:
     generator = np.random.default_rng(seed)
     store = accelerated(filled(80, seed=seed))
@@ -476,7 +304,15 @@ def test_rows_that_stay_are_not_computed_anew(monkeypatch: pytest.MonkeyPatch) -
     assert kept(store) == 0  # one query costs what it costs natively
     kept_units = store._aaflow_kept._kept
     monkeypatch.setattr(kept_units, "_derive", lambda rows: (computed.append(len(rows)), unit_vectors(rows))[1])
-    changes = (_add, _change_a_float_in_place, _a_duplicate, _delete, _other_order, _other_ids, _other_dict)
+    changes = (
+        vector_changes.add,
+        vector_changes.change_a_float_in_place,
+        vector_changes.a_duplicate,
+        vector_changes.delete,
+        vector_changes.other_order,
+        vector_changes.other_ids,
+        vector_changes.other_dict,
+    )
     for change in (None, *changes):
         if change:
             change(store)
@@ -594,7 +430,7 @@ def test_queries_from_many_threads_while_the_store_grows() -> None:
 def test_numpy_hears_of_the_native_errors() -> None:
     """Of those that it warns of, or raises, as the user wishes. Warnings themselves are of all threads at once."""
     store = accelerated(filled(60))
-    _zero_vector(store)
+    vector_changes.zero_vector(store)
 
     def heard(searched: Any) -> list[str]:
         kinds: list[str] = []
