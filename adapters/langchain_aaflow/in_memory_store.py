@@ -13,11 +13,12 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 from langchain_core.documents import Document
+from langchain_core.embeddings import FakeEmbeddings
 from langchain_core.vectorstores import InMemoryVectorStore
 from langchain_core.vectorstores import base as base_module
 from langchain_core.vectorstores import in_memory as in_memory_module
@@ -28,6 +29,7 @@ from aaflow_plugins.embedding import Vectors
 from aaflow_plugins.joins import IN_BLOCKS
 from aaflow_plugins.kept_vectors import KeptVectors, begin_with_floats
 from aaflow_plugins.random_ids import random_ids
+from aaflow_plugins.reach import Reach, attribute
 from aaflow_plugins.storing import VectorSink
 from langchain_aaflow.joining import aembed_query, asearch, embed_query, joins_of, search
 from langchain_aaflow.native_stores import replaced_methods
@@ -39,6 +41,9 @@ Filter = Callable[[Document], bool]
 #: Fewer documents are searched natively: there is nothing to save.
 MIN_DOCUMENTS = 32
 
+#: Attributes by which one gets hold of a store's documents.
+_WAYS_IN: Final = frozenset({"store", "__dict__"})
+
 
 class AcceleratedInMemoryVectorStore(InMemoryVectorStore):
     """`InMemoryVectorStore` with the same contents, results and errors, searched sooner.
@@ -49,6 +54,15 @@ class AcceleratedInMemoryVectorStore(InMemoryVectorStore):
     """
 
     __slots__ = ("_aaflow_joins", "_kept")
+    _kept: _KeptMatrix
+
+    if not TYPE_CHECKING:  # which would take it for a source of attributes of any name
+
+        def __getattribute__(self, name: str) -> Any:
+            found = super().__getattribute__(name)
+            if name in _WAYS_IN:
+                _kept_of(self).reach.note()
+            return found
 
     def __getstate__(self) -> Any:
         joins = joins_of(self)
@@ -72,14 +86,16 @@ class AcceleratedInMemoryVectorStore(InMemoryVectorStore):
         vector = await aembed_query(self.embedding, query, joins, self.embedding.aembed_query)
         one = partial(_next_turn, super().similarity_search_with_score_by_vector)
         many = partial(_next_turn, self.similarity_search_with_score_by_vectors)
-        return await asearch(self, vector, {"k": k, **kwargs}, one, many if len(self.store) >= MIN_DOCUMENTS else None)
+        return await asearch(
+            self, vector, {"k": k, **kwargs}, one, many if len(_stored(self)) >= MIN_DOCUMENTS else None
+        )
 
     def similarity_search_with_score_by_vector(
         self, embedding: list[float], k: int = 4, filter: Filter | None = None, **kwargs: Any
     ) -> list[tuple[Document, float]]:
         """The native search, joined with concurrent ones."""
         settings = {"k": k, "filter": filter, **kwargs}
-        many = self.similarity_search_with_score_by_vectors if len(self.store) >= MIN_DOCUMENTS else None
+        many = self.similarity_search_with_score_by_vectors if len(_stored(self)) >= MIN_DOCUMENTS else None
         return search(self, embedding, settings, super().similarity_search_with_score_by_vector, many)
 
     def _similarity_search_with_score_by_vector(
@@ -88,15 +104,15 @@ class AcceleratedInMemoryVectorStore(InMemoryVectorStore):
         k: int = 4,
         filter: Filter | None = None,
     ) -> list[tuple[Document, float, list[float]]]:
-        docs = list(self.store.values())
-        if len(docs) < MIN_DOCUMENTS or not arithmetic_is_known():
+        if len(_stored(self)) < MIN_DOCUMENTS or not arithmetic_is_known():
             return super()._similarity_search_with_score_by_vector(embedding, k, filter)
-        chosen = None
+        contents, chosen = _kept_of(self).contents(self), None
+        docs = contents.docs
         if filter is not None:
             chosen = [row for row, doc in enumerate(docs) if filter(_document(doc))]
             if not chosen:
                 return []
-        kept = self._kept_matrix().of([doc.get("vector") for doc in docs])
+        kept = contents.rows()
         if chosen is not None:
             docs = [docs[row] for row in chosen]
             kept = None if kept is None else kept.rows(chosen)
@@ -127,11 +143,11 @@ class AcceleratedInMemoryVectorStore(InMemoryVectorStore):
         Raises:
             Exception: What that method raises for the first query that it refuses.
         """
-        docs = list(self.store.values())
         kept = None
-        if filter is None and len(embeddings) > 1 and len(docs) >= MIN_DOCUMENTS and arithmetic_is_known():
-            matrix, vectors = self._kept_matrix(), [doc.get("vector") for doc in docs]
-            kept = matrix.of(vectors) or matrix.of(vectors)
+        docs: Sequence[Entry] = []
+        if filter is None and len(embeddings) > 1 and len(_stored(self)) >= MIN_DOCUMENTS and arithmetic_is_known():
+            contents = _kept_of(self).contents(self)
+            kept, docs = contents.rows() or contents.rows(), contents.docs
         results = []
         for embedding in embeddings:
             similarity = None if kept is None else kept.similarity(embedding)
@@ -157,12 +173,19 @@ class AcceleratedInMemoryVectorStore(InMemoryVectorStore):
         found = self.similarity_search_with_score_batch(queries, k, **kwargs)
         return [[document for document, _ in results] for results in found]
 
-    def _kept_matrix(self) -> _KeptMatrix:
-        try:
-            return self._kept
-        except AttributeError:
-            self._kept: _KeptMatrix = _KeptMatrix()
-            return self._kept
+
+def _stored(store: InMemoryVectorStore) -> dict[str, Entry]:
+    """The public dict of a store, without a note that somebody looks at it."""
+    stored: dict[str, Entry] = attribute(store, "store")
+    return stored
+
+
+def _kept_of(store: AcceleratedInMemoryVectorStore) -> _KeptMatrix:
+    try:
+        kept: _KeptMatrix = attribute(store, "_kept")
+    except AttributeError:
+        kept = store._kept = _KeptMatrix()
+    return kept
 
 
 # Tags and tracing of a retriever show the name of its store's class: that of the native one. Pickle goes by
@@ -260,6 +283,26 @@ class _Rows:
         return row
 
 
+@dataclass
+class _Contents:
+    """What a store holds at one moment."""
+
+    kept: _KeptMatrix
+    stored: dict[str, Entry]
+    docs: Sequence[Entry]
+    #: What the look was, if then nobody but the store could reach the vectors.
+    look: object | None
+    _rows: _Rows | None = None
+
+    def rows(self) -> _Rows | None:
+        """The rows of the documents' vectors, as they are now; None if they have to be taken natively."""
+        if self._rows is None or self.look is not self.kept.reach.look:
+            self._rows = self.kept.of([doc.get("vector") for doc in self.docs])
+            if self._rows is not None and self.look is not None:
+                self.kept.last = self
+        return self._rows
+
+
 class _KeptMatrix:
     """The matrix of a store's vectors, as long as they stay what they were.
 
@@ -272,9 +315,25 @@ class _KeptMatrix:
         self._searched = False
         self._refused = -1
         self._kept = KeptVectors(_with_lengths)
+        self.reach = Reach(_TO_VECTORS, _a_store)
+        #: What was compared last, if nobody but the store could reach it.
+        self.last: _Contents | None = None
 
     def __len__(self) -> int:
         return len(self._kept)
+
+    def contents(self, store: InMemoryVectorStore) -> _Contents:
+        """What a store holds: without a comparison, where nobody can have changed it since the last one."""
+        look = self.reach.look
+        if (last := self.last) is not None and last.look is look and last.stored is _stored(store):
+            return last
+        # They would count among the references.
+        self.last = last = None
+        found = self.reach.find(store)
+        with self._lock:
+            alone = self.reach.is_alone(found, self._kept.lists)
+        _, (stored,), docs, _ = found.levels
+        return _Contents(self, stored, docs, look if alone and set(map(type, docs)) == {dict} else None)
 
     def of(self, vectors: list[Any]) -> _Rows | None:
         """The rows of exactly these vectors, or None if they have to be taken natively."""
@@ -296,6 +355,20 @@ class _KeptMatrix:
             return _Rows(*self._kept.arrays)
 
 
+#: From a store's attributes to its vectors.
+_TO_VECTORS: Final = (
+    lambda states: [states[0]["store"]],
+    lambda dicts: list(dicts[0].values()),
+    lambda docs: [doc.get("vector") for doc in docs],
+)
+
+
+def _a_store() -> InMemoryVectorStore:
+    store = InMemoryVectorStore(FakeEmbeddings(size=1))
+    store.store[""] = {"vector": [0.0]}
+    return store
+
+
 def _with_lengths(rows: Array) -> tuple[Array, Array] | None:
     with np.errstate(all="ignore"):
         lengths = np.linalg.norm(rows, axis=1)
@@ -308,7 +381,7 @@ async def _next_turn(call: Callable[..., Any], wanted: Any, **settings: Any) -> 
     return call(wanted, **settings)
 
 
-def _ranked(docs: list[Entry], similarity: Array, k: int) -> list[tuple[Document, float, list[float]]]:
+def _ranked(docs: Sequence[Entry], similarity: Array, k: int) -> list[tuple[Document, float, list[float]]]:
     return [(_document(docs[row]), float(similarity[row].item()), docs[row]["vector"]) for row in _top(similarity, k)]
 
 

@@ -18,11 +18,11 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from llama_index.core.vector_stores import SimpleVectorStore
+from llama_index.core.vector_stores.simple import SimpleVectorStore, SimpleVectorStoreData
 from llama_index.core.vector_stores.types import VectorStoreQuery, VectorStoreQueryResult
 
 from aaflow_plugins.kept_vectors import KeptVectors
-from llama_index_aaflow.simple_vector_reach import contents, data_of, is_alone
+from aaflow_plugins.reach import Reach, attribute
 
 #: Untyped: what it imports from elsewhere is looked up in it at each use, as the native code does.
 simple: Any = import_module("llama_index.core.vector_stores.simple")
@@ -51,7 +51,7 @@ class Rows:
     ids: list[str]
     vectors: list[Any]
     kept: KeptUnits
-    #: What `KeptUnits.look` was, if then nobody but the store could reach the vectors.
+    #: What the look was, if then nobody but the store could reach the vectors.
     look: object | None = None
     _units: Matrix | None = None
     _asked: bool = False
@@ -201,8 +201,7 @@ class KeptUnits:
         self._searched = False
         self._refused = -1
         self._kept = KeptVectors(unit_vectors)
-        #: Another object whenever somebody may get hold of the store's data.
-        self.look = object()
+        self.reach = Reach(_TO_VECTORS, _a_store)
         #: What was compared last, if nobody but the store could reach it.
         self.last: Rows | None = None
 
@@ -211,15 +210,16 @@ class KeptUnits:
 
     def rows(self, store: SimpleVectorStore) -> Rows:
         """What a store holds: without a comparison, where nobody can have changed it since the last one."""
-        look = self.look
+        look = self.reach.look
         if (last := self.last) is not None and last.look is look and last.stored is data_of(store).embedding_dict:
             return replace(last, _left={})
         # They would count among the references.
         self.last = last = None
-        found = contents(store)
+        found = self.reach.find(store)
         with self._lock:
-            alone = is_alone(found, self._kept.lists)
-        return Rows(found.stored, found.ids, found.vectors, self, look if alone else None)
+            alone = self.reach.is_alone(found, self._kept.lists)
+        *_, (stored,), vectors = found.levels
+        return Rows(stored, list(stored), list(vectors), self, look if alone else None)
 
     def of(self, vectors: list[Any]) -> Matrix | None:
         """The unit vectors `(n, d)` of exactly these vectors, or None if they have to be taken natively."""
@@ -240,6 +240,24 @@ class KeptUnits:
                     self._refused = len(vectors)
                     return None
             return self._kept.arrays[0]
+
+
+def data_of(store: SimpleVectorStore) -> SimpleVectorStoreData:
+    """The data of a store, without a note that somebody looks at it."""
+    data: SimpleVectorStoreData = attribute(store, "data")
+    return data
+
+
+#: From a store's attributes to its vectors.
+_TO_VECTORS: Final = (
+    lambda states: [states[0]["data"]],
+    lambda datas: [datas[0].embedding_dict],
+    lambda dicts: list(dicts[0].values()),
+)
+
+
+def _a_store() -> SimpleVectorStore:
+    return SimpleVectorStore(SimpleVectorStoreData(embedding_dict={"": [0.0]}))
 
 
 def unit_vectors(rows: npt.NDArray[np.float64]) -> tuple[Matrix] | None:

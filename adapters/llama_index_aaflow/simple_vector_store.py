@@ -23,9 +23,9 @@ from llama_index.core.vector_stores.types import (
 )
 
 from aaflow_plugins.known_code import is_one_of
+from aaflow_plugins.reach import attribute
 from llama_index_aaflow.simple_vector_files import read, write
-from llama_index_aaflow.simple_vector_ranking import KeptUnits, Rows
-from llama_index_aaflow.simple_vector_reach import WAYS_IN, data_of
+from llama_index_aaflow.simple_vector_ranking import KeptUnits, Rows, data_of
 
 #: Untyped: what they import from elsewhere is looked up in them at each use, as the native code does.
 simple: Any = import_module("llama_index.core.vector_stores.simple")
@@ -33,6 +33,9 @@ embedding_utils: Any = import_module("llama_index.core.indices.query.embedding_u
 
 #: Fewer vectors are searched natively: there is nothing to save.
 MIN_VECTORS: Final = 32
+
+#: Attributes by which one gets hold of a store's data.
+_WAYS_IN: Final = frozenset({"data", "__dict__"})
 
 #: Structures of the native code that is reproduced or relied on: llama-index-core 0.14.0 to 0.14.25.
 _QUERY: Final = frozenset({"b9ebee54fa33a4df"})
@@ -55,9 +58,8 @@ class AcceleratedSimpleVectorStore(SimpleVectorStore):
 
         def __getattribute__(self, name: str) -> Any:
             found = super().__getattribute__(name)
-            if name in WAYS_IN:
-                # Afterwards: until it is noted, who looks here counts among the references.
-                _kept(self).look = object()
+            if name in _WAYS_IN:
+                _kept(self).reach.note()
             return found
 
     def query(self, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
@@ -150,7 +152,7 @@ class AcceleratedSimpleVectorStore(SimpleVectorStore):
 
 def _kept(store: AcceleratedSimpleVectorStore) -> KeptUnits:
     try:
-        kept: KeptUnits = object.__getattribute__(store, "_aaflow_kept")
+        kept: KeptUnits = attribute(store, "_aaflow_kept")
     except AttributeError:
         kept = KeptUnits()
         object.__setattr__(store, "_aaflow_kept", kept)

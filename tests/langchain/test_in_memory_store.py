@@ -93,7 +93,7 @@ def filled(rows: int, dim: int = DIM, seed: int = 0) -> AcceleratedInMemoryVecto
 
 
 def kept_rows(store: AcceleratedInMemoryVectorStore) -> int:
-    return len(store._kept_matrix())
+    return len(in_memory_store._kept_of(store))
 
 
 # --- adding -------------------------------------------------------------------------------------------------------
@@ -423,9 +423,9 @@ def test_matrix_is_kept_and_grows_with_additions(monkeypatch: pytest.MonkeyPatch
         store.similarity_search_by_vector(query)
         seen.append(kept_rows(store))
     assert seen == [0, 60, 60]
-    buffer = store._kept_matrix()._kept._arrays[0]
+    buffer = in_memory_store._kept_of(store)._kept._arrays[0]
     store.similarity_search_by_vector(query)
-    assert store._kept_matrix()._kept._arrays[0] is buffer
+    assert in_memory_store._kept_of(store)._kept._arrays[0] is buffer
     _add(store)
     # Every vector but the new ones is taken from the buffer.
     taken: list[int] = []
