@@ -138,6 +138,7 @@ _KNOWN: Final[dict[str, frozenset[str]]] = {
     "_asdict": frozenset({"79cc507647c8051a"}),
     "_pair_iter": frozenset({"3e7b64e95e06dad3"}),
     "build_nodes_from_splits": frozenset({"1d4e9086ac16c0a3", "ba365bb77a448929"}),
+    "default_id_func": frozenset({"ef60dad05b188986"}),
     "doc_to_json": frozenset({"731f99c25d92c393"}),
     "get_transformation_hash": frozenset({"afc0056b34197f0f"}),
     "index_struct_to_json": frozenset({"f9c12d0af798f860"}),

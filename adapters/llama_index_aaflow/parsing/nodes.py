@@ -12,12 +12,16 @@ from llama_index.core.node_parser import node_utils
 from llama_index.core.schema import BaseNode, Document, NodeRelationship, RelatedNodeInfo, TextNode
 from pydantic import BaseModel
 
+from aaflow_plugins.random_ids import random_ids
 from llama_index_aaflow.known_code import is_known, unknown
 
 SOURCE, PREVIOUS, NEXT = NodeRelationship.SOURCE, NodeRelationship.PREVIOUS, NodeRelationship.NEXT
 
 #: Types whose values are written the same each time.
 ATOMS: Final = frozenset({str, int, float, bool, type(None)})
+
+#: Characters of a text that are looked for before all of it.
+_BEGINNING: Final = 48
 
 #: Gives an id for the node of this number of a document. Some versions leave None where a parser names none.
 IdFunction = Callable[[int, BaseNode], str]
@@ -40,7 +44,7 @@ def build_nodes(splits: Sequence[str], document: BaseNode, id_func: IdFunction |
     if type(splits) is not list or len(splits) < 2 or not can_copy(document) or not all(map(is_text, splits)):
         return list(native(splits, document, id_func=id_func))
     nodes: list[Any] = native(splits[:1], document, id_func=id_func)
-    copied, new_id = copier(nodes[0]), id_func or node_utils.default_id_func
+    copied, new_id = copier(nodes[0]), _giving(id_func, len(splits) - 1)
     for index, text in enumerate(splits[1:], 1):
         nodes.append(copied(new_id(index, document), text))
     return nodes
@@ -58,13 +62,22 @@ def build_separately(splits: Sequence[str], document: BaseNode, id_func: IdFunct
     nodes: list[Any] = native(list(splits[:1]), document, id_func=id_func)
     if len(splits) == 1:
         return nodes
-    copied, new_id = copier(nodes[0]), id_func or node_utils.default_id_func
+    copied, new_id = copier(nodes[0]), _giving(id_func, len(splits) - 1)
     source: Any = nodes[0].relationships[SOURCE]
     for text in splits[1:]:
         node = copied(new_id(0, document), text)
         node.relationships[SOURCE] = copied_info(source)
         nodes.append(node)
     return nodes
+
+
+def _giving(id_func: IdFunction | None, count: int) -> IdFunction:
+    """What gives as many ids; random ones are made together."""
+    new_id = id_func or node_utils.default_id_func
+    if new_id is not node_utils.default_id_func or not is_known(new_id):
+        return new_id
+    fresh = iter(random_ids(count))
+    return lambda number, document: next(fresh)
 
 
 def can_copy(document: BaseNode) -> bool:
@@ -176,7 +189,10 @@ class Parent:
                 self._breaks[part] = part in self.text
             if not self._breaks[part]:
                 return -1
-        found = self.text.find(text, start)
+        # To prepare the search for a long text takes longer than the search.
+        found = self.text.find(text[:_BEGINNING], start)
+        if found >= 0 and not self.text.startswith(text, found):
+            found = self.text.find(text, found)
         if found < 0 and self._breaks is None:
             self._breaks = {}
         return found
