@@ -28,7 +28,8 @@ class LoopFlow(Flow):
         self._loop = asyncio.get_running_loop()
         #: Short blocking calls, at less cost each than `call`, and without slots.
         self.hops = Hops(self._loop)
-        self._tasks: set[asyncio.Task[Any]] = set()
+        #: In the order in which they were begun: who waits for another one was begun before it.
+        self._tasks: dict[asyncio.Task[Any], None] = {}
 
     async def __aenter__(self) -> LoopFlow:
         return self
@@ -92,12 +93,12 @@ class LoopFlow(Flow):
     def spawn(self, coroutine: Coroutine[Any, Any, T], context: Context | None = None) -> asyncio.Task[T]:
         """Begin a task."""
         task = self._loop.create_task(coroutine, context=context or copy_context())
-        self._tasks.add(task)
+        self._tasks[task] = None
         task.add_done_callback(self._forget)
         return task
 
     def _forget(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
+        self._tasks.pop(task, None)
         if not task.cancelled():
             task.exception()  # retrieved: whoever awaits the task hears of it
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import functools
 import itertools
+import queue
 import random
 from collections.abc import Callable, Iterator
 from operator import itemgetter
+from random import choice
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.random import rand
 
 from langchain_aaflow import any_order, in_order
 from langchain_aaflow.chains.order import order_reason
@@ -58,6 +62,24 @@ def _counting() -> Callable[[Any], int]:
     return count_up
 
 
+_generator = np.random.default_rng(0)
+_next_number = itertools.count().__next__
+_waiting: queue.Queue[Any] = queue.Queue()
+_next_waiting = _waiting.get_nowait
+
+
+def _imports(value: Any) -> float:
+    import random as numbers
+
+    return numbers.random()
+
+
+def _imports_from(value: Any) -> Any:
+    from numpy import random as numbers
+
+    return numbers.rand()
+
+
 class _Callable:
     def __call__(self, value: Any) -> Any:
         return value
@@ -88,6 +110,15 @@ ORDERED = [
     _Callable().method,
     lambda value: next(_counter),
     lambda value: random.random(),
+    lambda value: choice(value),
+    lambda value: _generator.integers(9),
+    lambda value: np.random.rand(),
+    lambda value: rand(),
+    lambda value: _next_number(),
+    lambda value: _next_waiting(),
+    lambda value: setattr(_Callable, "last", value),
+    _imports,
+    _imports_from,
     functools.partial(lambda numbers, value: (next(numbers), value), _counter),
     functools.lru_cache(_appends),
     in_order(lambda value: value),
@@ -102,6 +133,8 @@ def _formats(documents: list[Any]) -> str:
     return ", ".join(parts)
 
 
+_fill = "{}".format
+
 FREE = [
     _formats,
     _logged(_formats),
@@ -110,6 +143,8 @@ FREE = [
     itemgetter("a"),
     lambda value: _table["a"] + value,
     lambda value: {**value, "b": 2},
+    lambda value: np.array(value).sum(),
+    lambda value: _fill(value),
     functools.partial(lambda add, value: add + value, 3),
     any_order(lambda value: _seen.append(value)),
     any_order(_Callable().__call__.__func__),

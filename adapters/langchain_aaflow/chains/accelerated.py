@@ -314,11 +314,6 @@ class Batching:
         executor = self._settings[0]
         handlers = _handlers(configs)
         listening = bool(handlers) or any(step.sees_runs for step in node.walk())
-        if not listening:
-            for config in configs:
-                # They are this run's; what is below has none, and nobody sees this one.
-                config.pop("run_name", None)
-                config.pop("run_id", None)
         join_size = (executor and executor.batch_size) or JOIN_SIZE
         return Execution(
             flow,
@@ -350,7 +345,8 @@ def _is_ordered(node: Node) -> bool:
 def _handlers(configs: Sequence[RunnableConfig]) -> list[BaseCallbackHandler]:
     distinct = {handlers_in(config): config.get("callbacks") for config in configs}
     managers = [CallbackManager.configure(inheritable_callbacks=callbacks) for callbacks in distinct.values()]
-    return [handler for manager in managers for handler in manager.handlers]
+    # Who is told of what is below alone listens, too.
+    return [handler for manager in managers for handler in (*manager.handlers, *manager.inheritable_handlers)]
 
 
 class AcceleratedSequence(Batching, RunnableSequence[Any, Any]):

@@ -15,7 +15,7 @@ from tenacity import AsyncRetrying, RetryError
 
 from aaflow_plugins.operators import StoppedError
 from langchain_aaflow.chains.composite_nodes import Bind, RankedError, Retry, Route, Steps
-from langchain_aaflow.chains.execution import Execution, raised
+from langchain_aaflow.chains.execution import Execution, drop_own, raised
 from langchain_aaflow.chains.nodes import Kwargs, Node
 
 Configs = Sequence[RunnableConfig]
@@ -54,6 +54,9 @@ async def batch(x: Execution, node: Node, values: list[Any], configs: Configs, k
 
 async def _batch_of_steps(x: Execution, node: Steps, values: list[Any], configs: Configs, kwargs: Kwargs) -> list[Any]:
     configs = get_config_list(configs, len(values))
+    if not x.listening:
+        for config in configs:
+            drop_own(config)
     roots = _Roots(x, node, values, configs)
     await roots.begin_first()
 
@@ -173,6 +176,8 @@ class Pipeline:
         self._positions = [0] * len(values)
         self._tasks: dict[int, asyncio.Task[Any]] = {}
         self._meetings: dict[int, _Meeting] = {}
+        #: Inputs on their way through a step together.
+        self._held: list[Any] = []
         for number, step in enumerate(steps):
             if isinstance(step, Retry) and not step.meets(x.listening):
                 self._meetings[number] = _Retrial(len(values))
@@ -193,7 +198,12 @@ class Pipeline:
             block, window = 1, own
         if self._meetings:
             window = None
-        await x.flow.each(len(self._values), self._input, block=block, window=window)
+        try:
+            await x.flow.each(len(self._values), self._input, block=block, window=window)
+        except BaseException:
+            # What is within ends before what it is within.
+            await x.flow.abandon(self._held)
+            raise
         try:
             if self._failure is not None:
                 x.failed_at = self._failure[:3]
@@ -305,7 +315,7 @@ class Pipeline:
         if met.missing == 0 and met.promises and not met.begun:
             met.begun = True
             hold = self._again(step, met) if isinstance(met, _Retrial) else self._hold(step, met)
-            self._x.flow.spawn(hold)
+            self._held.append(self._x.flow.spawn(hold))
 
     async def _hold(self, step: int, met: _Meeting) -> None:
         """Take all inputs that have met through a step together."""

@@ -65,6 +65,8 @@ class Steps(Node):
             value = await step.batched(x, value, child, {} if number > 1 else kwargs)
             if x.return_exceptions and isinstance(value, Exception):
                 raise value
+        if isinstance(value, Exception):
+            raise value
         return value
 
 
@@ -162,11 +164,7 @@ class Bind(Node):
 
     def merged(self, x: Execution, config: RunnableConfig, kwargs: Kwargs) -> tuple[RunnableConfig, Kwargs]:
         """What the native code gives to the bound step."""
-        merged = self.native._merge_configs(config)
-        if not x.listening:
-            merged.pop("run_name", None)
-            merged.pop("run_id", None)
-        return merged, {**self.native.kwargs, **kwargs}
+        return self.native._merge_configs(config), {**self.native.kwargs, **kwargs}
 
 
 class Each(Node):
@@ -177,6 +175,9 @@ class Each(Node):
 
     @override
     async def run(self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs) -> Any:
+        if not hasattr(value, "__len__"):
+            # Natively an iterator is used up before its elements are looked at.
+            return await x.invoke(self.native, value, config, kwargs, None)
         config = x.ensured(config)
         run = await x.start(config, value, self.native, run_type=None)
         work = x.flow.spawn(self._through(x, value, config, run, kwargs), x.context(x.child(config, run)))
@@ -331,9 +332,6 @@ class Configure(Node):
 
     async def _run(self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs, *, batched: bool) -> Any:
         runnable, prepared = self.native.prepare(config)
-        if not x.listening:
-            prepared.pop("run_name", None)
-            prepared.pop("run_id", None)
         for role, node in self.inner.items():
             if node.native is runnable:
                 if batched and role == "default":

@@ -56,6 +56,7 @@ class Execution:
             not, runs are not begun, and configurations are handed down as they are.
         setting: Whether a handler may set context variables where the run goes on that it is told of.
         asynchronous: Whether steps are invoked by `ainvoke`.
+        on_loop: Whether a blocking batch was called where an event loop runs, in which nothing of it may wait.
         return_exceptions: Whether an input's exception is its output.
         join_size: Queries answered together at the most.
         first_join_size: The same for the first of many.
@@ -81,6 +82,7 @@ class Execution:
         self.setting = setting
         self.return_exceptions = return_exceptions
         self.asynchronous = isinstance(flow, LoopFlow)
+        self.on_loop = not self.asynchronous and asyncio._get_running_loop() is not None
         self.join_size = join_size
         self.first_join_size = first_join_size
         self._shared: dict[int, Any] = {}
@@ -128,6 +130,7 @@ class Execution:
             context: Where an asynchronous chain begins it; None for the current context.
         """
         if not self.listening:
+            drop_own(config)
             return None
         kwargs: dict[str, Any] = {} if run_type is _NOT_GIVEN else {"run_type": run_type}
         kwargs["name"] = config.get("run_name") or native.get_name()
@@ -263,6 +266,7 @@ class Execution:
         """The configuration of what a function calls, where nothing listens: below a run, as natively."""
         manager: Any = AsyncCallbackManager if self.asynchronous else CallbackManager
         below: RunnableConfig = {**config, "callbacks": manager(handlers=[], parent_run_id=uuid4())}
+        drop_own(below)
         return below
 
     async def all_of(self, events: Iterable[Awaitable[Any]]) -> list[Any]:
@@ -358,6 +362,12 @@ class Execution:
             return await work()
         async with flow.slot(slots, urgent=urgent):
             return await work()
+
+
+def drop_own(config: RunnableConfig) -> None:
+    """Take out of a configuration what is its run's alone, which nobody sees: what is below has its own, or none."""
+    config.pop("run_name", None)
+    config.pop("run_id", None)
 
 
 def handlers_in(config: RunnableConfig) -> Any:

@@ -71,19 +71,19 @@ class Quick(Node):
     async def run(self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs) -> Any:
         if kwargs or (x.listening and not x.asynchronous):
             return await x.invoke(self.native, value, config, kwargs, None, is_short=True)
-        return await self._listened(x, value, config) if x.listening else self.compute(value)
+        return await (self._listened(x, value, config) if x.listening else self._unseen(x, value))
 
     @override
     async def below(self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs) -> Any:
         if kwargs or (x.listening and not x.asynchronous):
             return await x.invoke(self.native, value, config, kwargs, x.context(config), is_short=True)
-        return await self._listened(x, value, config, x.context(config)) if x.listening else self.compute(value)
+        return await (self._listened(x, value, config, x.context(config)) if x.listening else self._unseen(x, value))
 
     @override
     async def batched(self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs) -> Any:
         if kwargs or (x.listening and not x.asynchronous):
             return await x.invoke(self.native, value, config, kwargs, copy_context(), is_short=True)
-        return await self._listened(x, value, config, x.apart_context()) if x.listening else self.compute(value)
+        return await (self._listened(x, value, config, x.apart_context()) if x.listening else self._unseen(x, value))
 
     async def _listened(self, x: Execution, value: Any, config: RunnableConfig, context: Context | None = None) -> Any:
         """The output, with a run that handlers are told of in `context`, or in the current one."""
@@ -93,6 +93,12 @@ class Quick(Node):
         )
         below = x.context(within(context, x.child, config, run), context)
         return await x.within(run, self._compute_in(below, value), context)
+
+    async def _unseen(self, x: Execution, value: Any) -> Any:
+        """The output, where nobody listens."""
+        if x.on_loop:
+            return await x.called(partial(self.compute, value), copy_context(), slots=0)
+        return self.compute(value)
 
     def configured(self, config: RunnableConfig) -> RunnableConfig:
         """The configuration of its run."""

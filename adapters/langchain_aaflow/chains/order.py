@@ -14,8 +14,19 @@ import inspect
 import operator
 import random
 from collections.abc import Callable, Iterable, Iterator
-from types import BuiltinFunctionType, CodeType, FunctionType, MethodDescriptorType, MethodType, ModuleType
+from types import (
+    BuiltinFunctionType,
+    CodeType,
+    FunctionType,
+    MethodDescriptorType,
+    MethodType,
+    MethodWrapperType,
+    ModuleType,
+)
 from typing import Any, TypeVar
+
+#: Methods of an object that somebody holds by themselves.
+_BOUND = (BuiltinFunctionType, MethodType, MethodWrapperType)
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -77,11 +88,17 @@ def _reason(function: Any, seen: set[int]) -> str | None:
 
 _SETTING = ("STORE_GLOBAL", "DELETE_GLOBAL", "STORE_ATTR", "DELETE_ATTR")
 
+#: Functions that do as much.
+_SETTERS = frozenset({"setattr", "delattr"})
+
 #: Methods that change a collection.
 _CHANGING = {
     *("append", "appendleft", "extend", "insert", "add", "update", "setdefault", "pop", "popleft", "popitem"),
-    *("remove", "discard", "clear", "sort", "reverse", "put", "put_nowait", "send", "__next__"),
+    *("remove", "discard", "clear", "sort", "reverse", "put", "put_nowait", "get_nowait", "send", "__next__"),
 }
+
+#: Modules whose numbers come in an order.
+_RANDOM = frozenset({"random", "numpy.random"})
 
 
 def _code_reason(function: FunctionType, seen: set[int]) -> str | None:
@@ -94,12 +111,18 @@ def _code_reason(function: FunctionType, seen: set[int]) -> str | None:
             name, argument = instruction.opname, instruction.argval
             if name in _SETTING or (name in ("STORE_DEREF", "DELETE_DEREF") and argument in outer):
                 return f"it sets {argument}"
+            if name == "IMPORT_NAME" and (argument in _RANDOM or (argument == "numpy" and "random" in code.co_names)):
+                return f"it imports {argument}, whose numbers come in an order"
             changes = changes or name in ("STORE_SUBSCR", "DELETE_SUBSCR")
     held = [cell.cell_contents for cell in function.__closure__ or () if _filled(cell)]
     held += [function.__globals__[name] for name in names if name in function.__globals__]
     held += [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+    if names & _SETTERS - function.__globals__.keys():
+        return "it sets an attribute"
     if (changes or names & _CHANGING) and (reason := _collection_reason(held)):
         return reason
+    if "random" in names:
+        held += [value.random for value in held if _is_module(value, "numpy")]
     if reason := _held_reason("it uses", held):
         return reason
     for value in [*held, getattr(function, "__wrapped__", None)]:
@@ -123,11 +146,18 @@ def _collection_reason(held: Iterable[Any]) -> str | None:
 
 def _held_reason(where: str, held: Iterable[Any]) -> str | None:
     for value in held:
-        if value is random:
-            return f"{where} the module random, whose numbers come in an order"
-        if isinstance(value, Iterator | random.Random):
-            return f"{where} a {type(value).__name__}, which gives something else at every call"
+        owner = getattr(value, "__self__", None) if isinstance(value, _BOUND) else value
+        if module := next((name for name in _RANDOM if _is_module(owner, name)), None):
+            return f"{where} the module {module}, whose numbers come in an order"
+        if isinstance(owner, Iterator | random.Random) or type(owner).__module__.startswith("numpy.random"):
+            return f"{where} a {type(owner).__name__}, which gives something else at every call"
+        if owner is not value and value.__name__ in _CHANGING and not isinstance(owner, ModuleType):
+            return f"{where} a method that changes a {type(owner).__name__}"
     return None
+
+
+def _is_module(value: Any, name: str) -> bool:
+    return isinstance(value, ModuleType) and value.__name__ == name
 
 
 def _filled(cell: Any) -> bool:
