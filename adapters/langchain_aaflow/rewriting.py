@@ -10,10 +10,12 @@ import copy
 import dis
 import functools
 import gc
+import inspect
+import sys
 from collections.abc import Iterator
 from operator import is_
-from types import CellType, CodeType, FunctionType, MethodType
-from typing import Any
+from types import CellType, CodeType, FrameType, FunctionType, MethodType
+from typing import Any, Final
 
 from langchain_core.embeddings import Embeddings
 from langchain_core.runnables import (
@@ -132,7 +134,7 @@ class Rewriting:
         except ValueError:
             return cell
         found = self.of(held)
-        if found is not held and _is_assigned(cell):
+        if found is not held and _is_assigned(function, name, cell):
             self._tell(f"the variable {name} of {function.__qualname__} is given other values: it stays as it is")
             found = held
         twin = cell if found is held else CellType(found)
@@ -202,21 +204,77 @@ def _names(code: CodeType) -> set[str]:
     return {name for each in _codes(code) for name in each.co_names}
 
 
-def _is_assigned(cell: CellType) -> bool:
-    """Whether some function that shares a variable gives it another value: it has to stay the one that all see."""
+def _is_assigned(function: FunctionType, name: str, cell: CellType) -> bool:
+    """Whether somebody may give a variable of a closure another value: it has to stay the one that all see."""
+    owner = _owner_of(function, name)
+    if owner is not None:
+        within = [code for code in _codes(owner) if name in code.co_freevars]
+        return _is_assigned_again(owner, name) or any(_assigns(code, name) for code in within)
+    if gc.get_freeze_count():
+        return True  # the collector does not show who shares it
     for closure in gc.get_referrers(cell):
-        for function in gc.get_referrers(closure) if type(closure) is tuple else ():
-            if isinstance(function, FunctionType) and function.__closure__ is closure and closure:
-                names = zip(function.__code__.co_freevars, closure or (), strict=True)
-                if any(each is cell and _assigns(function.__code__, name) for name, each in names):
+        for other in gc.get_referrers(closure) if type(closure) is tuple else ():
+            if isinstance(other, FunctionType) and other.__closure__ is closure and closure:
+                names = zip(other.__code__.co_freevars, closure or (), strict=True)
+                if any(each is cell and _assigns(other.__code__, free) for free, each in names):
                     return True
     return False
+
+
+def _owner_of(function: FunctionType, name: str) -> CodeType | None:
+    """The code of the function around it whose variable it is; None if it is not found by its name."""
+    outermost = function.__qualname__.partition(".<locals>.")[0].split(".")
+    found: Any = function.__globals__.get(outermost[0])
+    for part in outermost[1:]:
+        found = inspect.getattr_static(found, part, None)
+    found = getattr(found, "__func__", found)
+    around = _around(found.__code__, function.__code__) if isinstance(found, FunctionType) else None
+    return next((code for code in around or () if name in code.co_cellvars), None)
+
+
+def _around(code: CodeType, inner: CodeType) -> list[CodeType] | None:
+    """The codes around one that stands within another, from the inside; None if it does not."""
+    for each in code.co_consts:
+        if each == inner:
+            return [code]
+        if isinstance(each, CodeType) and (found := _around(each, inner)) is not None:
+            return [*found, code]
+    return None
+
+
+def _is_assigned_again(owner: CodeType, name: str) -> bool:
+    """Whether a function that has given its own variable a value may go on to give it another one."""
+    instructions = list(dis.get_instructions(owner))
+    stores = [one.offset for one in instructions if one.opname in _STORES and one.argval == name]
+    jumps = [(one.argval, one.offset) for one in instructions if one.opcode in _JUMPS and one.argval < one.offset]
+
+    def after(place: int) -> bool:
+        loops = [(start, end) for start, end in jumps if start <= place <= end]
+        return any(store > place or any(start <= store <= end for start, end in loops) for store in stores)
+
+    if owner.co_flags & _MAY_WAIT:
+        # Where it waits is not known: anywhere behind one of them.
+        return any(map(after, stores))
+    return any(frame.f_code is owner and after(frame.f_lasti) for frame in _running())
+
+
+def _running() -> Iterator[FrameType]:
+    for top in sys._current_frames().values():
+        frame: FrameType | None = top
+        while frame is not None:
+            yield frame
+            frame = frame.f_back
+
+
+_JUMPS: Final = frozenset((*dis.hasjrel, *dis.hasjabs))
+_MAY_WAIT: Final = inspect.CO_COROUTINE | inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
+_STORES: Final = ("STORE_DEREF", "DELETE_DEREF")
 
 
 def _assigns(code: CodeType, name: str) -> bool:
     """Whether a function gives a variable of its closure another value: it has to stay the one that others see."""
     return any(
-        instruction.opname in ("STORE_DEREF", "DELETE_DEREF") and instruction.argval == name
+        instruction.opname in _STORES and instruction.argval == name
         for each in _codes(code)
         for instruction in dis.get_instructions(each)
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 from collections.abc import Callable, Sequence
 from typing import Any, TypedDict
 
@@ -58,8 +59,10 @@ class Agent(BaseChatModel):
         return self._generate(messages)
 
 
-def retriever(embeddings: Counting, store_class: Any = InMemoryVectorStore) -> VectorStoreRetriever:
-    return store_class.from_texts(TEXTS, embeddings).as_retriever(search_kwargs={"k": 2})
+def retriever(
+    embeddings: Counting, texts: Sequence[str] = (), store_class: Any = InMemoryVectorStore
+) -> VectorStoreRetriever:
+    return store_class.from_texts(texts or TEXTS, embeddings).as_retriever(search_kwargs={"k": 2})
 
 
 def contents(state: dict[str, Any]) -> list[tuple[str, Any, Any]]:
@@ -72,11 +75,11 @@ async def run_all(graph: Any, questions: list[str]) -> list[Any]:
 
 
 def retriever_tool(embeddings: Counting, store_class: Any) -> Any:
-    return create_retriever_tool(retriever(embeddings, store_class), "search", "searches")
+    return create_retriever_tool(retriever(embeddings, store_class=store_class), "search", "searches")
 
 
 def closure_tool(embeddings: Counting, store_class: Any) -> Any:
-    found = retriever(embeddings, store_class)
+    found = retriever(embeddings, store_class=store_class)
 
     @tool
     async def search(query: str) -> str:
@@ -87,7 +90,7 @@ def closure_tool(embeddings: Counting, store_class: Any) -> Any:
 
 
 def store_tool(embeddings: Counting, store_class: Any) -> Any:
-    store = retriever(embeddings, store_class).vectorstore
+    store = retriever(embeddings, store_class=store_class).vectorstore
 
     @tool
     async def search(query: str, *, k: int = 3) -> str:
@@ -342,6 +345,71 @@ def test_a_retriever_that_a_node_replaces_stays_native() -> None:
 
     native = graph_of(find)
     assert accelerate_graph(native) is native
+
+
+def node_of(found: Any) -> Any:
+    return graph_of(lambda state: _texts(found.invoke(state["question"])))
+
+
+def test_a_retriever_that_is_replaced_where_it_was_made() -> None:
+    found = retriever(Counting())
+    native = graph_of(lambda state: _texts(found.invoke(state["question"])))
+    fast = accelerate_graph(native)
+    found = retriever(Counting(), ["Another text."])
+    assert fast.invoke({"question": "why"}) == native.invoke({"question": "why"})
+    # What was given before, and nothing after, is known.
+    last = retriever(Counting())
+    last = last.model_copy()
+    settled = graph_of(lambda state: _texts(last.invoke(state["question"])))
+    assert accelerate_graph(settled) is not settled
+
+
+async def test_a_retriever_that_is_replaced_while_its_maker_waits() -> None:
+    graphs: list[Any] = []
+
+    async def serve() -> None:
+        found = retriever(Counting())
+        graphs.append(graph_of(lambda state: _texts(found.invoke(state["question"]))))
+        await asyncio.sleep(0.01)
+        found = retriever(Counting(), ["Another text."])
+        await asyncio.sleep(0)
+
+    serving = asyncio.create_task(serve())
+    await asyncio.sleep(0)
+    fast = accelerate_graph(graphs[0])
+    await serving
+    assert fast.invoke({"question": "why"}) == graphs[0].invoke({"question": "why"})
+
+
+def test_a_retriever_of_a_loop() -> None:
+    made = []
+    for texts in (["One text."], ["Another text."]):
+        found = retriever(Counting(), texts)
+        native = graph_of(lambda state: _texts(found.invoke(state["question"])))  # noqa: B023
+        made.append((native, accelerate_graph(native)))
+    for native, fast in made:
+        assert fast.invoke({"question": "why"}) == native.invoke({"question": "why"})
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_retriever_that_another_function_replaces(frozen: bool) -> None:
+    found = retriever(Counting())
+
+    def reload() -> None:
+        nonlocal found
+        found = retriever(Counting(), ["Another text."])
+
+    native = graph_of(lambda state: _texts(found.invoke(state["question"])))
+    if frozen:
+        gc.freeze()
+    try:
+        fast = accelerate_graph(native)
+        alone = node_of(retriever(Counting()))
+        assert accelerate_graph(alone) is not alone
+    finally:
+        gc.unfreeze()
+    reload()
+    assert fast.invoke({"question": "why"}) == native.invoke({"question": "why"})
 
 
 def test_a_recursive_function() -> None:
