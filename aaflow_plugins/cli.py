@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.metadata import EntryPoint, PackageNotFoundError, version
+from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -109,6 +110,8 @@ def compare_command(
         for note in compared.notes:
             _plain(f"note: {note}")
         _exit_if_different([outcome])
+        if outcome.failure is not None:
+            raise UserError(f"{target}: {outcome.verdict()}; there is nothing to compare")
 
 
 @app.command()
@@ -131,14 +134,14 @@ def plan_command(
         list[Path], typer.Argument(help="What `executor.report.to_json()` said of runs in one process.")
     ],
     ranks: Annotated[str, typer.Option(help="How many ranks; 2,4,...,2048 goes on as it begins.")] = "1,2,4,8",
-    items: Annotated[int | None, typer.Option(help="Documents. Default: as many as were measured.")] = None,
+    items: Annotated[int | None, typer.Option(min=1, help="Documents. Default: as many as were measured.")] = None,
     weak: Annotated[bool, typer.Option("--weak", help="So many documents on each rank, not in all.")] = False,
     gather: Annotated[str, typer.Option(help="root: rank 0 leads. shards: each rank works and stores by itself.")] = (
         "shards"
     ),
     batch: Annotated[int | None, typer.Option(min=1, help="Items a request. Default: as measured.")] = None,
     cores: Annotated[float, typer.Option(help="Cores of a node.")] = float(os.cpu_count() or 1),
-    ranks_a_node: Annotated[int | None, typer.Option(help="Ranks of a node. Default: one a core.")] = None,
+    ranks_a_node: Annotated[int | None, typer.Option(min=1, help="Ranks of a node. Default: one a core.")] = None,
     max_concurrency: Annotated[
         int | None, typer.Option(help="Model calls answered at once, for all. Default: as measured, on each rank.")
     ] = None,
@@ -149,9 +152,10 @@ def plan_command(
 ) -> None:
     """Predict, from runs measured in one process, times, memory and efficiency on many ranks before anything runs."""
     with _errors(debug):
-        measured = [Report.from_json(path.read_text(encoding="utf-8")) for path in reports]
+        measured = list(map(_report, reports))
         network = Network(latency * 1e-6, bandwidth * 1.25e8, overhead * 1e-6)
-        cluster = Cluster(cores, ranks_a_node or max(1, int(cores)), max_concurrency, network)
+        on_each = ranks_a_node or (max(1, int(cores)) if isfinite(cores) else 1)
+        cluster = Cluster(cores, on_each, max_concurrency, network)
         costs = costs_of(measured, batch)
         predictions = [
             predict(costs, each, cluster, items=(items or costs.items) * (each if weak else 1), gather=gather)
@@ -203,9 +207,11 @@ def launch(
     script: Annotated[Path, typer.Argument(help="A Python script; what follows are its own arguments.")],
 ) -> None:
     """Run a script as several ranks on this machine: what the engine 'mpi' needs, with the launcher that is found."""
-    with _errors(debug=False):
+    with _errors(debug=False, hint=""):
         if not script.is_file():
             raise UserError(f"{script}: there is no such script")
+        if ranks > (most := _RANKS_A_CORE * (os.cpu_count() or 1)):
+            raise UserError(f"--ranks {ranks}: at most {most} on this machine, {_RANKS_A_CORE} a core")
         try:
             command = launch_command(ranks, [str(script), *context.args])
         except FileNotFoundError as error:
@@ -225,11 +231,15 @@ _PACKAGES = (
 )  # fmt: skip
 
 
+#: More processes than that for a core are a mistake.
+_RANKS_A_CORE = 64
+
+
 class _errors:
     """Turn errors into one clear line and exit status 1; with --debug show them in full."""
 
-    def __init__(self, debug: bool) -> None:
-        self._debug = debug
+    def __init__(self, debug: bool, hint: str = " (--debug shows more)") -> None:
+        self._debug, self._hint = debug, hint
 
     def __enter__(self) -> None:
         pass
@@ -238,8 +248,8 @@ class _errors:
         if error is None or self._debug or not isinstance(error, Exception) or isinstance(error, typer.Exit):
             return
         text = str(error).strip().splitlines()
-        name = "" if isinstance(error, UserError | ValueError | TypeError) else f"{type(error).__name__}: "
-        line = f"error: {name}{text[0] if text else ''} (--debug shows more)"
+        told = text and isinstance(error, UserError | ValueError | TypeError)
+        line = f"error: {': '.join(([] if told else [type(error).__name__]) + text[:1])}{self._hint}"
         progress_console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1) from error
 
@@ -254,7 +264,7 @@ def _counts(text: str) -> list[int]:
                 counts.append(int(word))
                 continue
             before, last, end = counts[-2], counts[-1], int(words[position + 1])
-            if last <= before or before < 1:
+            if last <= before or before < 1 or end < last:
                 raise ValueError
             grows = last % before == 0
             while (following := last * last // before if grows else 2 * last - before) < end:
@@ -265,6 +275,13 @@ def _counts(text: str) -> list[int]:
     except (ValueError, IndexError):
         raise UserError(f"--ranks {text}: numbers like 1,2,4 or 2,4,...,2048") from None
     return counts
+
+
+def _report(path: Path) -> Report:
+    try:
+        return Report.from_json(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from error
 
 
 def _plain(text: str) -> None:
@@ -299,13 +316,17 @@ def _exit_if_different(outcomes: Sequence[Outcome]) -> None:
 def _maker(target: str) -> Callable[[], Any]:
     """A function that gives the object(s) named by `module:object`."""
     module_name, _, path = target.partition(":")
-    if not module_name or not path:
+    if not module_name or not path or module_name.startswith("."):
         raise UserError(f"{target!r}: name it as module:object")
     sys.path.insert(0, os.getcwd())
     try:
         found: Any = import_module(module_name)
     except ModuleNotFoundError as error:
         raise UserError(f"{target}: {error} (looked in this folder and in the installed packages)") from error
+    except ImportError as error:
+        raise UserError(f"{target}: ImportError: {error}") from error
+    except SystemExit as error:
+        raise UserError(f"{target}: importing {module_name} ends the program") from error
     for name in path.split("."):
         if not hasattr(found, name):
             raise UserError(f"{target}: {getattr(found, '__name__', found)!r} has no {name!r}")

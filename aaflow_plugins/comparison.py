@@ -90,6 +90,12 @@ class Outcome:
     difference: str | None
 
     @property
+    def failure(self) -> BaseException | None:
+        """What both ways raise, if neither has a result."""
+        result = self.native.last.result if self.native.last else None
+        return result if isinstance(result, BaseException) and not self.difference else None
+
+    @property
     def speedup(self) -> float:
         """Median native time over median accelerated time."""
         return self.native.seconds / self.accelerated.seconds
@@ -122,6 +128,8 @@ class Outcome:
         """The honest answer in one line."""
         if self.difference:
             return f"NOT identical: {self.difference}"
+        if self.failure is not None:
+            return f"both fail with {type(self.failure).__name__}: {self.failure}"
         same = f"identical {self.comparison.basis}"
         if self.speedup >= WORTH_IT:
             return f"{same}, {self.speedup:.2f}x"

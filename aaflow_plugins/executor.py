@@ -278,7 +278,7 @@ class _Run:
         if not isinstance(load, Load):
             raise TypeError(f"a plan that runs begins with a Load, not {load.kind} {load.name}")
         steps = self._schedule
-        groups = batches(source, load.size_of, steps.batch_rows, steps.batch_bytes)
+        groups = batches(self._until_cancelled(source), load.size_of, steps.batch_rows, steps.batch_bytes)
         stream: Iterator[Any] = self._clock.timed(map(load.batch_of, groups), 0)
         stream = self._counted(stream, 0)
         for index, operator in enumerate(others, 1):
@@ -287,6 +287,12 @@ class _Run:
                 stream = self._stage(stage, step, index, stream)
             stream = self._counted(stream, index)
         return stream
+
+    def _until_cancelled(self, source: Iterable[Any]) -> Iterator[Any]:
+        for item in source:
+            yield item
+            if self._cancelled:
+                raise CancelledError
 
     def _stages(self, operator: Operator, step: Step, index: int) -> Iterable[Stage]:
         if step.resource is Resource.RANK and self._pool is not None and operator.elsewhere is not None:

@@ -368,8 +368,13 @@ class Upsert(Operator):
 
     @property
     def resource(self) -> Resource:
-        """A thread of its own, so that an interrupt never lands between two halves of a write."""
-        return Resource.LOOP if self.acall else Resource.THREAD
+        """A thread of its own, so that an interrupt never lands between two halves of a write.
+
+        A store's own calls are made where they natively are: it may be bound to its thread, as a database is.
+        """
+        if self.acall:
+            return Resource.LOOP
+        return Resource.CPU if self.native else Resource.THREAD
 
     def stages(self) -> Sequence[Stage]:
         """One stage with one slot."""

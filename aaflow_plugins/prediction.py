@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import ceil
+from math import ceil, inf
 from typing import Final
 
 from aaflow_plugins.report import Calls, Report
@@ -276,8 +276,13 @@ def predict(
     if gather not in ("root", "shards"):
         raise ValueError(f"gather must be 'root' or 'shards', not {gather!r}")
     count = costs.items if items is None else items
-    if min(count, ranks, cluster.ranks_a_node) < 1 or cluster.cores <= 0 or cluster.network.bandwidth <= 0:
-        raise ValueError("items, ranks, ranks a node, cores and bandwidth must be positive")
+    if min(count, ranks, cluster.ranks_a_node) < 1:
+        raise ValueError("items, ranks and ranks a node must be at least 1")
+    network = cluster.network
+    if not (0 < cluster.cores < inf and network.bandwidth > 0):
+        raise ValueError("cores and bandwidth must be positive numbers")
+    if not (0 <= network.latency < inf and 0 <= network.overhead < inf):
+        raise ValueError("latency and overhead must be numbers of microseconds, 0 or more")
     if cluster.max_concurrency is not None and cluster.max_concurrency < 1:
         raise ValueError("max_concurrency must be at least 1")
     cluster = replace(cluster, cores=cluster.cores / costs.cores)

@@ -11,6 +11,7 @@ import pytest
 
 from aaflow_plugins import cli
 from aaflow_plugins.engines.launching import rank_environment
+from aaflow_plugins.report import OperatorReport, Report
 
 OBJECTS = """
 from langchain_core.embeddings import DeterministicFakeEmbedding
@@ -36,12 +37,28 @@ def steps():
 
 def broken():
     raise RuntimeError("the user's own")
+
+class Refused(DeterministicFakeEmbedding):
+    def embed_documents(self, texts):
+        raise ValueError("a bad key")
+
+def refused():
+    return splitter, Refused(size=4), InMemoryVectorStore
 """
+
+#: Modules that can't be imported, and what is said of them.
+FAILING = {"leaves": "import sys; sys.exit(0)", "silent": "raise ValueError", "lacks": "raise ImportError('no libfoo')"}
 
 
 @pytest.fixture
 def folder(tmp_path: Path, real_texts: list[str]) -> Path:
     (tmp_path / "mine.py").write_text(OBJECTS)
+    for name, code in FAILING.items():
+        (tmp_path / f"{name}.py").write_text(code)
+    report = Report([OperatorReport("load", "texts", None)], fingerprint="", in_flight_bytes=0)
+    report.operators[0].rows, report.operators[0].batches, report.wall_seconds = 40, 1, 1.0
+    (tmp_path / "report.json").write_text(report.to_json())
+    (tmp_path / "no-report.json").write_text("{")
     texts = tmp_path / "texts"
     texts.mkdir()
     for number, text in enumerate(real_texts[:60]):
@@ -135,7 +152,11 @@ def test_ranks_share_out_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
-    [(["-n", "2", "missing.py"], "missing.py: there is no such script"), (["-n", "0", "x.py"], "Invalid value")],
+    [
+        (["-n", "2", "missing.py"], "missing.py: there is no such script\n"),
+        (["-n", "0", "x.py"], "Invalid value"),
+        (["-n", "1000000", "mine.py"], "--ranks 1000000: at most"),
+    ],
 )
 def test_launch_says_what_is_wrong(folder: Path, arguments: list[str], said: str) -> None:
     run = aaflow(folder, "launch", *arguments)
@@ -173,7 +194,18 @@ def test_demo_of_one_framework(folder: Path) -> None:
         (["compare", "mine:number", "--documents", "texts"], "nothing here to compare"),
         (["compare", "mine:broken", "--documents", "texts"], "RuntimeError: the user's own"),
         (["compare", "mine:splitter", "--documents", "texts", "--repeats", "0"], "repeats must be at least 1"),
+        (["compare", "mine:refused", "--documents", "texts"], "both fail with ValueError: a bad key"),
         (["explain", "mine:number"], "nothing here to plan"),
+        (["explain", "leaves:x"], "importing leaves ends the program"),
+        (["explain", "silent:x"], "error: ValueError"),
+        (["explain", "lacks:x"], "lacks:x: ImportError: no libfoo"),
+        (["explain", "./mine:pipeline"], "name it as module:object"),
+        (["plan", "no-report.json"], "no-report.json: "),
+        (["plan", "report.json", "--ranks", "2,4,...,1"], "numbers like 1,2,4 or 2,4,...,2048"),
+        (["plan", "report.json", "--latency", "-1"], "latency and overhead must be numbers of microseconds"),
+        (["plan", "report.json", "--overhead", "nan"], "latency and overhead must be numbers of microseconds"),
+        (["plan", "report.json", "--cores", "inf"], "cores and bandwidth must be positive numbers"),
+        (["plan", "report.json", "--bandwidth", "nan"], "cores and bandwidth must be positive numbers"),
         (["demo", "--framework", "other"], "no such plug-in (installed: langchain"),
     ],
 )

@@ -7,6 +7,8 @@ import json
 import subprocess
 import sys
 import textwrap
+import threading
+import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -406,6 +408,48 @@ def test_source_iterators_are_read_in_the_callers_thread(documents: list[Documen
 
     ingest(source(), splitter=None, embedding=EMBEDDING, vectorstore=FAISS)
     assert threads == {threading.current_thread()}
+
+
+class InItsThread(CountingStore):
+    """Bound to the thread that made it, as a database connection is."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.thread = threading.get_ident()
+
+    def add_documents(self, documents: list[Document], **kwargs: Any) -> list[str]:
+        assert threading.get_ident() == self.thread
+        return super().add_documents(documents, **kwargs)
+
+
+def test_a_stores_own_calls_are_made_in_the_callers_thread(documents: list[Document], splitter: Any) -> None:
+    assert sum(len(document.page_content) for document in documents) > 20_000
+    store = InItsThread(EMBEDDING)
+    ingest(documents, splitter=splitter, vectorstore=store)
+    ingest(iter(documents), splitter=splitter, vectorstore=store)
+    made = ingest(documents, splitter=splitter, embedding=EMBEDDING, vectorstore=InItsThread)
+    assert made.thread == threading.get_ident()
+    assert len(made.store) * 2 == len(store.store)
+
+
+async def test_a_cancelled_source_is_not_read_to_its_end() -> None:
+    read = 0
+
+    def pages() -> Iterator[Document]:
+        nonlocal read
+        for number in range(400):
+            time.sleep(0.005)
+            read += 1
+            yield Document(page_content=f"Page {number}.")
+
+    splitter = RecursiveCharacterTextSplitter(chunk_size=100, chunk_overlap=0)
+    filling = aingest(pages(), splitter=splitter, embedding=EMBEDDING, vectorstore=InMemoryVectorStore)
+    task = asyncio.create_task(filling)
+    await asyncio.sleep(0.1)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert 0 < read < 200
 
 
 def test_infinite_floats_pass_as_natively(documents: list[Document]) -> None:
