@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Final
 
@@ -62,8 +64,20 @@ def _size() -> int:
     return next((int(os.environ[name]) for name in _SIZES if os.environ.get(name, "").isdigit()), 1)
 
 
+def _leave() -> None:
+    """At the end of a rank that has started MPI and has not met the others: they may wait for it.
+
+    Without that, MPI would wait for them in turn.
+    """
+    mpi = sys.modules.get("mpi4py.MPI")
+    if mpi is not None and not is_child() and mpi.Is_initialized() and not mpi.Is_finalized():
+        # By its name: to know that ranks are launched takes no engine.
+        import_module("aaflow_plugins.engines.mpi").leave()
+
+
 if _size() > 1:
     os.environ.setdefault(_RANK, str(os.getpid()))
+    atexit.register(_leave)
 
 
 def launch_command(ranks: int, program: Sequence[str]) -> list[str]:

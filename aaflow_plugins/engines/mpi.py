@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +25,9 @@ from aaflow_plugins.engines.communicator import Communicator, RankError, checked
 from aaflow_plugins.engines.launching import launched_ranks
 from aaflow_plugins.engines.mpi_control import Control, die_together
 from aaflow_plugins.engines.waiting import check_cancelled, wait_for
+
+#: Seconds that a rank which ends without having met the others waits for them.
+_PARTING: Final = 60.0
 
 #: Bytes of one message at the most: MPI's own counts end at 2 GiB in many builds.
 MESSAGE_BYTES: Final = 2**30
@@ -289,8 +294,28 @@ def _connected() -> MpiCommunicator:
     wait_for(lambda: MPI.Request.Testall(requests) or None, "the other ranks")
     control = Control(messages)
     die_together(messages)
-    control.leave_at_exit()
+    atexit.register(control.leave)
     return MpiCommunicator(data, control)
+
+
+def leave() -> None:
+    """Meet the other ranks at the end of this one, if it has not met them yet, to tell those who wait that it ends.
+
+    They may come to that later, or end like this one. They are not waited for without end: one that has finalized MPI
+    by itself does not come.
+    """
+    if _connected.cache_info().currsize or MPI.COMM_WORLD.size == 1 or MPI.Query_thread() < MPI.THREAD_SERIALIZED:
+        return
+    _, messages, requests = _duplicated()
+    until = time.monotonic() + _PARTING
+    met = wait_for(lambda: True if MPI.Request.Testall(requests) else False if time.monotonic() > until else None)
+    if met:
+        _parted.append(Control(messages))
+        _parted[0].leave()
+
+
+#: Held until the end: MPI reads from its messages.
+_parted: list[Control] = []
 
 
 @cache

@@ -8,7 +8,6 @@ moved by calls that block.
 from __future__ import annotations
 
 import asyncio
-import atexit
 import struct
 import sys
 import time
@@ -106,15 +105,11 @@ class Control:
         what = "was interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         self._tell_all(self._comm.rank, f"{what}: {type(error).__name__}: {error}")
 
-    def leave_at_exit(self) -> None:
-        """Have a rank that ends in peace tell those who may still wait for it that it comes to no further block."""
-
-        def leave() -> None:
-            if not is_child() and not MPI.Is_finalized():
-                for other in [0] if self._comm.rank else range(1, self._comm.size):
-                    self._send(_NOTICE.pack(self._comm.rank, True, self._block) + b"has ended", other, _NOTICE_TAG)
-
-        atexit.register(leave)
+    def leave(self) -> None:
+        """Tell those who may still wait for this rank, which ends in peace, that it comes to no further block."""
+        if not is_child() and not MPI.Is_finalized():
+            for other in [0] if self._comm.rank else range(1, self._comm.size):
+                self._send(_NOTICE.pack(self._comm.rank, True, self._block) + b"has ended", other, _NOTICE_TAG)
 
     def post(self, rank: int, message: Any) -> None:
         """Send a message; what it is made of is kept until it is on its way."""

@@ -89,6 +89,7 @@ class InMemoryPart(Part):
             within = Place.of(place.ranks, len(chosen))
         if not within.total:
             return [[] for _ in queries]
+        k = within.total if k is None else k  # natively it is the end of a slice
         similarity = self._similarities(within, queries, chosen)
         if not place.all(similarity is not None):
             return None

@@ -16,6 +16,7 @@ metadata; others are an error. A saved folder is loaded by any number of ranks, 
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 import os
@@ -75,23 +76,31 @@ class ShardedVectorStore(VectorStore):
 
     # -- searches ----------------------------------------------------------------------------------------
 
-    def similarity_search(self, query: str, k: int = 4, **kwargs: Any) -> list[Document]:
+    def similarity_search(self, query: str, k: int = 4, *args: Any, **kwargs: Any) -> list[Document]:
         """What the native store's method of this name returns."""
-        return self.similarity_search_batch([query], k, **kwargs)[0]
+        settings = self._settings("similarity_search", args, kwargs)
+        return self.similarity_search_batch([query], k, **settings)[0]
 
-    def similarity_search_with_score(self, query: str, k: int = 4, **kwargs: Any) -> list[tuple[Document, float]]:
-        """What the native store's method of this name returns."""
-        return self.similarity_search_with_score_batch([query], k, **kwargs)[0]
-
-    def similarity_search_by_vector(self, embedding: list[float], k: int = 4, **kwargs: Any) -> list[Document]:
-        """What the native store's method of this name returns."""
-        return _documents(self.similarity_search_with_score_by_vector(embedding, k, **kwargs))
-
-    def similarity_search_with_score_by_vector(
-        self, embedding: list[float], k: int = 4, **kwargs: Any
+    def similarity_search_with_score(
+        self, query: str, k: int = 4, *args: Any, **kwargs: Any
     ) -> list[tuple[Document, float]]:
         """What the native store's method of this name returns."""
-        return self.similarity_search_with_score_by_vectors([embedding], k, **kwargs)[0]
+        settings = self._settings("similarity_search_with_score", args, kwargs)
+        return self.similarity_search_with_score_batch([query], k, **settings)[0]
+
+    def similarity_search_by_vector(
+        self, embedding: list[float], k: int = 4, *args: Any, **kwargs: Any
+    ) -> list[Document]:
+        """What the native store's method of this name returns."""
+        settings = self._settings("similarity_search_by_vector", args, kwargs)
+        return _documents(self.similarity_search_with_score_by_vector(embedding, k, **settings))
+
+    def similarity_search_with_score_by_vector(
+        self, embedding: list[float], k: int = 4, *args: Any, **kwargs: Any
+    ) -> list[tuple[Document, float]]:
+        """What the native store's method of this name returns."""
+        settings = self._settings("similarity_search_with_score_by_vector", args, kwargs)
+        return self.similarity_search_with_score_by_vectors([embedding], k, **settings)[0]
 
     def similarity_search_with_score_by_vectors(
         self, embeddings: Sequence[list[float]], k: int = 4, **kwargs: Any
@@ -140,6 +149,13 @@ class ShardedVectorStore(VectorStore):
         """A retriever whose calls all ranks make together; `batch` is one search for all queries."""
         tags = kwargs.pop("tags", None) or []
         return ShardedRetriever(vectorstore=self, tags=[*tags, *self._get_retriever_tags()], **kwargs)
+
+    def _settings(self, method: str, args: Sequence[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The arguments behind `k` by the names that the native store's method has for them."""
+        if not args:
+            return kwargs
+        given = inspect.signature(getattr(self.local, method)).bind(None, None, *args, **kwargs).arguments
+        return dict(list(given.items())[2 : 2 + len(args)]) | kwargs
 
     def _together(self, call: str, queries: Iterable[str], k: Any, settings: dict[str, Any]) -> Any:
         """The block of a call that all ranks make."""
@@ -315,4 +331,13 @@ def _said(value: Any) -> str:
     """A setting, as all ranks say it."""
     if callable(value):
         return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__qualname__)}"
-    return repr(value)
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{name!r}: {_said(each)}' for name, each in value.items())}}}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_said, value))}]"
+    if isinstance(value, set | frozenset):
+        # Their order is another one in each process.
+        return f"{{{', '.join(sorted(map(_said, value)))}}}"
+    # What has no text of its own has its address for one.
+    has_no_text: Any = object.__repr__
+    return type(value).__qualname__ if type(value).__repr__ is has_no_text else repr(value)

@@ -108,6 +108,13 @@ def test_a_rank_that_is_gone_ends_the_job(what: str, said: str) -> None:
     assert "late" not in done.stderr
 
 
+@pytest.mark.parametrize("what", ["peace", pytest.param("status", marks=SLOW), pytest.param("error", marks=SLOW)])
+def test_a_rank_that_ends_before_it_has_met_the_others(what: str) -> None:
+    done = run(3, "-m", "tests.ranks.programs.absent", what)
+    assert done.returncode != 0
+    assert "RankError: rank 1 has ended" in done.stderr
+
+
 @pytest.mark.parametrize("what", ["pipeline", pytest.param("chain", marks=SLOW)])
 def test_a_task_that_is_cancelled_in_the_first_call(what: str) -> None:
     """Before the others have come: they hear of it nevertheless, and the next call is all ranks' next one."""

@@ -168,6 +168,17 @@ def test_equal_scores_come_in_the_order_of_one_store(job: Communicator, kind: st
         assert hits(found.similarity_search_with_score("abc", 9, **option)) == hits(
             whole.similarity_search_with_score("abc", 9, **option)
         )
+    if kind == "InMemory":
+        assert hits(found.similarity_search_with_score("abc", None)) == hits(  # type: ignore[arg-type]
+            whole.similarity_search_with_score("abc", None)
+        )
+        with pytest.raises(TypeError, match="positional"):
+            found.similarity_search("abc", 3, {"even": True})
+    else:
+        for behind in (({"even": {"$in": {"a", "b", "c", True}}},), ({"even": True}, 9)):
+            assert hits(found.similarity_search_with_score("abc", 3, *behind)) == hits(
+                whole.similarity_search_with_score("abc", 3, *behind)
+            )
     native = whole.max_marginal_relevance_search("abc", 5, fetch_k=40)
     assert [each.metadata for each in found.max_marginal_relevance_search("abc", 5, fetch_k=40)] == [
         each.metadata for each in native
