@@ -51,6 +51,15 @@ _REACHING: Final = re.compile(
     "__import__|breakpoint|compile|delattr|dir|eval|exec|globals|input|locals|open|setattr|vars"
 )
 
+#: Functions and methods by which code reads files, or code, that it does not hold.
+_READING: Final = re.compile(
+    "open|open_text|open_binary|read_text|read_bytes|read_binary|read_csv|read_json|read_parquet|read_table|fromfile"
+    "|loadtxt|genfromtxt|memmap|getlines?|urlopen|import_module|load_module|exec_module|run_path|run_module|get_data"
+)
+
+#: Attributes of modules that do the same.
+_READING_OF: Final = {("sys", "modules"), ("numpy", "load"), ("np", "load"), ("torch", "load"), ("joblib", "load")}
+
 #: What of an enumeration's class is told by its members, or comes with every enumeration.
 _ENUMERATED: Final = re.compile(r"_[a-z0-9_]+_|__.*__")
 
@@ -213,6 +222,8 @@ class Telling:
         if again is not None:
             return again
         known = _installed_file(function.__code__.co_filename)
+        if known is not None and _READING.fullmatch(function.__name__):
+            raise NoKeyError(_reads(function.__name__))
         cells = [["empty"] if _is_empty(cell) else [cell.cell_contents] for cell in function.__closure__ or ()]
         held = [
             self.named(f"{function.__qualname__}, {name}", part)
@@ -314,16 +325,24 @@ def _chains(code: CodeType) -> Iterator[tuple[str, ...]]:
             package = step.argval.partition(".")[0]
             if level != 0 or _installed_module(package) is None:
                 raise NoKeyError(f"{code.co_name} imports {step.argval}")
+        elif step.opname in ("LOAD_ATTR", "LOAD_METHOD") and _READING.fullmatch(step.argval):
+            raise NoKeyError(_reads(step.argval))
         elif step.opname in ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"):
             chain = [step.argval]
             for after in steps[number + 1 :]:
                 if after.opname not in ("LOAD_ATTR", "LOAD_METHOD"):
                     break
                 chain.append(after.argval)
+            if tuple(chain[:2]) in _READING_OF:
+                raise NoKeyError(_reads(".".join(chain[:2])))
             yield tuple(chain)
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             yield from _chains(constant)
+
+
+def _reads(name: str) -> str:
+    return f"{name} reads what it does not name"
 
 
 def code_digest(code: CodeType) -> str:

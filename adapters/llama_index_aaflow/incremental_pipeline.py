@@ -44,11 +44,12 @@ def incremental(
       and functions of installed distributions are told by name and version, what somebody has put in place of
       their methods by its code. Code of your own is told by all that it reaches: its compiled form, defaults,
       closures, decorators, bases, attributes of classes, private attributes of a model, and globals, through functions,
-      classes and attributes of modules, by value or by code in turn. If any of that can't be told (an object, a file
-      that is opened, `eval`), a `ValueError` names it; make it a field of the model then, with a `str` that tells it
-      from others, or one with `exclude=True` if vectors do not depend on it. Not told are attributes looked up
-      by a name made at run time on installed modules, their settings, the environment, and what is behind a model's
-      name: if one of them changes, take another folder.
+      classes and attributes of modules, by value or by code in turn. If any of that can't be told (an object, `eval`,
+      a file that is read by `open`, by a path's methods or by numpy, a module imported by a name made at run time), a
+      `ValueError` names it; make it a field of the model then, with a `str` that tells it from others, or one with
+      `exclude=True` if vectors do not depend on it. Not told are attributes looked up by a name made at run time on
+      installed modules, their settings, the environment, what is behind a model's name, and what installed code reads
+      by other means: if one of them changes, take another folder.
     - Callbacks, events and spans tell of what is computed. What was finished is kept if a later transformation fails.
     - The pipeline's own cache is asked only for what follows, `disable_cache` concerns it alone. Document stores
       and vector stores see what they see natively. With `num_workers` each batch is a run of its own; nothing is kept,

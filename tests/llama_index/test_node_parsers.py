@@ -388,6 +388,17 @@ def test_a_subclass_with_a_way_of_its_own_stays_native(make: Callable[..., Any],
     assert method in str(native_reason(parser))
 
 
+def test_a_method_of_nodes_patched_later_is_called(make: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    parser = make()
+    fast = accelerate(parser)
+    fast.get_nodes_from_documents([document_of(TEXT)])
+    monkeypatch.setattr(TextNode, "hash", property(lambda self: f"of {len(self.text)} characters"))
+    native, ours = (each.get_nodes_from_documents([document_of(TEXT)]) for each in (parser, fast))
+    hashes = [[info.hash for info in (node.prev_node, node.next_node) if info] for node in native]
+    assert any(hashes)
+    assert [[info.hash for info in (node.prev_node, node.next_node) if info] for node in ours] == hashes
+
+
 def test_a_method_patched_later_is_called(make: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     accelerated = accelerate(make())
     monkeypatch.setattr(NodeParser, "_postprocess_parsed_nodes", lambda self, nodes, parents: nodes[:1])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
 from hashlib import sha256
+from operator import attrgetter, is_
 from typing import Any, Final, TypeGuard
 
 from llama_index.core.node_parser import node_utils
@@ -309,11 +309,34 @@ def _is_plain_parent(document: Any) -> bool:
     )
 
 
-@lru_cache(maxsize=1)
+#: Of nodes and of documents, what is relied upon.
+_OF_NODES: Final = ("hash", "get_content", "get_type", "as_related_node_info", "ref_doc_id", "source_node")
+_OF_DOCUMENTS: Final = ("text", "source_node")
+#: A classmethod is another object at each look at it.
+_SEEN: Final = (*(name for name in _OF_NODES if name != "get_type"), "get_type.__func__")
+_methods: Final = attrgetter(*_SEEN), attrgetter(*_OF_DOCUMENTS)
+
+#: What these were when they were looked at last, and whether the form of nodes was known then.
+_looked_at: tuple[tuple[Any, ...], bool] = (), False
+
+
 def _form_is_known() -> bool:
-    """Whether nodes built without validation are, here, those that native builds."""
-    methods = ("hash", "get_content", "get_type", "as_related_node_info", "ref_doc_id", "source_node")
-    known = unknown(TextNode, methods) is None and unknown(Document, ("text", "source_node")) is None
+    """Whether nodes built without validation are, at this moment, those that native builds: anybody may patch them."""
+    global _looked_at
+    of_nodes, of_documents = _methods
+    try:
+        methods = (*of_nodes(TextNode), *of_documents(Document))
+    except AttributeError:
+        return False
+    before, known = _looked_at
+    if len(before) != len(methods) or not all(map(is_, before, methods)):
+        known = _form_is_known_of_these()
+        _looked_at = methods, known
+    return known
+
+
+def _form_is_known_of_these() -> bool:
+    known = unknown(TextNode, _OF_NODES) is None and unknown(Document, _OF_DOCUMENTS) is None
     document = Document(text="b c", metadata={"d": [1]}, id_="a")
     first, second = node_utils.build_nodes_from_splits(["b", "c"], document, id_func=lambda index, _: str(index))
     built = copier(first)("1", "c")

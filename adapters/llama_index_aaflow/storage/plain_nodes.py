@@ -223,7 +223,7 @@ def assigned(node: Any, vector: Any, *, copying: bool) -> bool:
         vector: Its vector. Where the caller has it in a variable, and nobody else has it, it needs no copy.
         copying: Whether a copy is made of one that others have, as pydantic does; they may change it later.
     """
-    if not (type(node) is TextNode and are_floats(vector) and _assigning_is_known()):
+    if not (type(node) is TextNode and are_floats(vector) and _assigns_as_known()):
         return False
     is_alone = getrefcount(vector) == _ALONE
     if not (is_alone or copying):
@@ -246,16 +246,19 @@ def _counted_alone() -> int:
 _ALONE: Final = _counted_alone()
 
 
+def _assigns_as_known() -> bool:
+    return TextNode.__setattr__ is BaseModel.__setattr__ and _is_assigned_as_here()
+
+
 @lru_cache(maxsize=1)
-def _assigning_is_known() -> bool:
+def _is_assigned_as_here() -> bool:
     """Whether assigning a vector natively does, here, what it is replaced by."""
     native, ours = TextNode(id_="i", text="t"), TextNode(id_="i", text="t")
     native.embedding = vector = [0.5, 1.0]
     ours.__dict__["embedding"] = vector.copy()
     ours.__pydantic_fields_set__.add("embedding")
     return (
-        found(TextNode, "__setattr__") is found(BaseModel, "__setattr__")
-        and native.embedding is not vector
+        native.embedding is not vector
         and list(native.__dict__.items()) == list(ours.__dict__.items())
         and native.__reduce_ex__(4)[2] == ours.__reduce_ex__(4)[2]
     )
