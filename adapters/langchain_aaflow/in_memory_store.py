@@ -2,7 +2,8 @@
 
 The native store is a public dict of dicts, `store`, each with its vector as a list of floats. A search turns all of
 them into a float64 matrix, which takes far longer than the product with the query. Here the matrix is kept, and
-before each use compared with the lists themselves, as `aaflow_plugins.kept_vectors` says.
+before each use compared with the lists themselves, as `aaflow_plugins.kept_vectors` says, unless nobody but the store
+can have changed one (`aaflow_plugins.reach`).
 """
 
 from __future__ import annotations

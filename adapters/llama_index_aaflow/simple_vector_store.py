@@ -2,7 +2,8 @@
 
 The native store is a public dict of lists of floats, `data.embedding_dict`. A query turns all of them into a float64
 matrix and computes one similarity after the other. Here a matrix is kept as long as the lists stay what they were, and
-the native function ranks only what can be among the best (`llama_index_aaflow.simple_vector_ranking`).
+the native function ranks only what can be among the best (`llama_index_aaflow.simple_vector_ranking`). Whether they do
+is looked at only if somebody else can have changed one (`aaflow_plugins.reach`).
 """
 
 from __future__ import annotations
