@@ -46,7 +46,9 @@ def model_view_class(below: Any, mixin: type[ModelView], told: Mapping[str, Any]
 
 def is_viewable(model: Any) -> bool:
     """Whether views of an object can be made: of pydantic models that are built as pydantic builds them."""
-    return isinstance(model, BaseModel) and type(model).__getattribute__ is object.__getattribute__
+    look_up: Any = type(model).__getattribute__
+    ours = str(getattr(look_up, "__module__", "")).startswith("llama_index_aaflow.")
+    return isinstance(model, BaseModel) and (ours or look_up is object.__getattribute__)
 
 
 class Viewed:
