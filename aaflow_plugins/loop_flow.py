@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import threading
 from collections.abc import Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from contextvars import Context, copy_context
+from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -15,6 +17,36 @@ from aaflow_plugins.hops import Hops
 from aaflow_plugins.operators import StoppedError
 
 T = TypeVar("T")
+
+
+class _Work:
+    """A call in a thread, and what is to be done in the loop when it has ended and nobody waits for it any more."""
+
+    def __init__(self, call: Callable[[], Any], loop: asyncio.AbstractEventLoop, then: Callable[[], None]) -> None:
+        self._call, self._loop, self._then = call, loop, then
+        self._lock = threading.Lock()
+        self._begun = self._ended = self._left = False
+
+    def run(self) -> Any:
+        with self._lock:
+            if self._left:
+                return None  # cancelled before a thread was free
+            self._begun = True
+        try:
+            return self._call()
+        finally:
+            with self._lock:
+                self._ended, left = True, self._left
+            if left:
+                with suppress(RuntimeError):  # the loop is closed
+                    self._loop.call_soon_threadsafe(self._then)
+
+    def leave(self) -> None:
+        """Wait no longer."""
+        with self._lock:
+            self._left, at_work = True, self._begun and not self._ended
+        if not at_work:
+            self._then()
 
 
 class LoopFlow(Flow):
@@ -49,6 +81,14 @@ class LoopFlow(Flow):
         if self.limit is None or slots == 0:
             yield
             return
+        await self._take(slots, urgent)
+        try:
+            yield
+        finally:
+            self._release(slots)
+
+    async def _take(self, slots: int, urgent: bool) -> None:
+        """Wait for slots."""
         turn = self._loop.create_future()
         self._put(urgent, place_of_item.get(), (turn, slots))
         self._grant()
@@ -58,10 +98,6 @@ class LoopFlow(Flow):
             if turn.done() and not turn.cancelled():
                 self._release(slots)
             raise
-        try:
-            yield
-        finally:
-            self._release(slots)
 
     def _release(self, slots: int) -> None:
         """Hand slots to who comes next."""
@@ -79,7 +115,10 @@ class LoopFlow(Flow):
             heapq.heappop(self._queue)
 
     async def call(self, function: Callable[..., T], *args: Any, urgent: bool = False, slots: int = 1) -> T:
-        """Make a blocking call in the loop's default executor."""
+        """Make a blocking call in the loop's default executor.
+
+        A thread can't be cancelled: who is cancelled goes on at once, but the slots are held until the call has ended.
+        """
 
         def run() -> T:
             try:
@@ -87,8 +126,14 @@ class LoopFlow(Flow):
             except StopIteration as error:
                 raise StoppedError(error) from None
 
-        async with self.slot(slots, urgent=urgent):
+        if self.limit is None or slots == 0:
             return await self._loop.run_in_executor(None, run)
+        await self._take(slots, urgent)
+        work = _Work(run, self._loop, partial(self._release, slots))
+        try:
+            return await self._loop.run_in_executor(None, work.run)
+        finally:
+            work.leave()
 
     def spawn(self, coroutine: Coroutine[Any, Any, T], context: Context | None = None) -> asyncio.Task[T]:
         """Begin a task."""

@@ -328,3 +328,33 @@ def test_a_slot_given_to_a_cancelled_waiter_goes_to_the_next() -> None:
             return await asyncio.wait_for(third, 5)
 
     assert asyncio.run(run()) == "done"
+
+
+def test_slots_are_held_until_the_call_of_a_cancelled_task_has_ended() -> None:
+    at_work: list[int] = []
+    most = 0
+
+    def work(seconds: float) -> None:
+        nonlocal most
+        at_work.append(0)
+        most = max(most, len(at_work))
+        time.sleep(seconds)
+        at_work.pop()
+
+    async def run() -> None:
+        async with LoopFlow(1) as flow:
+            first = asyncio.create_task(flow.call(work, 0.05))
+            await asyncio.sleep(0.02)
+            second = asyncio.create_task(flow.call(work, 0.01))
+            third = asyncio.create_task(flow.call(work, 0.01))
+            await asyncio.sleep(0)
+            began = time.perf_counter()
+            for task in (first, second):
+                task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await first
+            assert time.perf_counter() - began < 0.02
+            await asyncio.wait_for(third, 5)
+
+    asyncio.run(run())
+    assert (most, at_work) == (1, [])

@@ -44,8 +44,16 @@ BOUND_BEHIND_A_FAILURE = Spec(
 )
 
 
+#: Elements whose threads are at work while others of them have failed, and can't be stopped.
+SLOW_BESIDE_A_FAILURE = Spec(
+    "assign root",
+    Spec("each", Spec("function", form="plain", error="value", attempts=3, every=1, slow=True)),
+)
+
+
 @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 @given(roots, calls)
+@example(SLOW_BESIDE_A_FAILURE, Call(method="abatch", count=8, max_concurrency=2, handler="async"))
 @example(FAILING_ELEMENTS, Call(method="abatch", count=4, handler="sync"))
 @example(BOUND_BEHIND_A_FAILURE, Call(method="batch", count=4, handler="sync"))
 def test_generated_chains(spec: Spec, call: Call) -> None:
