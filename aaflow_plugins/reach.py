@@ -3,7 +3,8 @@
 Before each search the lists of a store are compared with what was computed from them, since somebody may have changed
 one in place, and a list tells nobody (`aaflow_plugins.kept_vectors`). That takes longer than the search, and is needed
 only if somebody could. Who has one of the store's lists, or anything on the way there, counts among the references to
-it. Who gets it later does so by an attribute of the store, which notes it.
+it. Who gets it later does so by an attribute of the store, which notes it. (Who passes by the store's own
+`__getattribute__`, as a debugger may, is not seen.)
 """
 
 from __future__ import annotations
@@ -60,15 +61,14 @@ class Reach:
         look: Another object whenever somebody may have.
     """
 
-    def __init__(self, steps: Sequence[Step], example: Callable[[], object]) -> None:
+    def __init__(self, steps: Sequence[Step], alone: Sequence[int]) -> None:
         """Set up.
 
         Args:
             steps: As for `Found`.
-            example: Makes a store of one vector, which nobody else can reach.
+            alone: The references that are found of a store of one vector which nobody else can reach.
         """
-        self._steps, self._example = steps, example
-        self._alone: list[int] | None = None
+        self._steps, self._alone = steps, alone
         self.look = object()
 
     def note(self) -> None:
@@ -89,8 +89,6 @@ class Reach:
         vectors = found.levels[-1]
         if not _COUNTS_ARE_EXACT or len(kept) != len(vectors) or not all(map(is_, kept, vectors)):
             return False
-        if self._alone is None:
-            self._alone = self.find(self._example()).references
         expected = [one * len(level) for one, level in zip(self._alone, found.levels, strict=True)]
         expected[-1] += len(kept)
         # No object has fewer references than those that are known, so none has more if all have as many.

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +30,7 @@ from aaflow_plugins.embedding import Vectors
 from aaflow_plugins.joins import IN_BLOCKS
 from aaflow_plugins.kept_vectors import KeptVectors, begin_with_floats
 from aaflow_plugins.random_ids import random_ids
-from aaflow_plugins.reach import Reach, attribute
+from aaflow_plugins.reach import Found, Reach, attribute
 from aaflow_plugins.storing import VectorSink
 from langchain_aaflow.joining import aembed_query, asearch, embed_query, joins_of, search
 from langchain_aaflow.native_stores import replaced_methods
@@ -38,6 +38,7 @@ from langchain_aaflow.native_stores import replaced_methods
 Array = npt.NDArray[np.float64]
 Entry = dict[str, Any]
 Filter = Callable[[Document], bool]
+T = TypeVar("T")
 
 #: Fewer documents are searched natively: there is nothing to save.
 MIN_DOCUMENTS = 32
@@ -85,7 +86,7 @@ class AcceleratedInMemoryVectorStore(InMemoryVectorStore):
         if joins.scope is None:
             return await super().asimilarity_search_with_score(query, k, **kwargs)
         vector = await aembed_query(self.embedding, query, joins, self.embedding.aembed_query)
-        one = partial(_next_turn, super().similarity_search_with_score_by_vector)
+        one = partial(_next_turn, partial(_dropping_vectors, super().similarity_search_with_score_by_vector))
         many = partial(_next_turn, self.similarity_search_with_score_by_vectors)
         return await asearch(
             self, vector, {"k": k, **kwargs}, one, many if len(_stored(self)) >= MIN_DOCUMENTS else None
@@ -96,8 +97,9 @@ class AcceleratedInMemoryVectorStore(InMemoryVectorStore):
     ) -> list[tuple[Document, float]]:
         """The native search, joined with concurrent ones."""
         settings = {"k": k, "filter": filter, **kwargs}
+        one = partial(_dropping_vectors, super().similarity_search_with_score_by_vector)
         many = self.similarity_search_with_score_by_vectors if len(_stored(self)) >= MIN_DOCUMENTS else None
-        return search(self, embedding, settings, super().similarity_search_with_score_by_vector, many)
+        return search(self, embedding, settings, one, many)
 
     def _similarity_search_with_score_by_vector(
         self,
@@ -107,6 +109,14 @@ class AcceleratedInMemoryVectorStore(InMemoryVectorStore):
     ) -> list[tuple[Document, float, list[float]]]:
         if len(_stored(self)) < MIN_DOCUMENTS or not arithmetic_is_known():
             return super()._similarity_search_with_score_by_vector(embedding, k, filter)
+        found = self._found(embedding, k, filter)
+        if not getattr(_searching, "drops_vectors", False):
+            _kept_of(self).reach.note()  # whoever asks has the very lists now
+        return found
+
+    def _found(
+        self, embedding: list[float], k: int, filter: Filter | None
+    ) -> list[tuple[Document, float, list[float]]]:
         contents, chosen = _kept_of(self).contents(self), None
         docs = contents.docs
         if filter is not None:
@@ -177,7 +187,8 @@ class AcceleratedInMemoryVectorStore(InMemoryVectorStore):
 
 def _stored(store: InMemoryVectorStore) -> dict[str, Entry]:
     """The public dict of a store, without a note that somebody looks at it."""
-    stored: dict[str, Entry] = attribute(store, "store")
+    is_ours = type(store) is AcceleratedInMemoryVectorStore
+    stored: dict[str, Entry] = attribute(store, "store") if is_ours else store.store
     return stored
 
 
@@ -298,7 +309,8 @@ class _Contents:
     def rows(self) -> _Rows | None:
         """The rows of the documents' vectors, as they are now; None if they have to be taken natively."""
         if self._rows is None or self.look is not self.kept.reach.look:
-            self._rows = self.kept.of([doc.get("vector") for doc in self.docs])
+            plain = set(map(type, self.docs)) == {dict}
+            self._rows = self.kept.of([doc.get("vector") for doc in self.docs]) if plain else None
             if self._rows is not None and self.look is not None:
                 self.kept.last = self
         return self._rows
@@ -312,11 +324,12 @@ class _KeptMatrix:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        # A signal's handler may search in the middle of a search.
+        self._lock, self._at_work = threading.RLock(), False
         self._searched = False
         self._refused = -1
         self._kept = KeptVectors(_with_lengths)
-        self.reach = Reach(_TO_VECTORS, _a_store)
+        self.reach = Reach(_TO_VECTORS, _ALONE)
         #: What was compared last, if nobody but the store could reach it.
         self.last: _Contents | None = None
 
@@ -330,50 +343,78 @@ class _KeptMatrix:
             return last
         # They would count among the references.
         self.last = last = None
-        found = self.reach.find(store)
+        if type(store) is not AcceleratedInMemoryVectorStore:
+            # Of a class whose attributes may be something else.
+            return _Contents(self, store.store, list(store.store.values()), None)
         with self._lock:
-            alone = self.reach.is_alone(found, self._kept.lists)
+            found = self.reach.find(store)
+            alone = not self._at_work and self.reach.is_alone(found, self._kept.lists)
         _, (stored,), docs, _ = found.levels
-        return _Contents(self, stored, docs, look if alone and set(map(type, docs)) == {dict} else None)
+        return _Contents(self, stored, docs, look if alone and type(stored) is dict else None)
 
     def of(self, vectors: list[Any]) -> _Rows | None:
         """The rows of exactly these vectors, or None if they have to be taken natively."""
         if set(map(type, vectors)) != {list}:
             return None
         with self._lock:
-            known = len(self._kept)
-            if not self._searched or len(vectors) == self._refused:
-                self._searched = True
+            if self._at_work:
                 return None
-            held = vectors[:known] if len(vectors) > known else vectors
-            if not (self._kept.are(held) and begin_with_floats(held)):
-                self._kept.forget()
-                return None
-            if len(vectors) > known and not self._kept.append(vectors[known:]):
-                self._kept.forget()
-                self._refused = len(vectors)
-                return None
-            return _Rows(*self._kept.arrays)
+            self._at_work = True
+            try:
+                return self._of(vectors)
+            finally:
+                self._at_work = False
+
+    def _of(self, vectors: list[Any]) -> _Rows | None:
+        known = len(self._kept)
+        if not self._searched or len(vectors) == self._refused:
+            self._searched = True
+            return None
+        held = vectors[:known] if len(vectors) > known else vectors
+        if not (self._kept.are(held) and begin_with_floats(held)):
+            self._kept.forget()
+            return None
+        if len(vectors) > known and not self._kept.append(vectors[known:]):
+            self._kept.forget()
+            self._refused = len(vectors)
+            return None
+        return _Rows(*self._kept.arrays)
 
 
 #: From a store's attributes to its vectors.
 _TO_VECTORS: Final = (
     lambda states: [states[0]["store"]],
     lambda dicts: list(dicts[0].values()),
-    lambda docs: [doc.get("vector") for doc in docs],
+    lambda docs: [doc.get("vector") if type(doc) is dict else None for doc in docs],
 )
 
 
-def _a_store() -> InMemoryVectorStore:
+def _alone() -> list[int]:
     store = InMemoryVectorStore(FakeEmbeddings(size=1))
     store.store[""] = {"vector": [0.0]}
-    return store
+    return Found(store, _TO_VECTORS).references
+
+
+_ALONE: Final = _alone()
 
 
 def _with_lengths(rows: Array) -> tuple[Array, Array] | None:
     with np.errstate(all="ignore"):
         lengths = np.linalg.norm(rows, axis=1)
     return (rows, lengths) if np.isfinite(lengths).all() else None
+
+
+#: Whether the native search that is under way in a thread lets go of the vectors that it is given.
+_searching: Final = threading.local()
+
+
+def _dropping_vectors(native: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    """What a native search returns that keeps no vector."""
+    _searching.drops_vectors = True
+    try:
+        return native(*args, **kwargs)
+    finally:
+        _searching.drops_vectors = False
 
 
 async def _next_turn(call: Callable[..., Any], wanted: Any, **settings: Any) -> Any:

@@ -22,7 +22,7 @@ from llama_index.core.vector_stores.simple import SimpleVectorStore, SimpleVecto
 from llama_index.core.vector_stores.types import VectorStoreQuery, VectorStoreQueryResult
 
 from aaflow_plugins.kept_vectors import KeptVectors
-from aaflow_plugins.reach import Reach, attribute
+from aaflow_plugins.reach import Found, Reach, attribute
 
 #: Untyped: what it imports from elsewhere is looked up in it at each use, as the native code does.
 simple: Any = import_module("llama_index.core.vector_stores.simple")
@@ -197,11 +197,12 @@ class KeptUnits:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        # A signal's handler may search in the middle of a search.
+        self._lock, self._at_work = threading.RLock(), False
         self._searched = False
         self._refused = -1
         self._kept = KeptVectors(unit_vectors)
-        self.reach = Reach(_TO_VECTORS, _a_store)
+        self.reach = Reach(_TO_VECTORS, _ALONE)
         #: What was compared last, if nobody but the store could reach it.
         self.last: Rows | None = None
 
@@ -215,31 +216,40 @@ class KeptUnits:
             return replace(last, _left={})
         # They would count among the references.
         self.last = last = None
-        found = self.reach.find(store)
         with self._lock:
-            alone = self.reach.is_alone(found, self._kept.lists)
+            found = self.reach.find(store)
+            alone = not self._at_work and self.reach.is_alone(found, self._kept.lists)
         *_, (stored,), vectors = found.levels
         return Rows(stored, list(stored), list(vectors), self, look if alone else None)
 
     def of(self, vectors: list[Any]) -> Matrix | None:
         """The unit vectors `(n, d)` of exactly these vectors, or None if they have to be taken natively."""
         with self._lock:
-            known = len(self._kept)
-            if not self._searched or len(vectors) == self._refused:
-                self._searched = True
+            if self._at_work:
                 return None
-            if not self._kept.are(vectors[:known] if len(vectors) > known else vectors):
-                if set(map(type, vectors)) != {list} or not self._kept.renew(vectors):
-                    return None
-            elif len(vectors) > known:
-                new = vectors[known:]
-                if set(map(type, new)) != {list}:
-                    return None
-                if not self._kept.append(new):
-                    self._kept.forget()
-                    self._refused = len(vectors)
-                    return None
-            return self._kept.arrays[0]
+            self._at_work = True
+            try:
+                return self._of(vectors)
+            finally:
+                self._at_work = False
+
+    def _of(self, vectors: list[Any]) -> Matrix | None:
+        known = len(self._kept)
+        if not self._searched or len(vectors) == self._refused:
+            self._searched = True
+            return None
+        if not self._kept.are(vectors[:known] if len(vectors) > known else vectors):
+            if set(map(type, vectors)) != {list} or not self._kept.renew(vectors):
+                return None
+        elif len(vectors) > known:
+            new = vectors[known:]
+            if set(map(type, new)) != {list}:
+                return None
+            if not self._kept.append(new):
+                self._kept.forget()
+                self._refused = len(vectors)
+                return None
+        return self._kept.arrays[0]
 
 
 def data_of(store: SimpleVectorStore) -> SimpleVectorStoreData:
@@ -251,13 +261,12 @@ def data_of(store: SimpleVectorStore) -> SimpleVectorStoreData:
 #: From a store's attributes to its vectors.
 _TO_VECTORS: Final = (
     lambda states: [states[0]["data"]],
-    lambda datas: [datas[0].embedding_dict],
+    lambda datas: [vars(datas[0])],
+    lambda states: [states[0]["embedding_dict"]],
     lambda dicts: list(dicts[0].values()),
 )
 
-
-def _a_store() -> SimpleVectorStore:
-    return SimpleVectorStore(SimpleVectorStoreData(embedding_dict={"": [0.0]}))
+_ALONE: Final = Found(SimpleVectorStore(SimpleVectorStoreData(embedding_dict={"": [0.0]})), _TO_VECTORS).references
 
 
 def unit_vectors(rows: npt.NDArray[np.float64]) -> tuple[Matrix] | None:

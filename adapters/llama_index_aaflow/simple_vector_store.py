@@ -66,7 +66,7 @@ class AcceleratedSimpleVectorStore(SimpleVectorStore):
     def query(self, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
         """Search for the nodes most similar to a query, as natively."""
         rows = self._rows() if self._can_rank(query) else None
-        answer = None if rows is None else rows.answer(query, data_of(self).metadata_dict)
+        answer = None if rows is None else rows.answer(query, _data(self).metadata_dict)
         return super().query(query, **kwargs) if answer is None else answer
 
     def query_many(self, queries: Sequence[VectorStoreQuery], **kwargs: Any) -> list[VectorStoreQueryResult]:
@@ -89,7 +89,7 @@ class AcceleratedSimpleVectorStore(SimpleVectorStore):
         for query, can_rank in zip(queries, rankable, strict=True):
             answer = None
             if rows is not None and can_rank:
-                answer = rows.answer(query, data_of(self).metadata_dict, next(proposals))
+                answer = rows.answer(query, _data(self).metadata_dict, next(proposals))
             results.append(self.query(query, **kwargs) if answer is None else answer)
         return results
 
@@ -134,7 +134,7 @@ class AcceleratedSimpleVectorStore(SimpleVectorStore):
 
     def _can_rank(self, query: VectorStoreQuery) -> bool:
         """Whether the native query would come to the function that ranks all vectors, as it is known."""
-        data = data_of(self)
+        data = _data(self)
         return (
             type(query) is VectorStoreQuery
             and query.mode == VectorStoreQueryMode.DEFAULT
@@ -148,7 +148,15 @@ class AcceleratedSimpleVectorStore(SimpleVectorStore):
         )
 
     def _rows(self) -> Rows:
-        return _kept(self).rows(self)
+        if type(self) is AcceleratedSimpleVectorStore:
+            return _kept(self).rows(self)
+        stored = self.data.embedding_dict
+        return Rows(stored, list(stored), list(stored.values()), _kept(self))
+
+
+def _data(store: AcceleratedSimpleVectorStore) -> SimpleVectorStoreData:
+    # Attributes of a subclass may be something else.
+    return data_of(store) if type(store) is AcceleratedSimpleVectorStore else store.data
 
 
 def _kept(store: AcceleratedSimpleVectorStore) -> KeptUnits:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections import ChainMap
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from langchain_core.embeddings import FakeEmbeddings
 from langchain_core.vectorstores import InMemoryVectorStore
 
 from aaflow_plugins.kept_vectors import KeptVectors
@@ -158,16 +160,71 @@ class Proxy(dict[str, Any]):
         return self["elsewhere"][0] if key == "vector" else super().get(key, default)
 
 
-def test_documents_of_other_kinds_are_compared_each_time(compared: list[int]) -> None:
-    store = alone(60)
-    elsewhere = [a_query(3)]
-    store.store["7"] = Proxy({**store.store["7"], "elsewhere": elsewhere})
-    for seed in range(5):
-        store.similarity_search_by_vector(a_query(seed))
-    compared.clear()
-    for seed in range(3):
-        store.similarity_search_by_vector(a_query(seed))
-    assert compared == [60] * 3
+def test_documents_and_dicts_of_other_kinds_are_searched_as_natively() -> None:
+    for change in (
+        lambda each: each.store.update({"7": Proxy({**each.store["7"], "elsewhere": [a_query(3)]})}),
+        lambda each: setattr(each, "store", ChainMap({}, each.store)),
+    ):
+        store, twin = alone(60), twin_of(60)
+        for each in (store, twin):
+            change(each)
+        held = [each.store["7"].get("elsewhere", each.store) for each in (store, twin)]
+        for seed in range(5):
+            assert_as_natively(store, twin, seed)
+        for each in held:
+            if isinstance(each, list):
+                each[0] = a_query(4)
+            else:
+                each.maps[1]["7"] = {**each.maps[1]["7"], "vector": a_query(4)}
+        assert_as_natively(store, twin, 4)
+
+
+class Tenants(AcceleratedInMemoryVectorStore):
+    """Has its documents elsewhere."""
+
+    @property
+    def store(self) -> Any:
+        return self.__dict__.setdefault("tenant", {})
+
+    @store.setter
+    def store(self, value: Any) -> None:
+        self.__dict__["tenant"] = value
+
+
+def test_a_subclass_with_its_documents_elsewhere() -> None:
+    store, twin = Tenants(FakeEmbeddings(size=DIM)), twin_of(60)
+    store.store.update(copy.deepcopy(twin.store))
+    for seed in range(4):
+        assert_as_natively(store, twin, seed)
+    vars(store)["tenant"]["7"]["vector"][3] = twin.store["7"]["vector"][3] = 1e6
+    assert_as_natively(store, twin, 5)
+
+
+def test_vectors_that_a_search_gives_may_be_changed() -> None:
+    store, twin = alone(60), twin_of(60)
+    for seed in range(4):
+        assert_as_natively(store, twin, seed)
+    for each in (store, twin):
+        each._similarity_search_with_score_by_vector(a_query(3), k=1)[0][2][:] = [-value for value in a_query(3)]
+    for seed in range(2, 5):
+        assert_as_natively(store, twin, seed)
+
+
+def test_a_search_within_a_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a signal's handler may make it."""
+    store, twin = alone(60), twin_of(60)
+    native, found = KeptVectors.are, []
+
+    def are(self: KeptVectors, vectors: list[Any]) -> bool:
+        if not found:
+            found.append(None)
+            found[0] = exact(store.similarity_search_with_score_by_vector(a_query(1), k=5))
+        return native(self, vectors)
+
+    store.similarity_search_by_vector(a_query(0))
+    monkeypatch.setattr(KeptVectors, "are", are)
+    assert_as_natively(store, twin, 0)
+    assert found == [exact(twin.similarity_search_with_score_by_vector(a_query(1), k=5))]
 
 
 def test_the_native_store_of_a_view_may_change_it(compared: list[int]) -> None:

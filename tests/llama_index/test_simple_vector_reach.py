@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import threading
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ from llama_index.core.schema import TextNode
 from llama_index.core.vector_stores import SimpleVectorStore
 from llama_index.core.vector_stores.types import VectorStoreQuery
 
+from aaflow_plugins import reach
 from aaflow_plugins.kept_vectors import KeptVectors
 from llama_index_aaflow import accelerate
 from llama_index_aaflow.simple_vector_store import AcceleratedSimpleVectorStore
@@ -118,6 +120,7 @@ HOLDS: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
     "values": (lambda store: store.data.embedding_dict.values(), lambda held: list(held)[7]),
     "items": (lambda store: [*store.data.embedding_dict.items()], lambda held: held[7][1]),
     "iterator": (lambda store: iter(store.data.embedding_dict.values()), lambda held: [*held][7]),
+    "attributes of the data": (lambda store: vars(store.data), lambda held: held["embedding_dict"]["n7"]),
     "method of the dict": (lambda store: store.data.embedding_dict.get, lambda held: held("n7")),
     "method of the data": (lambda store: store.data.to_dict, lambda held: held.__self__.embedding_dict["n7"]),
     "weak reference": (lambda store: weakref.ref(store.data), lambda held: held().embedding_dict["n7"]),
@@ -207,6 +210,51 @@ def test_a_look_in_another_thread_is_noticed() -> None:
 
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(work, range(40)))
+
+
+def test_lists_that_are_kept_while_others_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By another thread: they count, and must not be taken for those of somebody else."""
+    nodes = [TextNode(id_=f"n{row}", text="", embedding=[float(row), 1.0, 2.0]) for row in range(60)]
+    store, twin = accelerate(SimpleVectorStore)(), SimpleVectorStore()
+    store.add(nodes)
+    twin.add(copy.deepcopy(nodes))
+    wanted = query([1.0, 5.0, 3.0], 3)
+    store.query(wanted)
+    counted, kept = reach.Found.__init__, store._aaflow_kept
+    others = []
+
+    def count(self: Any, *args: Any) -> None:
+        counted(self, *args)
+        if not others:
+            others.append(threading.Thread(target=store.query, args=(wanted,)))
+            others[0].start()
+            others[0].join(0.2)
+
+    monkeypatch.setattr(reach.Found, "__init__", count)
+    store.query(wanted)
+    others[0].join()
+    for each in (nodes[50].embedding, twin.data.embedding_dict["n50"]):
+        each[:] = [1.0, 5.0, 3.0]
+    for _ in range(3):
+        assert bits(store.query(wanted)) == bits(twin.query(wanted))
+    assert len(kept) == 60
+
+
+def test_a_search_within_a_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a signal's handler may make it."""
+    store, twin = alone(), filled(60)
+    native, found, inner = KeptVectors.are, [], some_queries(1)[0]
+
+    def are(self: KeptVectors, vectors: list[Any]) -> bool:
+        if not found:
+            found.append(None)
+            found[0] = bits(store.query(inner))
+        return native(self, vectors)
+
+    store.query(inner)
+    monkeypatch.setattr(KeptVectors, "are", are)
+    assert_as_natively(store, twin, 0)
+    assert found == [bits(twin.query(inner))]
 
 
 def test_an_index_is_alone_with_its_vectors(compared: list[int]) -> None:

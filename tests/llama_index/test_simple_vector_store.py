@@ -407,7 +407,10 @@ async def test_async_forms() -> None:
 
 def test_queries_from_many_threads_while_the_store_grows() -> None:
     store = accelerated(filled(500))
-    wanted = [query(vector, 3) for vector in np.random.default_rng(3).standard_normal((40, DIM)).tolist()]
+    # All of one half of space: what one thread adds in the other half is far from what all of them look for.
+    vectors = np.random.default_rng(3).standard_normal((40, DIM))
+    vectors[:, 0] = 5.0
+    wanted = [query(vector, 3) for vector in vectors.tolist()]
     expected = [bits(native_over(store).query(each)) for each in wanted]
 
     def work(row: int) -> bool:
