@@ -224,11 +224,14 @@ def _is_assigned(function: FunctionType, name: str, cell: CellType) -> bool:
 def _owner_of(function: FunctionType, name: str) -> CodeType | None:
     """The code of the function around it whose variable it is; None if it is not found by its name."""
     outermost = function.__qualname__.partition(".<locals>.")[0].split(".")
-    found: Any = function.__globals__.get(outermost[0])
-    for part in outermost[1:]:
-        found = inspect.getattr_static(found, part, None)
-    found = getattr(found, "__func__", found)
-    around = _around(found.__code__, function.__code__) if isinstance(found, FunctionType) else None
+    try:
+        found: Any = function.__globals__.get(outermost[0])
+        for part in outermost[1:]:
+            found = inspect.getattr_static(found, part, None)
+        found = getattr(found, "__func__", found)
+    except Exception:  # something that stands for an object, and may have none now
+        return None
+    around = _around(found.__code__, function.__code__) if type(found) is FunctionType else None
     return next((code for code in around or () if name in code.co_cellvars), None)
 
 

@@ -99,6 +99,9 @@ def _with_refusing() -> Callable[[Any], Any]:
     return lambda value: (held, value)[1]
 
 
+_cached = functools.lru_cache(_appends)
+_bound = functools.partial(_appends, 1)
+
 ORDERED = [
     _adds_up,
     _appends,
@@ -121,6 +124,8 @@ ORDERED = [
     _imports_from,
     functools.partial(lambda numbers, value: (next(numbers), value), _counter),
     functools.lru_cache(_appends),
+    lambda value: _cached(value),
+    lambda value: _bound(),
     in_order(lambda value: value),
     _with_refusing(),
 ]

@@ -412,6 +412,23 @@ def test_a_retriever_that_another_function_replaces(frozen: bool) -> None:
     assert fast.invoke({"question": "why"}) == native.invoke({"question": "why"})
 
 
+class Unbound:
+    """Stands for what is not there now, as werkzeug's objects do outside of a request."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError("outside of a context")
+
+    @property
+    def __class__(self) -> type:  # type: ignore[override]
+        raise RuntimeError("outside of a context")
+
+
+def test_a_function_whose_maker_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    native = node_of(retriever(Counting()))
+    monkeypatch.setitem(globals(), "node_of", Unbound())
+    assert accelerate_graph(native) is not native
+
+
 def test_a_recursive_function() -> None:
     found = retriever(Counting())
 

@@ -95,6 +95,8 @@ _SETTERS = frozenset({"setattr", "delattr"})
 _CHANGING = {
     *("append", "appendleft", "extend", "insert", "add", "update", "setdefault", "pop", "popleft", "popitem"),
     *("remove", "discard", "clear", "sort", "reverse", "put", "put_nowait", "get_nowait", "send", "__next__"),
+    *("difference_update", "intersection_update", "symmetric_difference_update", "subtract", "move_to_end"),
+    *("rotate", "extendleft"),
 }
 
 #: Modules whose numbers come in an order.
@@ -127,9 +129,12 @@ def _code_reason(function: FunctionType, seen: set[int]) -> str | None:
         return reason
     for value in [*held, getattr(function, "__wrapped__", None)]:
         # A helper of the user's own; what a library keeps to itself is its own affair.
-        own = isinstance(value, FunctionType) and _package(value) == _package(function)
+        helper = value
+        while isinstance(helper, functools.partial | functools._lru_cache_wrapper):
+            helper = helper.func if isinstance(helper, functools.partial) else helper.__wrapped__
+        own = isinstance(helper, FunctionType) and _package(helper) == _package(function)
         if own and (reason := _reason(value, seen)):
-            return f"it calls {value.__name__}: {reason}"
+            return f"it calls {helper.__name__}: {reason}"
     return None
 
 
