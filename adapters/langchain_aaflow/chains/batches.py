@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import copy_context
 from functools import partial
 from typing import Any
 
-from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import get_config_list
 from tenacity import AsyncRetrying, RetryError
 
@@ -130,11 +131,32 @@ async def _native_batch(x: Execution, node: Node, values: list[Any], configs: Co
     # Its calls are its own: as many at once as the bound allows.
     slots = min(x.flow.limit or 1, len(values))
     if x.asynchronous:
+        native, under_way = _followed(native)
         begin = partial(native.abatch, values, list(configs), **settings)
-        outputs: list[Any] = await x.awaited(begin, copy_context(), slots=slots)
+        try:
+            outputs: list[Any] = await x.awaited(begin, copy_context(), slots=slots)
+        except asyncio.CancelledError:
+            # The native call ends with the first of its tasks that is cancelled.
+            await x.flow.abandon([task for task in under_way if not task.done()])
+            raise
         return outputs
     run = partial(copy_context().run, native.batch, values, list(configs), **settings)
     return await x.flow.call(run, slots=slots)
+
+
+def _followed(native: Any) -> tuple[Any, set[Any]]:
+    """A copy of a runnable, and the tasks in which its `abatch` invokes it; itself where those are its own affair."""
+    under_way: set[Any] = set()
+    if getattr(type(native), "abatch", None) is not Runnable.abatch:
+        return native, under_way
+    followed = copy.copy(native)
+
+    async def ainvoke(*args: Any, **kwargs: Any) -> Any:
+        under_way.add(asyncio.current_task())
+        return await native.ainvoke(*args, **kwargs)
+
+    object.__setattr__(followed, "ainvoke", ainvoke)
+    return followed, under_way
 
 
 class _DroppedError(BaseException):
