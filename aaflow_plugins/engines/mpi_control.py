@@ -171,7 +171,8 @@ def die_together(comm: MPI.Comm) -> None:
         if is_child() or MPI.Is_finalized():
             return
         sys.stderr.flush()
-        everybody, until = comm.Ibarrier(), time.monotonic() + _GRACE
+        # One after the other: launchers that are asked to end a job twice at once may crash, or never end.
+        everybody, until = comm.Ibarrier(), time.monotonic() + _GRACE + min(comm.rank, _GRACE)
         while not everybody.Test():
             if time.monotonic() > until:
                 comm.Abort(1)
