@@ -9,14 +9,18 @@ looks at types, too; `begin_with_floats` says it of the first of each list.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from operator import is_, itemgetter
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from aaflow_plugins.collector import paused_collector
+
+T = TypeVar("T")
 
 #: Rows turned into an array at once: what was read last is still in the processor's cache when it is used.
 _ROWS_AT_ONCE = 256
@@ -138,6 +142,60 @@ class KeptVectors:
                 return None
             parts.append(arrays)
         return floats, tuple(np.concatenate(each) for each in zip(*parts, strict=True))
+
+
+class KeptSearches(Generic[T]):
+    """What a store's searches keep between them, one search at a time.
+
+    It is made at the second search, so that one search costs what it costs natively. A search within a search, as a
+    signal's handler may make it, is told to go natively.
+    """
+
+    def __init__(self, derive: Derive) -> None:
+        """Set up.
+
+        Args:
+            derive: As for `KeptVectors`.
+        """
+        self._lock, self._at_work = threading.RLock(), False
+        self._searched = False
+        self._refused = -1
+        self._kept = KeptVectors(derive)
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def of(self, vectors: list[Any]) -> T | None:
+        """What is kept of exactly these vectors, or None if they have to be taken natively."""
+        with self._turn() as is_free:
+            if not is_free:
+                return None
+            if not self._searched or len(vectors) == self._refused:
+                self._searched = True
+                return None
+            return self._of(vectors)
+
+    def _of(self, vectors: list[Any]) -> T | None:
+        """The same, for a search in its turn that is not the first."""
+        raise NotImplementedError
+
+    def _append(self, vectors: list[Any]) -> bool:
+        """Keep these, too; nothing is kept, nor tried for as many again, where they can't be."""
+        if self._kept.append(vectors[len(self._kept) :]):
+            return True
+        self._kept.forget()
+        self._refused = len(vectors)
+        return False
+
+    @contextmanager
+    def _turn(self) -> Iterator[bool]:
+        """Wait for other threads; whether this one is not at work already."""
+        with self._lock:
+            is_free, self._at_work = not self._at_work, True
+            try:
+                yield is_free
+            finally:
+                self._at_work = not is_free
 
 
 def _equal(vector: list[float], floats: list[float]) -> bool:

@@ -7,10 +7,12 @@ import sysconfig
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from aaflow_plugins.kept_vectors import KeptVectors
 from benchmarks.chat_completions import Latency
 from benchmarks.openai_server import Connection, serving
 from llama_index_aaflow.carried_files import carried, use_copy_of_nltk_data
@@ -71,3 +73,17 @@ def real_texts() -> list[str]:
         if len(chunks) > 3000:
             break
     return chunks[:3000]
+
+
+@pytest.fixture
+def compared(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of vectors of each comparison that a store makes before it uses what it has kept of them."""
+    sizes: list[int] = []
+    native = KeptVectors.are
+
+    def are(self: KeptVectors, vectors: list[Any]) -> bool:
+        sizes.append(len(vectors))
+        return native(self, vectors)
+
+    monkeypatch.setattr(KeptVectors, "are", are)
+    return sizes

@@ -28,7 +28,7 @@ from langchain_core.vectorstores import utils as native_similarity
 from aaflow_plugins.collector import paused_collector
 from aaflow_plugins.embedding import Vectors
 from aaflow_plugins.joins import IN_BLOCKS
-from aaflow_plugins.kept_vectors import KeptVectors, begin_with_floats
+from aaflow_plugins.kept_vectors import KeptSearches, begin_with_floats
 from aaflow_plugins.random_ids import random_ids
 from aaflow_plugins.reach import Found, Reach, attribute
 from aaflow_plugins.storing import VectorSink
@@ -316,25 +316,18 @@ class _Contents:
         return self._rows
 
 
-class _KeptMatrix:
+class _KeptMatrix(KeptSearches[_Rows]):
     """The matrix of a store's vectors, as long as they stay what they were.
 
-    It is made at the second search, so that one search costs what it costs natively, and it grows with vectors
-    that are added at the end. After any other change one search runs natively, and the next makes it anew.
+    It grows with vectors that are added at the end. After any other change one search runs natively, and the next
+    makes it anew.
     """
 
     def __init__(self) -> None:
-        # A signal's handler may search in the middle of a search.
-        self._lock, self._at_work = threading.RLock(), False
-        self._searched = False
-        self._refused = -1
-        self._kept = KeptVectors(_with_lengths)
+        super().__init__(_with_lengths)
         self.reach = Reach(_TO_VECTORS, _ALONE)
         #: What was compared last, if nobody but the store could reach it.
         self.last: _Contents | None = None
-
-    def __len__(self) -> int:
-        return len(self._kept)
 
     def contents(self, store: InMemoryVectorStore) -> _Contents:
         """What a store holds: without a comparison, where nobody can have changed it since the last one."""
@@ -346,37 +339,23 @@ class _KeptMatrix:
         if type(store) is not AcceleratedInMemoryVectorStore:
             # Of a class whose attributes may be something else.
             return _Contents(self, store.store, list(store.store.values()), None)
-        with self._lock:
+        with self._turn() as is_free:
             found = self.reach.find(store)
-            alone = not self._at_work and self.reach.is_alone(found, self._kept.lists)
+            alone = is_free and self.reach.is_alone(found, self._kept.lists)
         _, (stored,), docs, _ = found.levels
         return _Contents(self, stored, docs, look if alone and type(stored) is dict else None)
 
     def of(self, vectors: list[Any]) -> _Rows | None:
         """The rows of exactly these vectors, or None if they have to be taken natively."""
-        if set(map(type, vectors)) != {list}:
-            return None
-        with self._lock:
-            if self._at_work:
-                return None
-            self._at_work = True
-            try:
-                return self._of(vectors)
-            finally:
-                self._at_work = False
+        return super().of(vectors) if set(map(type, vectors)) == {list} else None
 
     def _of(self, vectors: list[Any]) -> _Rows | None:
         known = len(self._kept)
-        if not self._searched or len(vectors) == self._refused:
-            self._searched = True
-            return None
         held = vectors[:known] if len(vectors) > known else vectors
         if not (self._kept.are(held) and begin_with_floats(held)):
             self._kept.forget()
             return None
-        if len(vectors) > known and not self._kept.append(vectors[known:]):
-            self._kept.forget()
-            self._refused = len(vectors)
+        if len(vectors) > known and not self._append(vectors):
             return None
         return _Rows(*self._kept.arrays)
 

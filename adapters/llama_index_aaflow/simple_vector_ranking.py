@@ -9,7 +9,6 @@ can have been in it.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
@@ -21,7 +20,7 @@ import numpy.typing as npt
 from llama_index.core.vector_stores.simple import SimpleVectorStore, SimpleVectorStoreData
 from llama_index.core.vector_stores.types import VectorStoreQuery, VectorStoreQueryResult
 
-from aaflow_plugins.kept_vectors import KeptVectors
+from aaflow_plugins.kept_vectors import KeptSearches
 from aaflow_plugins.reach import Found, Reach, attribute
 
 #: Untyped: what it imports from elsewhere is looked up in it at each use, as the native code does.
@@ -189,25 +188,17 @@ class Rows:
         return VectorStoreQueryResult(similarities=similarities, ids=ids)
 
 
-class KeptUnits:
-    """The unit vectors of a store's vectors, brought up to date at each use.
+class KeptUnits(KeptSearches[Matrix]):
+    """The unit vectors `(n, d)` of a store's vectors, brought up to date at each use.
 
-    They are made at the second search, so that one search costs what it costs natively; where most vectors have been
-    exchanged, one search runs natively, too.
+    Where most vectors have been exchanged, one search runs natively.
     """
 
     def __init__(self) -> None:
-        # A signal's handler may search in the middle of a search.
-        self._lock, self._at_work = threading.RLock(), False
-        self._searched = False
-        self._refused = -1
-        self._kept = KeptVectors(unit_vectors)
+        super().__init__(unit_vectors)
         self.reach = Reach(_TO_VECTORS, _ALONE)
         #: What was compared last, if nobody but the store could reach it.
         self.last: Rows | None = None
-
-    def __len__(self) -> int:
-        return len(self._kept)
 
     def rows(self, store: SimpleVectorStore) -> Rows:
         """What a store holds: without a comparison, where nobody can have changed it since the last one."""
@@ -216,39 +207,19 @@ class KeptUnits:
             return replace(last, _left={})
         # They would count among the references.
         self.last = last = None
-        with self._lock:
+        with self._turn() as is_free:
             found = self.reach.find(store)
-            alone = not self._at_work and self.reach.is_alone(found, self._kept.lists)
+            alone = is_free and self.reach.is_alone(found, self._kept.lists)
         *_, (stored,), vectors = found.levels
         return Rows(stored, list(stored), list(vectors), self, look if alone else None)
 
-    def of(self, vectors: list[Any]) -> Matrix | None:
-        """The unit vectors `(n, d)` of exactly these vectors, or None if they have to be taken natively."""
-        with self._lock:
-            if self._at_work:
-                return None
-            self._at_work = True
-            try:
-                return self._of(vectors)
-            finally:
-                self._at_work = False
-
     def _of(self, vectors: list[Any]) -> Matrix | None:
         known = len(self._kept)
-        if not self._searched or len(vectors) == self._refused:
-            self._searched = True
-            return None
         if not self._kept.are(vectors[:known] if len(vectors) > known else vectors):
             if set(map(type, vectors)) != {list} or not self._kept.renew(vectors):
                 return None
-        elif len(vectors) > known:
-            new = vectors[known:]
-            if set(map(type, new)) != {list}:
-                return None
-            if not self._kept.append(new):
-                self._kept.forget()
-                self._refused = len(vectors)
-                return None
+        elif len(vectors) > known and not (set(map(type, vectors[known:])) == {list} and self._append(vectors)):
+            return None
         return self._kept.arrays[0]
 
 

@@ -27,20 +27,6 @@ from tests.langchain.test_in_memory_store import CHANGES, DIM, exact, native_of,
 from tests.langchain.test_in_memory_store import filled as alone
 
 
-@pytest.fixture
-def compared(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The number of vectors of each comparison."""
-    sizes: list[int] = []
-    native = KeptVectors.are
-
-    def are(self: KeptVectors, vectors: list[Any]) -> bool:
-        sizes.append(len(vectors))
-        return native(self, vectors)
-
-    monkeypatch.setattr(KeptVectors, "are", are)
-    return sizes
-
-
 def twin_of(rows: int, seed: int = 0) -> InMemoryVectorStore:
     """A native store of equal contents, which shares nothing."""
     return shared_view(alone(rows, seed=seed), InMemoryVectorStore)

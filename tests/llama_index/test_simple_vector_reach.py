@@ -32,20 +32,6 @@ from tests.llama_index.vector_changes import CHANGES
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
 
-@pytest.fixture
-def compared(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The number of vectors of each comparison."""
-    sizes: list[int] = []
-    native = KeptVectors.are
-
-    def are(self: KeptVectors, vectors: list[Any]) -> bool:
-        sizes.append(len(vectors))
-        return native(self, vectors)
-
-    monkeypatch.setattr(KeptVectors, "are", are)
-    return sizes
-
-
 def alone(rows: int = 60) -> Any:
     """An accelerated store whose data nobody else has."""
     return accelerate(filled(rows))
