@@ -25,7 +25,7 @@ from aaflow_plugins.embedding import Matrix
 faiss: Any = import_module("faiss")
 
 Ids = npt.NDArray[np.int64]
-#: (index, one query `(1, d)`, ids `(c,)`) -> scores `(c,)`.
+#: (index, queries `(q, d)`, ids `(q, c)`) -> scores `(q, c)`: those of each query with the rows named for it.
 Rescore = Callable[[Any, Matrix, Ids], Matrix]
 
 #: Candidates beyond `k`. Wide enough that on real text the cut-off seldom lies within the rounding error.
@@ -104,13 +104,14 @@ def search_each(index: Any, queries: Matrix, k: int) -> Iterator[tuple[Matrix, I
         return
     error = ErrorBound(index)
     proposals = _propose(index, queries, k + SPARE)
+    if proposals is not None:
+        cut_offs, candidates = proposals
+        scores = rescore(index, queries, candidates)
     for row in range(len(queries)):
         query = queries[row : row + 1]
         answer = None
         if proposals is not None:
-            cut_offs, candidates = proposals
-            scores = rescore(index, query, candidates[row])
-            answer = _certain_top(error, query, scores, candidates[row], float(cut_offs[row]), k)
+            answer = _certain_top(error, query, scores[row], candidates[row], float(cut_offs[row]), k)
         yield answer or index.search(query, k)
 
 
@@ -288,10 +289,10 @@ class Trial:
             return 0
         # As many at once as will be rescored.
         step = self._k + SPARE
-        padded: Ids = np.resize(ids[0], -(-rows // step) * step)
+        padded: Ids = np.resize(ids[0], (-(-rows // step), step))
+        queries = np.repeat(query, len(padded), axis=0)
         found: dict[Rescore, Matrix] = {
-            way: np.concatenate([way(self._index, query, padded[at : at + step]) for at in range(0, rows, step)])[:rows]
-            for way in (by_subset, by_product)
+            way: way(self._index, queries, padded).ravel()[:rows] for way in (by_subset, by_product)
         }
         self._left = [way for way in self._left if found[way].tobytes() == scores[0].tobytes()]
         one, other = found.values()
@@ -313,38 +314,53 @@ def _stored(index: Any) -> Matrix:
     return matrix
 
 
-def by_subset(index: Any, query: Matrix, ids: Ids) -> Matrix:
+def by_subset(index: Any, queries: Matrix, ids: Ids) -> Matrix:
     """One distance after the other: what faiss does for one query on few vectors."""
-    scores = np.empty(len(ids), dtype=np.float32)
+    scores = np.empty(ids.shape, dtype=np.float32)
     labels = np.ascontiguousarray(ids)
-    index.compute_distance_subset(1, faiss.swig_ptr(query), len(ids), faiss.swig_ptr(scores), faiss.swig_ptr(labels))
+    index.compute_distance_subset(
+        len(queries), faiss.swig_ptr(queries), ids.shape[1], faiss.swig_ptr(scores), faiss.swig_ptr(labels)
+    )
     return scores
 
 
-def by_product(index: Any, query: Matrix, ids: Ids) -> Matrix:
-    """A matrix product: what faiss 1.15 does for one query on 10,000 vectors or more."""
+def by_product(index: Any, queries: Matrix, ids: Ids) -> Matrix:
+    """A matrix product for each query: what faiss 1.15 does for one query on 10,000 vectors or more."""
     rows = _stored(index)[ids]
-    scores = _product(query)(rows)[:, 0]
+    scores = np.empty(ids.shape, dtype=np.float32)
+    # Each of faiss's functions lets go of the interpreter, and where other threads compute it is long in getting it
+    # back: of all that can be done for all queries at once, only the product itself would have other bits.
+    transform, weights = _transform(queries[:1])
+    for query, its_rows, its_scores in zip(queries, rows, scores, strict=True):
+        weights[:] = query
+        transform.apply_noalloc(len(its_rows), faiss.swig_ptr(its_rows), faiss.swig_ptr(its_scores))
     if index.metric_type == faiss.METRIC_INNER_PRODUCT:
         return scores
+    squares = _squares(rows.reshape(-1, index.d)).reshape(ids.shape)
     with np.errstate(all="ignore"):
-        distances: Matrix = np.maximum((_squares(query) + _squares(rows)) - 2 * scores, np.float32(0))
+        distances: Matrix = np.maximum((_squares(queries)[:, None] + squares) - 2 * scores, np.float32(0))
     return distances
 
 
 def _product(queries: Matrix) -> Callable[[Matrix], Matrix]:
     """The products of rows `(n, d)` with the queries `(q, d)` by faiss's own BLAS: `(n, q)`."""
-    count, dimension = queries.shape
-    transform = faiss.LinearTransform(dimension, count, False)
-    faiss.copy_array_to_vector(queries.ravel(), transform.A)
-    transform.is_trained = True
+    transform, _ = _transform(queries)
 
     def times(rows: Matrix) -> Matrix:
-        result = np.empty((len(rows), count), dtype=np.float32)
+        result = np.empty((len(rows), len(queries)), dtype=np.float32)
         transform.apply_noalloc(len(rows), faiss.swig_ptr(rows), faiss.swig_ptr(result))
         return result
 
     return times
+
+
+def _transform(queries: Matrix) -> tuple[Any, Matrix]:
+    """What multiplies rows with the queries `(q, d)`, and its own copy of them as one array `(q * d,)`."""
+    count, dimension = queries.shape
+    transform = faiss.LinearTransform(dimension, count, False)
+    faiss.copy_array_to_vector(queries.ravel(), transform.A)
+    transform.is_trained = True
+    return transform, faiss.rev_swig_ptr(transform.A.data(), queries.size)
 
 
 def _squares(rows: Matrix) -> Matrix:

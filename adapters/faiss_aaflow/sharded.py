@@ -114,7 +114,7 @@ def _by_products(ranks: Communicator, index: Any, first: int, queries: Matrix, k
     for number, query in enumerate(queries):
         held = rows[number][rows[number] >= 0]
         if len(held):
-            scores[number, : len(held)] = by_product(index, query[None], np.resize(held, step))[: len(held)]
+            scores[number, : len(held)] = by_product(index, query[None], np.resize(held, (1, step)))[0, : len(held)]
     best, numbers = ranks.reduce_top_k(scores, np.where(rows < 0, -1, rows + first), largest=falling)
     certain: npt.NDArray[np.bool_] = np.asarray(np.isfinite(best[:, :k]).all(axis=1))
     if index.ntotal > step:

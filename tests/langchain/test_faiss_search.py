@@ -145,7 +145,7 @@ def test_rounding_errors_stay_within_the_bound(metric: str) -> None:
                 lengths * np.linalg.norm(query) if metric == "ip" else (lengths + np.linalg.norm(query)) ** 2
             )
             for way in (faiss_search.by_subset, faiss_search.by_product):
-                assert (np.abs(way(index, queries[row : row + 1], ids) - true) <= reach + bound.tiny).all()
+                assert (np.abs(way(index, queries[row : row + 1], ids[None])[0] - true) <= reach + bound.tiny).all()
 
 
 @pytest.mark.parametrize("metric", ["l2", "ip"])
@@ -268,8 +268,8 @@ def test_trust_in_a_routine_ends_with_the_index_it_was_tested_on(monkeypatch: py
 
 def test_untrusted_routines_mean_single_searches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(faiss_search, "MIN_VECTORS", 1000)
-    monkeypatch.setattr(faiss_search, "by_subset", lambda index, query, ids: np.zeros(len(ids), np.float32))
-    monkeypatch.setattr(faiss_search, "by_product", lambda index, query, ids: np.zeros(len(ids), np.float32))
+    monkeypatch.setattr(faiss_search, "by_subset", lambda index, queries, ids: np.zeros(ids.shape, np.float32))
+    monkeypatch.setattr(faiss_search, "by_product", lambda index, queries, ids: np.zeros(ids.shape, np.float32))
     points, queries = spread(3000, 16)
     store = store_of(points, "l2")
     assert_batch_is_single(store, queries, k=4)
