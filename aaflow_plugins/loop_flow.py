@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import threading
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from contextvars import Context, copy_context
 from functools import partial
@@ -76,16 +76,24 @@ class LoopFlow(Flow):
                 await self.abandon(pending)
 
     @asynccontextmanager
-    async def slot(self, slots: int = 1, *, urgent: bool = False) -> Any:
-        """Hold some of the `limit` slots during the block."""
+    async def slot(self, slots: int = 1, *, urgent: bool = False) -> AsyncIterator[Callable[[], None]]:
+        """Hold some of the `limit` slots during the block, or until the function is called that it gives."""
         if self.limit is None or slots == 0:
-            yield
+            yield lambda: None
             return
         await self._take(slots, urgent)
+        held = True
+
+        def give_back() -> None:
+            nonlocal held
+            if held:
+                held = False
+                self._release(slots)
+
         try:
-            yield
+            yield give_back
         finally:
-            self._release(slots)
+            give_back()
 
     async def _take(self, slots: int, urgent: bool) -> None:
         """Wait for slots."""
@@ -146,6 +154,10 @@ class LoopFlow(Flow):
         self._tasks.pop(task, None)
         if not task.cancelled():
             task.exception()  # retrieved: whoever awaits the task hears of it
+
+    async def short_call(self, seconds: float) -> bool:
+        """Wait until one of `hops` ends."""
+        return await self.hops.some(seconds)
 
     async def abandon(self, tasks: Sequence[Any]) -> None:
         """Cancel tasks and wait for them, even if the waiting is itself cancelled."""
