@@ -9,16 +9,21 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextvars import Context, ContextVar
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar, cast
 
 T = TypeVar("T")
 
 #: Of the first items so many begin before the others: what they meet at can begin early.
 FIRST_BLOCK = 16
+
+#: Seconds that items which have begun go ahead of the others, at the most.
+HEAD_START = 0.02
 
 #: An item by its number, within it another, and so on.
 Place = tuple[int, ...]
@@ -93,6 +98,10 @@ class Flow(ABC):
         """Call `function` once all that can go on now has."""
 
     @abstractmethod
+    async def short_call(self, seconds: float) -> bool:
+        """Wait until a short call ends, for so many seconds at the most; False at once if none is under way."""
+
+    @abstractmethod
     async def abandon(self, tasks: Sequence[Any]) -> None:
         """Cancel what `spawn` returned, and wait until it has ended; after an error."""
 
@@ -117,6 +126,9 @@ class Flow(ABC):
         self, count: int, body: Callable[[int], Coroutine[Any, Any, None]], *, block: int, window: int | None
     ) -> None:
         """Run `body` for the items 0 to `count - 1`, which begin in order.
+
+        As long as there is work enough without them, the first of many items go ahead: the next block begins when all
+        that has begun waits for calls that are not short.
 
         Args:
             count: Number of items.
@@ -154,7 +166,7 @@ class Flow(ABC):
                 raise failure
 
         try:
-            start = 0
+            start, is_outermost = 0, not place_of_item.get()
             while start < count:
                 is_first = start < block < count
                 end = min(start + FIRST_BLOCK, block) if is_first else min(start + block, count)
@@ -162,18 +174,24 @@ class Flow(ABC):
                 running += end - start
                 for index in range(start, end):
                     tasks[index] = self.spawn(item(index))
-                if is_first:
-                    await self._idle_once()
+                fills = is_outermost and window is not None and end < min(window, count)
+                if is_first or fills:
+                    await self._go_ahead(HEAD_START if is_outermost else 0)
                 start = end
             await until_at_most(0)
         except BaseException:
             await self.abandon(list(tasks.values()))
             raise
 
-    async def _idle_once(self) -> None:
-        promise = self.promise()
-        self.when_idle(lambda: self.settle(promise))
-        await promise
+    async def _go_ahead(self, seconds: float) -> None:
+        """Wait until all that can go on has, and no short call is under way, for so many seconds at the most."""
+        until, under_way = time.monotonic() + seconds, True
+        while under_way:
+            promise = self.promise()
+            self.when_idle(partial(self.settle, promise))
+            await promise
+            left = until - time.monotonic()
+            under_way = left > 0 and await self.short_call(left)
 
 
 class Point:

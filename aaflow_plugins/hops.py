@@ -37,6 +37,17 @@ class Hops:
         #: One for each worker that has no thread yet.
         self._queued: deque[None] = deque()
         self._look: asyncio.TimerHandle | None = None
+        #: For who waits for a thread to be done.
+        self._done: asyncio.Future[None] | None = None
+
+    async def some(self, seconds: float) -> bool:
+        """Wait until some calls have ended, for so many seconds at the most; False at once if there are none."""
+        if not (self._waiting or self._workers):
+            return False
+        if self._done is None:
+            self._done = self._loop.create_future()
+        await asyncio.wait([self._done], timeout=seconds)
+        return True
 
     def call(self, function: Callable[[], Any]) -> asyncio.Future[Any]:
         """What `function` returns or raises, some time after this turn of the loop.
@@ -83,10 +94,16 @@ class Hops:
             self._queued.pop()
 
     def _settle(self, worker: asyncio.Future[None]) -> None:
-        self._workers -= 1
         if worker.cancelled():
             self._begun()
         self._tell()
+        self._loop.call_soon(self._gone)  # when those who have been told may have more to be done
+
+    def _gone(self) -> None:
+        self._workers -= 1
+        if self._done is not None:
+            self._done.set_result(None)
+            self._done = None
 
     def _look_after(self) -> None:
         """Tell what has ended while a call lasts, and have another thread take what waits behind it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import os
+import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -114,6 +115,8 @@ class ThreadFlow(Flow):
         self._interrupt: BaseException | None = None
         #: Whether a coroutine has been told of it.
         self._told = False
+        #: What is settled when a short one of them ends, and when it is in any case.
+        self._ending: tuple[_Promise, float] | None = None
         #: Whether calls are under way that nobody waits for.
         self._left = False
         self._closing = False
@@ -212,6 +215,15 @@ class ThreadFlow(Flow):
         """Call `function` when every coroutine waits."""
         self._idle.append(function)
 
+    async def short_call(self, seconds: float) -> bool:
+        """Wait until a call without slots ends."""
+        if self._ending is not None or all(work.slots for work in self._under_way):
+            return False
+        promise = self.promise()
+        self._ending = promise, time.monotonic() + seconds
+        await promise
+        return True
+
     def interrupt(self, error: BaseException) -> None:
         """End the run from another thread, as if `error` had been raised in the driving one."""
         self._inbox.put((None, None, error))
@@ -308,17 +320,22 @@ class ThreadFlow(Flow):
         self._under_way[work] = pool.submit(run)
 
     def _receive(self, *, block: bool) -> bool:
-        """Take note of a call that has ended; False if none has."""
+        """Take note of a call that has ended; False if none has, also because a short one is not waited for longer."""
+        patience = self._ending and max(0.0, self._ending[1] - time.monotonic())
         try:
-            work, value, error = self._inbox.get(block)
+            work, value, error = self._inbox.get(block, patience)
         except Empty:
+            if block:
+                self._go_on()
             return False
         if work is None:
             if error is not None:
                 raise error
             return True  # an interrupt, to be heard
         del self._under_way[work]
-        if work.slots:
+        if not work.slots:
+            self._go_on()
+        else:
             self._in_flight -= work.slots
             self._at_work[work.place[:1]] -= 1
             if not self._at_work[work.place[:1]]:
@@ -328,6 +345,12 @@ class ThreadFlow(Flow):
             raise error
         self._submit_what_fits()
         return True
+
+    def _go_on(self) -> None:
+        """Let go on who waits for a short call."""
+        if self._ending is not None:
+            (promise, _), self._ending = self._ending, None
+            self.settle(promise)
 
     def _await_calls(self) -> None:
         """Drop calls that have not begun, and wait for those under way; an interrupt ends that."""

@@ -140,6 +140,42 @@ def test_items_begin_in_order_and_within_the_window(drive: Any) -> None:
     assert peak <= 10
 
 
+def test_the_first_items_go_ahead(drive: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their short calls do not stand in line behind those of items whose turn comes much later."""
+    monkeypatch.setattr("aaflow_plugins.flow.HEAD_START", 60)
+    happened: list[tuple[str, int]] = []
+
+    async def main(flow: Flow) -> None:
+        async def body(item: int) -> None:
+            happened.append(("begun", item))
+            for _ in range(5):
+                await short_call(flow, int)
+            happened.append(("ready", item))
+            await flow.call(time.sleep, 0.2)
+
+        await flow.each(100, body, block=32, window=64)
+
+    drive(main)
+    for begins, ready in ((16, 16), (32, 32)):
+        before = happened[: happened.index(("begun", begins))]
+        assert sum(what == "ready" for what, _ in before) == ready
+
+
+def test_items_that_wait_for_later_ones_do_not_keep_them_from_beginning(drive: Any) -> None:
+    everybody = threading.Barrier(4, timeout=60)
+
+    async def main(flow: Flow) -> None:
+        await flow.each(4, lambda _: short_call(flow, everybody.wait), block=2, window=4)
+
+    drive(main, 4)
+    assert not everybody.broken
+
+
+async def short_call(flow: Flow, function: Callable[[], Any]) -> None:
+    """A call that takes no slot."""
+    await (flow.hops.call(function) if isinstance(flow, LoopFlow) else flow.call(function, slots=0))
+
+
 def test_an_error_of_an_item_ends_it_all(drive: Any) -> None:
     async def main(flow: Flow) -> None:
         async def body(item: int) -> None:
@@ -328,6 +364,19 @@ def test_a_slot_given_to_a_cancelled_waiter_goes_to_the_next() -> None:
             return await asyncio.wait_for(third, 5)
 
     assert asyncio.run(run()) == "done"
+
+
+def test_a_slot_may_be_given_back_before_the_end_and_only_once() -> None:
+    async def run() -> int:
+        async with LoopFlow(1) as flow:
+            async with flow.slot() as give_back:
+                give_back()
+                give_back()
+                async with flow.slot():
+                    assert flow._in_flight == 1
+            return flow._in_flight
+
+    assert asyncio.run(run()) == 0
 
 
 def test_slots_are_held_until_the_call_of_a_cancelled_task_has_ended() -> None:
