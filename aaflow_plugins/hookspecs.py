@@ -55,9 +55,10 @@ def aaflow_query_batching(embeddings: Any) -> bool | None:
 
 @hookspec(firstresult=True)
 def aaflow_independent_answers(model: Any) -> bool | None:
-    """Return True if a language model's answers depend on nothing but what each is asked; None if not known.
+    """Return True if a model's answers depend on nothing but what each is asked; None if not known.
 
-    Then it may be asked in another order than natively, by calls that are in flight together.
+    Then it may be asked in another order than natively, by calls that are in flight together, and in threads. An
+    embedding model's answers are the vectors of the batches that the native loop asks for.
     """
 
 

@@ -1,9 +1,15 @@
-"""Waiting for the threads of a pool to end, whatever interrupted it."""
+"""How many threads there is room for, and waiting for those of a pool to end, whatever interrupted it."""
 
 from __future__ import annotations
 
+import os
 import threading
 import time
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def await_threads(prefix: str) -> None:

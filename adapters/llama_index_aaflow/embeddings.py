@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Final
+
+from llama_index.core.base.embeddings import base as base_module
+from llama_index.core.base.embeddings.base import BaseEmbedding
 
 from aaflow_plugins.executor import Executor
+from aaflow_plugins.known_code import is_from
+from llama_index_aaflow.known_code import plain
+from llama_index_aaflow.native_classes import found
+
+#: Methods of an embedding model that take a list of texts to the batches, and the coroutines that do.
+_METHODS: Final = ("__call__", "get_text_embedding_batch", "_get_text_embeddings_cached")
+_COROUTINES: Final = ("acall", "aget_text_embedding_batch", "_aget_text_embeddings_cached")
+#: Coroutines that a model has of its own if it awaits a client.
+_AWAITING: Final = ("_aget_text_embeddings_rate_limited", "_aget_text_embeddings", "_aget_text_embedding")
 
 
 def accelerate_embedding(embedding: Any, executor: Executor | None = None) -> Any:
@@ -44,4 +57,36 @@ def is_openai(embedding: Any) -> bool:
     return any(
         base.__name__ == "OpenAIEmbedding" and base.__module__ == "llama_index.embeddings.openai.base"
         for base in type(embedding).__mro__
+    )
+
+
+def is_blocking(embedding: BaseEmbedding) -> bool:
+    """Whether a model's coroutines make its blocking calls, one text after the other."""
+    return _has_native(embedding, _AWAITING)
+
+
+def embeds_natively(embedding: Any, *, asynchronous: bool = False) -> bool:
+    """Whether a model, accelerated or not, is given batches of a fixed number of texts by the native loop.
+
+    Args:
+        embedding: The model.
+        asynchronous: Whether it is asked by its coroutines.
+    """
+    return (
+        _has_native(embedding, _COROUTINES if asynchronous else _METHODS)
+        and type(embedding.embed_batch_size) is int
+        and embedding.embed_batch_size > 0
+        and not embedding.embeddings_cache
+        and getattr(embedding, "rate_limiter", None) is None
+    )
+
+
+def _has_native(embedding: Any, names: Sequence[str]) -> bool:
+    """Whether a model, accelerated or not, has inherited these methods, as far as the installed version has them."""
+    native = getattr(type(embedding), "aaflow_native", type(embedding))
+    methods = [(found(native, name), found(BaseEmbedding, name)) for name in names]
+    return (
+        all(own is known for own, known in methods)
+        and all(is_from(plain(known), base_module) for _, known in methods if known is not None)
+        and not set(names).intersection(vars(embedding))
     )

@@ -236,7 +236,7 @@ def _run(
         if (helped := help_of_ranks()) is not None:
             return helped.run(loop_of, nodes, steps, settings, executor)
         if may_run_beside(steps, settings):
-            return run_beside(loop_of, steps, quick.get("cache"))
+            return run_beside(loop_of, steps, quick.get("cache"), executor)
         return run_overlapping(loop_of, steps, settings, executor, quick.get("cache"))
     loop, quick = run.applied(native), run.settings(quick)
 

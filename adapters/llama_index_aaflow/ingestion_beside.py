@@ -2,7 +2,8 @@
 
 Natively the model begins when the parser is through with all documents. Here, where nobody can tell, a thread parses
 one group of documents after the other, and the model, which stays in the caller's thread, gets what is there in the
-batches of its native loop. Much of what models do leaves the interpreter to other threads, so both have a core.
+batches of its native loop. Much of what models do leaves the interpreter to other threads, so both have a core. A model
+of which a plug-in says that its answers are independent of each other embeds several batches at once, in threads.
 """
 
 from __future__ import annotations
@@ -12,14 +13,19 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import copy_context
+from functools import partial
 from typing import Any, Final
 
 from llama_index.core.base.embeddings import base as base_module
 from llama_index.core.base.embeddings.base import BaseEmbedding
 
 from aaflow_plugins.collector import rare_collector
+from aaflow_plugins.executor import Executor
 from aaflow_plugins.interrupts import interrupts_put_off, result_of
 from aaflow_plugins.known_code import is_from
+from aaflow_plugins.plugins import load_for
+from aaflow_plugins.threads import cores
+from llama_index_aaflow.embeddings import embeds_natively
 from llama_index_aaflow.ingestion_cache import Made, QuickCache
 from llama_index_aaflow.ingestion_overlap import (
     SETTINGS,
@@ -41,7 +47,8 @@ from llama_index_aaflow.storage.plain_nodes import give_vectors
 #: What a model has to have of the base class: it then makes vectors of batches of texts, and of nothing else.
 _METHODS: Final = ("__call__", "get_text_embedding_batch")
 
-_THREAD: Final = "aaflow-parser"
+#: Has a thread call a function in a copy of the current context.
+_Submit = Callable[..., Future[Any]]
 
 
 def may_run_beside(steps: list[Any], settings: dict[str, Any]) -> bool:
@@ -65,15 +72,18 @@ def may_run_beside(steps: list[Any], settings: dict[str, Any]) -> bool:
     )
 
 
-def run_beside(native: Callable[[list[Any]], Any], steps: list[Any], cache: Any) -> Any:
+def run_beside(
+    native: Callable[[list[Any]], Any], steps: list[Any], cache: Any, executor: Executor | None = None
+) -> Any:
     """Apply steps, of which the first two `may_run_beside`.
 
     Args:
         native: Applies a list of steps natively, to the nodes that it knows of.
         steps: Accelerated transformations.
         cache: What the native function is given for a cache.
+        executor: Bounds the batches that threads embed at once; as many as there are cores without a bound of its own.
     """
-    parsing = _Parsing(steps[0], steps[1], cache)
+    parsing = _Parsing(steps[0], steps[1], cache, _calls_at_once(steps[1], executor))
     with rare_collector():
         return native([parsing, _Embedding(steps[1], parsing), *steps[2:]])
 
@@ -85,6 +95,13 @@ def _embeds_by_batches(model: BaseEmbedding) -> bool:
         and name not in vars(model)
         for name in _METHODS
     )
+
+
+def _calls_at_once(model: BaseEmbedding, executor: Executor | None) -> int:
+    """How many threads may embed batches at once; 1 if all are the caller's."""
+    if not (embeds_natively(model) and load_for(model).aaflow_independent_answers(model=model)):
+        return 1
+    return (executor and executor.resources.max_concurrency) or cores()
 
 
 class _Parsing:
@@ -99,8 +116,8 @@ class _Parsing:
         error: What the model raised.
     """
 
-    def __init__(self, parser: Any, model: Any, cache: Any) -> None:
-        self._parser, self._model = parser, model
+    def __init__(self, parser: Any, model: Any, cache: Any, at_once: int) -> None:
+        self._parser, self._model, self._at_once = parser, model, at_once
         self._cached = cache is not None
         self._cache = cache if isinstance(cache, QuickCache) else None
         self.nodes: list[Any] = []
@@ -132,16 +149,23 @@ class _Parsing:
             return texts_of(nodes)
 
         expect_documents(self._parser, documents)
-        with _thread() as submit:
+        with _threads(1, "aaflow-parser") as submit, _threads(self._at_once, "aaflow-model") as ask:
             parts = deque(submit(parse, group) for group in groups(documents))
-            self._embed(parts, made, submit)
+            self._embed(parts, made, submit, ask)
         if self._cache is not None:
             self._cache.expect(made)
         self.nodes = made.nodes
         return made.nodes
 
-    def _embed(self, parts: deque[Future[list[str]]], made: Made, submit: Callable[..., Future[Any]]) -> None:
-        """Embed texts as they come; the thread that made their nodes gives these their vectors."""
+    def _embed(self, parts: deque[Future[list[str]]], made: Made, submit: _Submit, ask: _Submit) -> None:
+        """Embed texts as they come; the thread that made their nodes gives these their vectors.
+
+        Args:
+            parts: The texts of groups of documents.
+            made: The nodes.
+            submit: Has the thread that makes them do something.
+            ask: Has the model's threads do something.
+        """
 
         def texts() -> Iterator[list[str]]:
             while parts:
@@ -150,11 +174,11 @@ class _Parsing:
         # Whoever sees nodes that the cache is told of may not see vectors yet.
         early = self._cache is not None or not self._cached
         giving = []
-        for batch in batches(texts(), self._model):
+        for batch, vectors_of in self._asked(texts(), ask):
             if self.error is not None:
                 continue
             try:
-                vectors = self._model.get_text_embedding_batch(batch)
+                vectors = vectors_of()
             except BaseException as error:
                 # It is raised where it would be natively: after what the parser made is in the cache. What is no
                 # error doesn't wait for a parser that isn't through.
@@ -168,6 +192,21 @@ class _Parsing:
             else:
                 self.rest += vectors
         self.left = [each for given in giving for each in result_of(given)]
+
+    def _asked(
+        self, texts: Iterator[list[str]], ask: _Submit
+    ) -> Iterator[tuple[list[str], Callable[[], list[list[float]]]]]:
+        """The batches of the native loop, and for each what gives its vectors, or waits for the thread that does."""
+        waiting: deque[tuple[list[str], Callable[[], Any]]] = deque()
+        embed = self._model.get_text_embedding_batch
+        for batch in batches(texts, self._model):
+            if self._at_once == 1 or self.error is not None:
+                yield batch, partial(embed, batch)
+                continue
+            waiting.append((batch, partial(result_of, ask(embed, batch))))
+            if len(waiting) > 2 * self._at_once:
+                yield waiting.popleft()
+        yield from waiting
 
 
 class _Embedding:
@@ -195,9 +234,9 @@ class _Embedding:
 
 
 @contextmanager
-def _thread() -> Iterator[Callable[..., Future[Any]]]:
-    """A thread that does one thing after the other; left in the middle, it is through with what it has begun."""
-    pool = ThreadPoolExecutor(1, thread_name_prefix=_THREAD)
+def _threads(count: int, name: str) -> Iterator[_Submit]:
+    """Threads that do things in the order given; left in the middle, they are through with what they have begun."""
+    pool = ThreadPoolExecutor(count, thread_name_prefix=name)
 
     def submit(function: Callable[..., Any], *arguments: Any) -> Future[Any]:
         with interrupts_put_off():

@@ -20,7 +20,6 @@ from typing import Any, Final, TypeVar
 
 import numpy as np
 import pyarrow as pa
-from llama_index.core.base.embeddings import base as base_module
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.ingestion.pipeline import remove_unstable_values
 from llama_index.core.node_parser import NodeParser, SentenceSplitter, TokenTextSplitter
@@ -31,9 +30,8 @@ from aaflow_plugins.engines.communicator import Communicator
 from aaflow_plugins.engines.event_loop import OnLoop, called_on, in_thread
 from aaflow_plugins.engines.tasks import TaskPool, digest_of, lead_or_serve
 from aaflow_plugins.executor import Executor
-from aaflow_plugins.known_code import is_from
 from aaflow_plugins.remote import RemoteCall, sample_of
-from llama_index_aaflow.embeddings import is_openai
+from llama_index_aaflow.embeddings import embeds_natively, is_blocking, is_openai
 from llama_index_aaflow.fetched import Ahead, Fetched, lists
 from llama_index_aaflow.incremental_keys import NoKeyError, transformation_key
 from llama_index_aaflow.ingestion_overlap import (
@@ -45,21 +43,14 @@ from llama_index_aaflow.ingestion_overlap import (
     parses_when_awaited,
     run_overlapping,
 )
-from llama_index_aaflow.known_code import plain
 from llama_index_aaflow.listening import nobody_listens
-from llama_index_aaflow.native_classes import found, overridden, with_class
+from llama_index_aaflow.native_classes import overridden, with_class
 from llama_index_aaflow.transformations import sooner
 
 T = TypeVar("T")
 
 #: Texts of a task: batches are embedded one by one, but go together.
 _TEXTS: Final = 256
-
-#: Methods of an embedding model that take a list of texts to the batches, and the coroutines that do.
-_METHODS: Final = ("__call__", "get_text_embedding_batch", "_get_text_embeddings_cached")
-_COROUTINES: Final = ("acall", "aget_text_embedding_batch", "_aget_text_embeddings_cached")
-#: Coroutines that a model has of its own if it awaits a client.
-_AWAITING: Final = ("_aget_text_embeddings_rate_limited", "_aget_text_embeddings", "_aget_text_embedding")
 
 _help: ContextVar[Helping | None] = ContextVar("_help", default=None)
 
@@ -274,38 +265,6 @@ def _is_plain(embedding: BaseEmbedding, *, asynchronous: bool) -> bool:
         and overridden(native, BaseEmbedding) is None
         and all(name in native.model_fields for name in vars(embedding))
         and not embedding.callback_manager.handlers
-    )
-
-
-def is_blocking(embedding: BaseEmbedding) -> bool:
-    """Whether a model's coroutines make its blocking calls, one text after the other."""
-    return _has_native(embedding, _AWAITING)
-
-
-def embeds_natively(embedding: Any, *, asynchronous: bool = False) -> bool:
-    """Whether a model, accelerated or not, is given batches of a fixed number of texts by the native loop.
-
-    Args:
-        embedding: The model.
-        asynchronous: Whether it is asked by its coroutines.
-    """
-    return (
-        _has_native(embedding, _COROUTINES if asynchronous else _METHODS)
-        and type(embedding.embed_batch_size) is int
-        and embedding.embed_batch_size > 0
-        and not embedding.embeddings_cache
-        and getattr(embedding, "rate_limiter", None) is None
-    )
-
-
-def _has_native(embedding: Any, names: Sequence[str]) -> bool:
-    """Whether a model, accelerated or not, has inherited these methods, as far as the installed version has them."""
-    native = getattr(type(embedding), "aaflow_native", type(embedding))
-    methods = [(found(native, name), found(BaseEmbedding, name)) for name in names]
-    return (
-        all(own is known for own, known in methods)
-        and all(is_from(plain(known), base_module) for _, known in methods if known is not None)
-        and not set(names).intersection(vars(embedding))
     )
 
 

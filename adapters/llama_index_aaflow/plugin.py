@@ -28,8 +28,12 @@ from llama_index_aaflow.query.accelerated import accelerate_engine, accelerate_r
 from llama_index_aaflow.readers import accelerate_reader
 from llama_index_aaflow.vector_stores import accelerate_store
 
-#: Language models that keep nothing from one call for the next.
-_INDEPENDENT: Final = (("llama_index.llms.openai.base", "OpenAI"), ("llama_index.core.llms.mock", "MockLLM"))
+#: Models that keep nothing from one call for the next.
+_INDEPENDENT: Final = (
+    ("llama_index.llms.openai.base", "OpenAI"),
+    ("llama_index.core.llms.mock", "MockLLM"),
+    ("llama_index_aaflow.wordllama", "WordLlamaEmbedding"),
+)
 
 
 @hookimpl
@@ -57,7 +61,7 @@ def aaflow_accelerate(obj: Any, executor: Executor | None, batching: bool, batch
 
 @hookimpl
 def aaflow_independent_answers(model: Any) -> bool | None:
-    """True for clients of OpenAI's endpoints and for the mock model."""
+    """True for clients of OpenAI's endpoints, for the mock model and for WordLlama."""
     return True if (type(model).__module__, type(model).__qualname__) in _INDEPENDENT else None
 
 

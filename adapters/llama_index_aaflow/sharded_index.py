@@ -22,9 +22,10 @@ from aaflow_plugins.engines.communicator import Communicator
 from aaflow_plugins.executor import Executor
 from aaflow_plugins.plugins import ranks_of
 from aaflow_plugins.shards import MANIFEST, Manifest, all_counts, blocks
+from llama_index_aaflow.embeddings import embeds_natively
 from llama_index_aaflow.indices import AcceleratedVectorStoreIndex
 from llama_index_aaflow.ingestion_overlap import texts_of
-from llama_index_aaflow.ingestion_ranks import embeds_natively, fingerprint
+from llama_index_aaflow.ingestion_ranks import fingerprint
 from llama_index_aaflow.sharded_documents import RefusedError, check_apart
 from llama_index_aaflow.sharded_ingestion import ELSEWHERE, ShardedEmbedding, block_of, steps_on, steps_reason
 from llama_index_aaflow.sharded_retrieval import ShardedRetriever

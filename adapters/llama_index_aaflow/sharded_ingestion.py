@@ -22,15 +22,13 @@ from aaflow_plugins.engines.tasks import compare_samples
 from aaflow_plugins.executor import Executor
 from aaflow_plugins.remote import sample_of
 from aaflow_plugins.shards import blocks, check_same_texts, embed_evenly
-from llama_index_aaflow.embeddings import is_openai
+from llama_index_aaflow.embeddings import embeds_natively, is_blocking, is_openai
 from llama_index_aaflow.ingestion_cache import quick_cache
 from llama_index_aaflow.ingestion_overlap import parses_by_document, parses_when_awaited, texts_of
 from llama_index_aaflow.ingestion_ranks import (
     Helping,
-    embeds_natively,
     fingerprint,
     helping,
-    is_blocking,
 )
 from llama_index_aaflow.native_classes import with_class
 from llama_index_aaflow.sharded_documents import RefusedError, check_apart, documents_seen

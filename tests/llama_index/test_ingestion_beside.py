@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -18,9 +19,13 @@ from llama_index.core.node_parser import (
 )
 from llama_index.core.schema import TextNode, TransformComponent
 from llama_index.core.storage.docstore import SimpleDocumentStore
+from llama_index.core.storage.kvstore import SimpleKVStore
 from llama_index.core.vector_stores import SimpleVectorStore
 from pydantic import PrivateAttr
 
+from aaflow_plugins.executor import Executor
+from aaflow_plugins.hookspecs import hookimpl
+from aaflow_plugins.plugins import plugin_manager
 from llama_index_aaflow import accelerate
 from tests.generated import examples
 from tests.llama_index.parsing_outcomes import corpus, numbered, texts, visible
@@ -162,6 +167,122 @@ def test_a_model_that_misbehaves(fault: str, at: int, cached: bool) -> None:
         lambda: [PARSERS["sentences"](), Recorded(embed_batch_size=3, fault=fault, at=at)],
         disable_cache=not cached,
     )
+
+
+class Independent(Recorded):
+    """A model of which a plug-in says that threads may call it."""
+
+
+class SaysIndependent:
+    @hookimpl
+    def aaflow_independent_answers(self, model: Any) -> bool | None:
+        return True if type(model) is Independent else None
+
+
+@pytest.fixture
+def known() -> Iterator[None]:
+    plugin = SaysIndependent()
+    plugin_manager().register(plugin)
+    yield
+    plugin_manager().unregister(plugin)
+
+
+def in_threads(make: Callable[[], list[Any]], given_texts: Any = TEXTS, **settings: Any) -> set[threading.Thread]:
+    """Assert that a pipeline and its accelerated form come to the same; the threads that the latter's model was in.
+
+    Batches are the same ones, in whatever order.
+    """
+    native, ours = (seen(make(), given_texts, accelerated=accelerated, **settings) for accelerated in (False, True))
+    assert ours[:2] == native[:2]
+    assert sorted(map(repr, ours[2])) == sorted(map(repr, native[2]))
+    threads: set[threading.Thread] = ours[3]
+    return threads
+
+
+@pytest.mark.usefixtures("known")
+@pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize("parser", PARSERS)
+def test_a_model_that_threads_may_call(parser: str, cached: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llama_index_aaflow.ingestion_beside.cores", lambda: 3)
+    for size in (1, 7, 1000):
+        threads = in_threads(
+            lambda size=size: [PARSERS[parser](), Independent(embed_batch_size=size)], runs=2, disable_cache=not cached
+        )
+        # Other parsers may call functions of the user's, which see documents in their order.
+        assert (threading.current_thread() not in threads) == (parser in ("sentences", "windows", "markdown"))
+
+
+@pytest.mark.usefixtures("known")
+def test_threads_call_a_model_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as the executor says, and as there are cores if it says nothing."""
+    most = at_once = 0
+    lock = threading.Lock()
+
+    def embed(model: Any, texts: list[str]) -> list[list[float]]:
+        nonlocal most, at_once
+        with lock:
+            at_once += 1
+            most = max(most, at_once)
+        time.sleep(0.005)
+        with lock:
+            at_once -= 1
+        return [[float(len(text))] for text in texts]
+
+    monkeypatch.setattr(Independent, "_get_text_embeddings", embed)
+    monkeypatch.setattr("llama_index_aaflow.ingestion_beside.cores", lambda: 2)
+    steps = [PARSERS["sentences"](), Independent(embed_batch_size=1)]
+    for executor, expected in ((None, 2), (Executor(max_concurrency=4), 4), (Executor(max_concurrency=1), 1)):
+        most = 0
+        accelerate(IngestionPipeline(transformations=steps), executor=executor).run(documents=documents(TEXTS))
+        assert most == expected
+
+
+@pytest.mark.usefixtures("known")
+@pytest.mark.parametrize("field", ["embeddings_cache", "rate_limiter"])
+def test_a_model_that_keeps_something_between_batches_is_called_by_one_thread(field: str) -> None:
+    if field not in Independent.model_fields:
+        pytest.skip(f"this version of LlamaIndex has no {field}")
+    if field == "embeddings_cache":
+        kept: Any = SimpleKVStore()
+    else:
+        from llama_index.core.rate_limiter import TokenBucketRateLimiter
+
+        kept = TokenBucketRateLimiter(requests_per_minute=6_000_000)
+    model = Independent(embed_batch_size=1, **{field: kept})
+    accelerate(IngestionPipeline(transformations=[PARSERS["sentences"](), model])).run(documents=documents(TEXTS))
+    assert {thread for _, thread in model._asked} == {threading.current_thread()}
+
+
+@pytest.mark.usefixtures("known")
+@pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize("failing", [0, 2, 30])
+def test_the_first_error_of_a_model_that_threads_call(
+    failing: int, cached: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is raised, and leaves what it natively leaves, whatever happens to the batches after it."""
+    monkeypatch.setattr("llama_index_aaflow.ingestion_beside.cores", lambda: 3)
+    steps = [PARSERS["sentences"](), Independent(embed_batch_size=3)]
+    order = [tuple(batch) for batch in seen(steps, TEXTS, accelerated=False)[2]]
+    bad = order[failing:]
+
+    def embed(model: Any, texts: list[str]) -> list[list[float]]:
+        if tuple(texts) in bad:
+            time.sleep(0.01 if tuple(texts) == bad[0] else 0)
+            raise LookupError(bad.index(tuple(texts)))
+        return [[float(len(text)), 1.0] for text in texts]
+
+    monkeypatch.setattr(Independent, "_get_text_embeddings", embed)
+    native, ours = (
+        seen(
+            [PARSERS["sentences"](), Independent(embed_batch_size=3)],
+            TEXTS,
+            accelerated=accelerated,
+            disable_cache=not cached,
+        )
+        for accelerated in (False, True)
+    )
+    assert ours[:2] == native[:2]
+    assert ("LookupError" in ours[0][0]) == bool(bad)
 
 
 def test_a_model_that_changes_as_it_works() -> None:
