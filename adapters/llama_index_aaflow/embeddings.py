@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from llama_index.core.base.embeddings import base as base_module
@@ -10,8 +10,10 @@ from llama_index.core.base.embeddings.base import BaseEmbedding
 
 from aaflow_plugins.executor import Executor
 from aaflow_plugins.known_code import is_from
+from llama_index_aaflow import side_by_side
 from llama_index_aaflow.known_code import plain
-from llama_index_aaflow.native_classes import found
+from llama_index_aaflow.native_classes import found, sharing, with_class
+from llama_index_aaflow.side_by_side import SideBySide
 
 #: Methods of an embedding model that take a list of texts to the batches, and the coroutines that do.
 _METHODS: Final = ("__call__", "get_text_embedding_batch", "_get_text_embeddings_cached")
@@ -28,24 +30,35 @@ def accelerate_embedding(embedding: Any, executor: Executor | None = None) -> An
 
     Args:
         embedding: Any embedding model. It is not changed; the accelerated object shares its clients.
-        executor: Its `max_concurrency` bounds the requests in flight. Without it the blocking calls have 16, the
-            asynchronous ones as many as natively (`num_workers`).
+        executor: Its `max_concurrency` bounds the requests in flight. Without it `OpenAIEmbedding` has 16 in blocking
+            calls, and other models as many as there are cores; asynchronous ones are as natively (`num_workers`).
 
     Returns:
-        The accelerated object; `embedding` itself for classes not known: how a model's texts are grouped may
-        change its vectors.
+        The accelerated object; `embedding` itself for classes of which no plug-in says that threads may call them.
     """
-    if not is_openai(embedding):
-        return embedding
-    from llama_index_aaflow.openai_embedding import accelerate_openai
+    return _stood_for(embedding, executor, with_class)
 
-    return accelerate_openai(embedding, executor)
+
+def seen_accelerated(embedding: Any, executor: Executor | None = None) -> Any:
+    """The very object, with the clients that it makes, as an accelerated one; `embedding` where it stays native."""
+    return _stood_for(embedding, executor, sharing)
+
+
+def _stood_for(embedding: Any, executor: Executor | None, made: Callable[[Any, Any], Any]) -> Any:
+    if isinstance(embedding, SideBySide) or native_reason(embedding) is not None:
+        return embedding
+    family: Any = SideBySide
+    if is_openai(embedding):
+        from llama_index_aaflow.openai_embedding import Sooner
+
+        family = Sooner
+    return made(embedding, family.aaflow_class(type(embedding), executor))
 
 
 def native_reason(embedding: Any) -> str | None:
     """Why an embedding model, accelerated or not, works natively; None if it takes the fast path."""
     if not is_openai(embedding):
-        return f"{type(embedding).__name__} is not known"
+        return side_by_side.native_reason(embedding)
     from llama_index_aaflow.openai_embedding import native_reason as openai_reason
 
     return openai_reason(embedding)

@@ -106,10 +106,14 @@ def _reason(step: Any, parsers: Sequence[Any]) -> str | None:
     return None
 
 
+#: Where an accelerated embedding model has its methods from.
+_OURS: Final = ("llama_index_aaflow.openai_embedding", "llama_index_aaflow.side_by_side")
+
+
 def _is_native(cls: Any, known: Any, name: str, module: Any) -> bool:
     method = found(cls, name)
     # An accelerated embedding model has batches of its own, which come to the same.
-    ours = getattr(method, "__module__", "").startswith("llama_index_aaflow.openai_embedding")
+    ours = getattr(method, "__module__", None) in _OURS
     return ours or (method is found(known, name) and is_from(plain(method), module))
 
 

@@ -26,6 +26,7 @@ from llama_index.core.vector_stores import SimpleVectorStore
 
 from aaflow_plugins.collector import paused_collector
 from aaflow_plugins.executor import Executor
+from llama_index_aaflow.embeddings import seen_accelerated
 from llama_index_aaflow.known_code import is_native
 from llama_index_aaflow.storage import documents, simple_vectors
 from llama_index_aaflow.storage.documents import Adding, Removing, without_embedding
@@ -305,7 +306,7 @@ class AcceleratedVectorStoreIndex(VectorStoreIndex):
             return
         with _pause(nodes):
             for batch in iter_batch(nodes, self._insert_batch_size):
-                model = sooner(self._embed_model)
+                model = seen_accelerated(self._embed_model)
                 vectors = _vector_names.embed_nodes(batch, model, show_progress=show_progress)
                 if simple_vectors.is_reproduced(self._vector_store):
                     self._add_simple(index_struct, batch, vectors)
@@ -323,7 +324,7 @@ class AcceleratedVectorStoreIndex(VectorStoreIndex):
             return
         with _pause(nodes):
             for batch in iter_batch(nodes, self._insert_batch_size):
-                model = sooner(self._embed_model)
+                model = seen_accelerated(self._embed_model)
                 vectors = await _vector_names.async_embed_nodes(
                     nodes=batch, embed_model=model, show_progress=show_progress
                 )

@@ -31,6 +31,7 @@ from llama_index_aaflow.listening import nobody_listens
 from llama_index_aaflow.native_classes import found
 from llama_index_aaflow.parsing.counting import expect_documents
 from llama_index_aaflow.parsing.nodes import ATOMS
+from llama_index_aaflow.side_by_side import fetching, waits_for_nothing
 
 #: Characters that are parsed at once: some milliseconds' work.
 _GROUP: Final = 50_000
@@ -63,8 +64,6 @@ def run_overlapping(
     """
     if not may_overlap(steps, settings):
         return native(steps)
-    from llama_index_aaflow.openai_embedding import fetching
-
     parsing = Parsing(steps[0], steps[1], parse or (lambda documents: map(steps[0], groups(documents))), cache)
 
     def use(ahead: Any) -> Any:
@@ -84,7 +83,7 @@ def may_overlap(steps: list[Any], settings: dict[str, Any]) -> bool:
     """
     if len(steps) < 2 or not is_openai(steps[1]) or not parses_by_document(steps[0]):
         return False
-    from llama_index_aaflow.openai_embedding import Sooner, waits_for_nothing
+    from llama_index_aaflow.openai_embedding import Sooner
 
     parser, embedding = steps[:2]
     return (

@@ -8,9 +8,11 @@ from llama_index.core.extractors import BaseExtractor
 from llama_index.core.node_parser import NodeParser
 
 from aaflow_plugins.executor import Executor
-from llama_index_aaflow.embeddings import is_openai
+from llama_index_aaflow.embeddings import is_openai, seen_accelerated
 from llama_index_aaflow.extractors import seen_within_bound
+from llama_index_aaflow.native_classes import sharing
 from llama_index_aaflow.node_parsers import accelerate_parser
+from llama_index_aaflow.side_by_side import SideBySide
 
 
 def sooner(transformation: Any, executor: Executor | None = None) -> Any:
@@ -26,7 +28,7 @@ def sooner(transformation: Any, executor: Executor | None = None) -> Any:
     if isinstance(transformation, BaseExtractor):
         return seen_within_bound(transformation, executor)
     if is_openai(transformation):
-        from llama_index_aaflow.openai_embedding import seen_accelerated
-
         return seen_accelerated(transformation, executor)
+    if isinstance(transformation, SideBySide):
+        return sharing(transformation, transformation.aaflow_native)  # a pipeline has threads of its own for it
     return transformation
