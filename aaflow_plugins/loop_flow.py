@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from contextvars import Context, copy_context
 from functools import partial
@@ -76,24 +76,16 @@ class LoopFlow(Flow):
                 await self.abandon(pending)
 
     @asynccontextmanager
-    async def slot(self, slots: int = 1, *, urgent: bool = False) -> AsyncIterator[Callable[[], None]]:
-        """Hold some of the `limit` slots during the block, or until the function is called that it gives."""
+    async def slot(self, slots: int = 1, *, urgent: bool = False) -> Any:
+        """Hold some of the `limit` slots during the block."""
         if self.limit is None or slots == 0:
-            yield lambda: None
+            yield
             return
         await self._take(slots, urgent)
-        held = True
-
-        def give_back() -> None:
-            nonlocal held
-            if held:
-                held = False
-                self._release(slots)
-
         try:
-            yield give_back
+            yield
         finally:
-            give_back()
+            self._release(slots)
 
     async def _take(self, slots: int, urgent: bool) -> None:
         """Wait for slots."""

@@ -366,19 +366,6 @@ def test_a_slot_given_to_a_cancelled_waiter_goes_to_the_next() -> None:
     assert asyncio.run(run()) == "done"
 
 
-def test_a_slot_may_be_given_back_before_the_end_and_only_once() -> None:
-    async def run() -> int:
-        async with LoopFlow(1) as flow:
-            async with flow.slot() as give_back:
-                give_back()
-                give_back()
-                async with flow.slot():
-                    assert flow._in_flight == 1
-            return flow._in_flight
-
-    assert asyncio.run(run()) == 0
-
-
 def test_slots_are_held_until_the_call_of_a_cancelled_task_has_ended() -> None:
     at_work: list[int] = []
     most = 0

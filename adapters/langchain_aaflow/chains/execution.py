@@ -8,7 +8,7 @@ import inspect
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
-from contextvars import Context, ContextVar, copy_context
+from contextvars import Context, copy_context
 from functools import partial
 from typing import Any, TypeVar
 from uuid import uuid4
@@ -42,9 +42,6 @@ T = TypeVar("T")
 
 #: Handlers that only note what they are told.
 QUICK = {LangChainTracer, RunCollectorCallbackHandler, UsageMetadataCallbackHandler}
-
-#: The flow whose slots the current context's call holds, and how it gives them back.
-_held: ContextVar[tuple[Flow | None, Callable[[], None]]] = ContextVar("aaflow_held", default=(None, lambda: None))
 
 #: What `run_type` is given as where the native code names none.
 _NOT_GIVEN: Any = object()
@@ -363,15 +360,8 @@ class Execution:
 
         if flow.limit is None:
             return await work()
-        async with flow.slot(slots, urgent=urgent) as give_back:
-            within(context, _held.set, (flow, give_back))
+        async with flow.slot(slots, urgent=urgent):
             return await work()
-
-    def give_back(self) -> None:
-        """Let the next call begin, since what remains of the current context's call takes no slot."""
-        flow, give_back = _held.get()
-        if flow is self.flow and flow.limit != 1:  # with a limit of 1 there is one thing at a time
-            give_back()
 
 
 def drop_own(config: RunnableConfig) -> None:

@@ -61,7 +61,6 @@ class _Told:
         return manager
 
     async def _end(self, run: Any, event: Any, *args: Any, **kwargs: Any) -> None:
-        self._x.give_back()
         await self._x.told(run, partial(event, *args, **kwargs))
 
 

@@ -7,7 +7,6 @@ import copy
 import logging
 import re
 import threading
-import time
 from typing import Any
 
 import openai._base_client as base_client
@@ -245,22 +244,3 @@ def test_handlers_of_an_asynchronous_batch(
         sent = sorted(body for _, _, body in server.seen)
         found.append(([_ID.sub("", repr(each)) for each in outputs], told, sorted(map(repr, caplog.messages)), sent))
     assert found[1] == found[0]
-
-
-def test_a_call_begins_while_handlers_are_told_of_the_end_of_another(server: Server, runner: asyncio.Runner) -> None:
-    """What is bounded are calls of the model, and those have ended."""
-
-    class Waits(BaseCallbackHandler):
-        in_time = True
-
-        def on_llm_end(self, *_: Any, **__: Any) -> None:
-            until = time.monotonic() + 10
-            while len(server.seen) < 4 and self.in_time:
-                self.in_time = time.monotonic() < until
-                time.sleep(0.001)
-
-    server.told(reply_of())
-    waits = Waits()
-    chain = accelerate(RunnableLambda(str) | model_at(server))
-    runner.run(chain.abatch(["one", "two", "three", "four"], {"callbacks": [waits], "max_concurrency": 2}))
-    assert waits.in_time
