@@ -37,8 +37,11 @@ MIN_VECTORS = 10_000
 #: Fewer queries do not pay for finding out which routine a single search uses.
 MIN_QUERIES = 8
 
-#: Rows of one matrix product: what bounds its memory, 16 MiB for 64 queries.
-PRODUCT_ROWS = 65_536
+#: Rows and queries of one matrix product: what bounds its memory, 64 MiB.
+PRODUCT_ROWS, PRODUCT_QUERIES = 65_536, 256
+
+#: Candidates' vectors that are copied at once.
+RESCORED_BYTES = 8 * 2**20
 
 #: Scores of which one minimum is looked at before any other.
 _PART = 64
@@ -103,15 +106,23 @@ def search_each(index: Any, queries: Matrix, k: int) -> Iterator[tuple[Matrix, I
             yield index.search(queries[row : row + 1], k)
         return
     error = ErrorBound(index)
+    for start in range(0, len(queries), PRODUCT_QUERIES):
+        yield from _search_block(index, queries[start : start + PRODUCT_QUERIES], k, rescore, error)
+
+
+def _search_block(
+    index: Any, queries: Matrix, k: int, rescore: Rescore, error: ErrorBound
+) -> Iterator[tuple[Matrix, Ids]]:
     proposals = _propose(index, queries, k + SPARE)
-    if proposals is not None:
-        cut_offs, candidates = proposals
-        scores = rescore(index, queries, candidates)
+    at_once = max(1, RESCORED_BYTES // (4 * index.d * (k + SPARE)))
     for row in range(len(queries)):
         query = queries[row : row + 1]
         answer = None
         if proposals is not None:
-            answer = _certain_top(error, query, scores[row], candidates[row], float(cut_offs[row]), k)
+            cut_offs, candidates = proposals
+            if row % at_once == 0:
+                scores = rescore(index, queries[row : row + at_once], candidates[row : row + at_once])
+            answer = _certain_top(error, query, scores[row % at_once], candidates[row], float(cut_offs[row]), k)
         yield answer or index.search(query, k)
 
 
@@ -141,7 +152,8 @@ def _propose(index: Any, queries: Matrix, count: int) -> tuple[npt.NDArray[np.fl
     chosen = np.argpartition(best_scores, count - 1, axis=1)[:, :count]
     cut_offs: npt.NDArray[np.float64] = np.take_along_axis(best_scores, chosen, axis=1).max(axis=1).astype(np.float64)
     if ascending:
-        cut_offs += np.einsum("ij,ij->i", queries, queries, dtype=np.float64)
+        with np.errstate(all="ignore"):
+            cut_offs += np.einsum("ij,ij->i", queries, queries, dtype=np.float64)
     else:
         cut_offs = -cut_offs
     return cut_offs, np.take_along_axis(ids, chosen, axis=1)

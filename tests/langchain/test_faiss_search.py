@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tracemalloc
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -399,3 +400,30 @@ def test_bad_query_vectors(queries: Sequence[Any]) -> None:
     single = outcome(lambda: store.similarity_search_with_score_by_vector(queries[0]))
     assert outcome(lambda: store.similarity_search_with_score_by_vectors(queries)) == single
     assert single[0] != "returned"
+
+
+def test_memory_is_that_of_a_block_of_queries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many queries and results there are."""
+    # The routine that copies the candidates' vectors, whichever a single search uses here.
+    monkeypatch.setattr(faiss_search, "_rescorer", lambda *_: faiss_search.by_product)
+    points, _ = spread(4000, 256)
+    index = store_of(points, "l2").index
+    tracemalloc.start()
+    try:
+        for _ in faiss_search.search_each(index, points[:600] + np.float32(0.01), 300):
+            pass
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    # All candidates of all queries would be 190 MB.
+    assert peak < 40 * 2**20
+
+
+def test_more_queries_than_a_block_and_numbers_that_are_none(recwarn: pytest.WarningsRecorder) -> None:
+    points, _ = spread(10_500, 8)
+    queries = np.concatenate([points[:300] + np.float32(0.01), points[:9]])
+    queries[3, 0], queries[260, 1], queries[301, 2] = np.inf, np.nan, -np.inf
+    for metric in ("l2", "ip"):
+        for k in (1, 7):
+            assert_answers_are_single(store_of(points, metric).index, queries, k)
+    assert not [each for each in recwarn if each.category is RuntimeWarning]
