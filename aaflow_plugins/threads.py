@@ -19,10 +19,10 @@ def await_threads(prefix: str) -> None:
     """
     for thread in threading.enumerate():
         if thread.name.startswith(prefix):
-            _await_end(thread)
+            await_end(thread)
 
 
-def _await_end(thread: threading.Thread) -> None:
+def await_end(thread: threading.Thread) -> None:
     """Wait until `thread` has ended. One that was interrupted while it was being started may never begin."""
     deadline = time.monotonic() + 0.5
     while True:

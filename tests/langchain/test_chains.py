@@ -348,6 +348,22 @@ def test_closing_an_iterator_of_results_leaves_nothing() -> None:
     assert model.calls < len(QUESTIONS)
 
 
+def test_ctrl_c_as_an_iterator_of_results_starts_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = threading.Thread.start
+
+    def interrupted(thread: threading.Thread) -> None:
+        start(thread)
+        if thread.name == "aaflow-chain":
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    model = Echo(seconds=0.02)
+    with pytest.raises(KeyboardInterrupt):
+        next(iter(accelerate(rag(model)).batch_as_completed(QUESTIONS, {"max_concurrency": 4})))
+    assert "aaflow-chain" not in {thread.name for thread in threading.enumerate()}
+    assert model.calls < len(QUESTIONS)
+
+
 def test_ctrl_c_closes_every_run_and_leaves_no_thread(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(

@@ -34,8 +34,10 @@ from aaflow_plugins.engines.communicator import Communicator
 from aaflow_plugins.engines.event_loop import in_thread
 from aaflow_plugins.executor import Executor
 from aaflow_plugins.flow import FIRST_BLOCK, Flow
+from aaflow_plugins.interrupts import interrupts_put_off
 from aaflow_plugins.loop_flow import LoopFlow
 from aaflow_plugins.thread_flow import ThreadFlow
+from aaflow_plugins.threads import await_end
 from langchain_aaflow.batch_ranks import check_retrievers, shared_configs, told_of, undivided_reason
 from langchain_aaflow.chains.as_completed import drive, each_as_completed, taken
 from langchain_aaflow.chains.batches import batch
@@ -246,13 +248,14 @@ class Batching:
         context = copy_context()
         driver = threading.Thread(target=context.run, args=(drive, flow, every, done), name="aaflow-chain", daemon=True)
         with self._watched(x, node, len(inputs)):
-            driver.start()
             try:
+                with interrupts_put_off():
+                    driver.start()
                 while (ended := done.get()) is not None:
                     yield taken(ended, return_exceptions)
             finally:
                 flow.interrupt(GeneratorExit())
-                driver.join()
+                await_end(driver)
 
     async def abatch_as_completed(
         self,
