@@ -57,8 +57,9 @@ def aaflow_query_batching(embeddings: Any) -> bool | None:
 def aaflow_independent_answers(model: Any) -> bool | None:
     """Return True if a model's answers depend on nothing but what each is asked; None if not known.
 
-    Then it may be asked in another order than natively, by calls that are in flight together, and in threads. An
-    embedding model's answers are the vectors of the batches that the native loop asks for.
+    Then it may be asked in another order than natively, by calls that are in flight together, and in threads, where it
+    finds a copy of the caller's context variables, but no event loop. An embedding model's answers are the vectors of
+    the batches that the native loop asks for.
     """
 
 

@@ -103,4 +103,7 @@ def result_of(future: Future[T]) -> T:
         future.add_done_callback(lambda _: arrived.release())
     arrived.acquire()
     with interrupts_put_off():
-        return future.result()
+        try:
+            return future.result()
+        finally:
+            del future  # its error's traceback holds this frame

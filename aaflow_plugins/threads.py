@@ -5,11 +5,27 @@ from __future__ import annotations
 import os
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+#: What a model takes for a batch, each thread takes by itself.
+_MOST_FOR_MODELS: Final = 4
 
 
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def threads_for_models() -> int:
+    """How many threads call a model of this process at once: one for each core that it may use, four at the most."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, _MOST_FOR_MODELS)
+
+
+def threads_can_start() -> bool:
+    """Whether pools take calls: not when the main thread has ended, though others may go on for long."""
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(int).result()
+    except RuntimeError:
+        return False
+    return True
 
 
 def await_threads(prefix: str) -> None:

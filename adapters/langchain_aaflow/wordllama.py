@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from threading import Lock
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -89,8 +90,16 @@ def _matrix(_: Request, vectors: pa.RecordBatch) -> Any:
     return to_numpy(vectors.column(0))
 
 
-@cache
+_loading: Final = Lock()
+
+
 def _model() -> Any:
+    with _loading:  # once, whichever threads ask first
+        return _loaded()
+
+
+@cache
+def _loaded() -> Any:
     import wordllama
 
     return wordllama.WordLlama.load(cache_dir=Path(wordllama.__file__).parent, disable_download=True)

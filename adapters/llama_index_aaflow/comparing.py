@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from typing import Any
 from uuid import UUID
 
@@ -12,9 +13,10 @@ from llama_index.core.base.base_query_engine import BaseQueryEngine
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.base.response.schema import Response
-from llama_index.core.ingestion import IngestionPipeline
+from llama_index.core.ingestion import IngestionCache, IngestionPipeline
 from llama_index.core.node_parser import NodeParser, SentenceSplitter
 from llama_index.core.schema import BaseNode, Document, MetadataMode, NodeWithScore
+from llama_index.core.storage.kvstore import SimpleKVStore
 
 from aaflow_plugins.comparison import Comparison, Run
 from aaflow_plugins.plugins import accelerate
@@ -55,8 +57,10 @@ def comparison(make: Callable[[], Any], documents: Sequence[tuple[str, str]]) ->
         texts = [node.get_content(MetadataMode.EMBED) for node in accelerate(SentenceSplitter())(source)]
         return compared(f"embed {len(texts):,} texts", lambda model, _: model.get_text_embedding_batch(texts))
     if isinstance(first, IngestionPipeline):
-        if (first.vector_store or first.docstore) and make() is first:
-            raise ValueError("the pipeline's stores would be filled twice: name a function that returns a new one")
+        if make() is first:
+            if first.vector_store or first.docstore:
+                raise ValueError("the pipeline's stores would be filled twice: name a function that returns a new one")
+            make = _with_own_cache(first)
         return compared(f"ingest {len(source):,} documents", lambda pipeline, _: pipeline.run(documents=source))
     if isinstance(first, type) and issubclass(first, VectorStoreIndex):
         return compared(f"index {len(source):,} documents", lambda index_class, _: index_class.from_documents(source))
@@ -94,6 +98,26 @@ def _answers(asked: Any, queries: list[str], *, fast: bool) -> list[Any]:
         return await asyncio.gather(*map(one, queries))
 
     return asyncio.run(all_of())
+
+
+def _with_own_cache(pipeline: IngestionPipeline) -> Callable[[], IngestionPipeline]:
+    """Gives the pipeline with what is in its cache now: with one cache, all runs but the first would only look there.
+
+    Raises:
+        ValueError: If that is kept outside of the process.
+    """
+    cache = pipeline.cache
+    if pipeline.disable_cache or cache is None:
+        return lambda: pipeline
+    if type(cache.cache) is not SimpleKVStore:
+        raise ValueError("the first run would fill the pipeline's cache: name a function that returns a new one")
+    kept = deepcopy(cache.cache.to_dict())
+
+    def make() -> IngestionPipeline:
+        own = IngestionCache(cache=SimpleKVStore.from_dict(deepcopy(kept)), collection=cache.collection)
+        return pipeline.model_copy(update={"cache": own})
+
+    return make
 
 
 def _run(call: Callable[[], Any]) -> Run:

@@ -24,7 +24,7 @@ from aaflow_plugins.executor import Executor
 from aaflow_plugins.interrupts import interrupts_put_off, result_of
 from aaflow_plugins.known_code import is_from
 from aaflow_plugins.plugins import load_for
-from aaflow_plugins.threads import cores
+from aaflow_plugins.threads import threads_can_start, threads_for_models
 from llama_index_aaflow.embeddings import embeds_natively
 from llama_index_aaflow.ingestion_cache import Made, QuickCache
 from llama_index_aaflow.ingestion_overlap import (
@@ -69,6 +69,7 @@ def may_run_beside(steps: list[Any], settings: dict[str, Any]) -> bool:
         and not parser.callback_manager.handlers
         and not model.callback_manager.handlers
         and nobody_listens()
+        and threads_can_start()
     )
 
 
@@ -81,7 +82,7 @@ def run_beside(
         native: Applies a list of steps natively, to the nodes that it knows of.
         steps: Accelerated transformations.
         cache: What the native function is given for a cache.
-        executor: Bounds the batches that threads embed at once; as many as there are cores without a bound of its own.
+        executor: Bounds the batches that threads embed at once.
     """
     parsing = _Parsing(steps[0], steps[1], cache, _calls_at_once(steps[1], executor))
     with rare_collector():
@@ -101,7 +102,7 @@ def _calls_at_once(model: BaseEmbedding, executor: Executor | None) -> int:
     """How many threads may embed batches at once; 1 if all are the caller's."""
     if not (embeds_natively(model) and load_for(model).aaflow_independent_answers(model=model)):
         return 1
-    return (executor and executor.resources.max_concurrency) or cores()
+    return (executor and executor.resources.max_concurrency) or threads_for_models()
 
 
 class _Parsing:
@@ -113,7 +114,7 @@ class _Parsing:
         given: How many nodes were given their vectors, but for those left.
         left: Vectors that have to be given natively, each with the number of its node, in order.
         rest: Vectors for the other nodes, in order.
-        error: What the model raised.
+        error: What the model raised, until it is raised where it natively is.
     """
 
     def __init__(self, parser: Any, model: Any, cache: Any, at_once: int) -> None:
@@ -180,6 +181,7 @@ class _Parsing:
             try:
                 vectors = vectors_of()
             except BaseException as error:
+                del vectors_of  # whose future holds the error, whose traceback holds this frame
                 # It is raised where it would be natively: after what the parser made is in the cache. What is no
                 # error doesn't wait for a parser that isn't through.
                 if not (isinstance(error, Exception) or all(part.done() for part in parts)):
@@ -198,10 +200,22 @@ class _Parsing:
     ) -> Iterator[tuple[list[str], Callable[[], list[list[float]]]]]:
         """The batches of the native loop, and for each what gives its vectors, or waits for the thread that does."""
         waiting: deque[tuple[list[str], Callable[[], Any]]] = deque()
-        embed = self._model.get_text_embedding_batch
+        failed = False
+
+        def embed(batch: list[str]) -> list[list[float]]:
+            nonlocal failed
+            if failed:
+                return []  # those before it have all begun: nobody will ask for it
+            try:
+                vectors: list[list[float]] = self._model.get_text_embedding_batch(batch)
+            except BaseException:
+                failed = True
+                raise
+            return vectors
+
         for batch in batches(texts, self._model):
             if self._at_once == 1 or self.error is not None:
-                yield batch, partial(embed, batch)
+                yield batch, partial(self._model.get_text_embedding_batch, batch)
                 continue
             waiting.append((batch, partial(result_of, ask(embed, batch))))
             if len(waiting) > 2 * self._at_once:
@@ -225,7 +239,11 @@ class _Embedding:
         if nodes is not parsing.nodes:
             return self._model(nodes, **kwargs)
         if parsing.error is not None:
-            raise parsing.error
+            error, parsing.error = parsing.error, None
+            try:
+                raise error
+            finally:
+                del error  # its traceback holds this frame, and the nodes
         for number, vector in parsing.left:
             nodes[number].embedding = vector
         rest, parsing.rest = parsing.rest, []

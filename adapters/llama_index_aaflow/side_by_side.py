@@ -23,7 +23,7 @@ from aaflow_plugins.embedding import Embedder, Request, Vectors
 from aaflow_plugins.executor import Executor
 from aaflow_plugins.known_code import is_from
 from aaflow_plugins.plugins import load_for
-from aaflow_plugins.threads import cores
+from aaflow_plugins.threads import threads_can_start, threads_for_models
 from llama_index_aaflow.fetched import Ahead, Fetched, lists
 from llama_index_aaflow.known_code import plain
 from llama_index_aaflow.listening import nobody_listens
@@ -42,7 +42,7 @@ span: Final = get_dispatcher(base_module.__name__).span
 class SideBySide(StandsFor):
     """What stands for the blocking native methods of an embedding model."""
 
-    #: Batches embedded at once without a bound of the user's; None for as many as there are cores.
+    #: Batches embedded at once without a bound of the user's; None for what suits a model of this process.
     _at_once: ClassVar[int | None] = None
 
     def _native_reason(self: Any) -> str | None:
@@ -118,7 +118,9 @@ def changed(embedding: Any, known: type[Any], methods: Mapping[str, Any]) -> str
 
 def waits_for_nothing(embedding: Any) -> bool:
     """Whether batches may be embedded before the native loop has come to them."""
-    return getattr(embedding, "rate_limiter", None) is None and embedding._native_reason() is None
+    return (
+        getattr(embedding, "rate_limiter", None) is None and embedding._native_reason() is None and threads_can_start()
+    )
 
 
 # -- batches embedded ahead of the native loop ------------------------------------------------------------
@@ -131,7 +133,7 @@ class _Batches(Embedder):
     """The batches of one call, each a request."""
 
     def __init__(self, embedding: Any) -> None:
-        self._embedding, self.max_concurrency = embedding, embedding._at_once or cores()
+        self._embedding, self.max_concurrency = embedding, embedding._at_once or threads_for_models()
         self._first_failed = float("inf")
 
     def describe(self) -> str:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import Any
+from threading import Lock
+from typing import Any, Final
 
 from llama_index.core.base.embeddings.base import BaseEmbedding
 
@@ -31,8 +32,16 @@ class WordLlamaEmbedding(BaseEmbedding):
         return self._get_text_embedding(query)
 
 
-@cache
+_loading: Final = Lock()
+
+
 def _model() -> Any:
+    with _loading:  # once, whichever threads ask first
+        return _loaded()
+
+
+@cache
+def _loaded() -> Any:
     import wordllama
 
     return wordllama.WordLlama.load(cache_dir=Path(wordllama.__file__).parent, disable_download=True)

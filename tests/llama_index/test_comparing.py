@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 from llama_index.core import MockEmbedding, Settings, VectorStoreIndex
-from llama_index.core.ingestion import IngestionPipeline
+from llama_index.core.ingestion import IngestionCache, IngestionPipeline
 from llama_index.core.llms import MockLLM
 from llama_index.core.node_parser import HierarchicalNodeParser, SentenceSplitter
 from llama_index.core.schema import Document, TextNode
+from llama_index.core.storage.kvstore import SimpleKVStore
 from llama_index.core.vector_stores import SimpleVectorStore
 
 from aaflow_plugins.comparison import compare
@@ -65,6 +66,38 @@ def test_engines_and_retrievers_are_asked_the_documents_first_lines(
 def test_stores_that_would_be_filled_twice_are_refused(documents: list[tuple[str, str]]) -> None:
     pipeline = IngestionPipeline(transformations=[], vector_store=SimpleVectorStore())
     with pytest.raises(ValueError, match="filled twice"):
+        comparison(lambda: pipeline, documents)
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_each_run_of_a_pipeline_finds_the_cache_as_it_was(documents: list[tuple[str, str]], known: bool) -> None:
+    """Otherwise all runs but the first would only look there, and nothing would be compared."""
+    parsed: list[str] = []
+
+    class Parsing(SentenceSplitter):
+        def _parse_nodes(self, nodes: Any, *args: Any, **kwargs: Any) -> Any:
+            parsed.append("run")
+            return super()._parse_nodes(nodes, *args, **kwargs)
+
+    pipeline = IngestionPipeline(transformations=[Parsing()])
+    if known:
+        pipeline.run(documents=[Document(text=text, id_=name, metadata={"source": name}) for name, text in documents])
+        parsed.clear()
+    before = repr(pipeline.cache.cache.to_dict())
+    compared = comparison(lambda: pipeline, documents)
+    assert compared
+    assert compare(compared, 2).difference is None
+    assert bool(parsed) != known
+    assert len(parsed) in (0, 4, 6)  # each way twice, and perhaps once before
+    assert repr(pipeline.cache.cache.to_dict()) == before
+
+
+def test_a_cache_that_is_kept_elsewhere_would_be_filled(documents: list[tuple[str, str]]) -> None:
+    class Elsewhere(SimpleKVStore):
+        """As a client of Redis."""
+
+    pipeline = IngestionPipeline(transformations=[SentenceSplitter()], cache=IngestionCache(cache=Elsewhere()))
+    with pytest.raises(ValueError, match="name a function"):
         comparison(lambda: pipeline, documents)
 
 

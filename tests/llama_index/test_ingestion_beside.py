@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +30,7 @@ from pydantic import PrivateAttr
 from aaflow_plugins.executor import Executor
 from aaflow_plugins.hookspecs import hookimpl
 from aaflow_plugins.plugins import plugin_manager
+from benchmarks.openai_server import Connection
 from llama_index_aaflow import accelerate
 from tests.generated import examples
 from tests.llama_index.parsing_outcomes import corpus, numbered, texts, visible
@@ -203,7 +208,7 @@ def in_threads(make: Callable[[], list[Any]], given_texts: Any = TEXTS, **settin
 @pytest.mark.parametrize("cached", [False, True])
 @pytest.mark.parametrize("parser", PARSERS)
 def test_a_model_that_threads_may_call(parser: str, cached: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llama_index_aaflow.ingestion_beside.cores", lambda: 3)
+    monkeypatch.setattr("llama_index_aaflow.ingestion_beside.threads_for_models", lambda: 3)
     for size in (1, 7, 1000):
         threads = in_threads(
             lambda size=size: [PARSERS[parser](), Independent(embed_batch_size=size)], runs=2, disable_cache=not cached
@@ -229,7 +234,7 @@ def test_threads_call_a_model_at_the_same_time(monkeypatch: pytest.MonkeyPatch) 
         return [[float(len(text))] for text in texts]
 
     monkeypatch.setattr(Independent, "_get_text_embeddings", embed)
-    monkeypatch.setattr("llama_index_aaflow.ingestion_beside.cores", lambda: 2)
+    monkeypatch.setattr("llama_index_aaflow.ingestion_beside.threads_for_models", lambda: 2)
     steps = [PARSERS["sentences"](), Independent(embed_batch_size=1)]
     for executor, expected in ((None, 2), (Executor(max_concurrency=4), 4), (Executor(max_concurrency=1), 1)):
         most = 0
@@ -260,7 +265,7 @@ def test_the_first_error_of_a_model_that_threads_call(
     failing: int, cached: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is raised, and leaves what it natively leaves, whatever happens to the batches after it."""
-    monkeypatch.setattr("llama_index_aaflow.ingestion_beside.cores", lambda: 3)
+    monkeypatch.setattr("llama_index_aaflow.ingestion_beside.threads_for_models", lambda: 3)
     steps = [PARSERS["sentences"](), Independent(embed_batch_size=3)]
     order = [tuple(batch) for batch in seen(steps, TEXTS, accelerated=False)[2]]
     bad = order[failing:]
@@ -283,6 +288,75 @@ def test_the_first_error_of_a_model_that_threads_call(
     )
     assert ours[:2] == native[:2]
     assert ("LookupError" in ours[0][0]) == bool(bad)
+
+
+@pytest.mark.usefixtures("known")
+def test_after_an_error_no_further_batch_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """But those that are under way."""
+    begun: list[str] = []
+    second = threading.Event()
+
+    def embed(model: Any, texts: list[str]) -> list[list[float]]:
+        begun.append(texts[0])
+        if len(begun) == 1:
+            assert second.wait(10)
+            raise LookupError("no vectors")
+        second.set()
+        time.sleep(0.2)  # until the first has failed
+        return [[1.0] for _ in texts]
+
+    monkeypatch.setattr(Independent, "_get_text_embeddings", embed)
+    pipeline = IngestionPipeline(transformations=[PARSERS["sentences"](), Independent(embed_batch_size=1)])
+    with pytest.raises(LookupError, match="no vectors"):
+        accelerate(pipeline, executor=Executor(max_concurrency=2)).run(documents=documents(TEXTS))
+    assert len(begun) == 2
+
+
+@pytest.mark.usefixtures("known")
+@pytest.mark.parametrize("kind", [Recorded, Independent])
+def test_a_failed_run_leaves_nothing_to_the_collector(kind: type[Recorded]) -> None:
+    def held() -> int:
+        return sum(isinstance(each, TextNode) for each in gc.get_objects())
+
+    steps = [PARSERS["sentences"](), kind(embed_batch_size=3, fault="raises", at=2)]
+    gc.collect()
+    before = held()
+    gc.disable()
+    try:
+        with contextlib.suppress(LookupError):
+            accelerate(IngestionPipeline(transformations=steps)).run(documents=documents(TEXTS))
+        assert held() <= before
+    finally:
+        gc.enable()
+
+
+SCRIPT = """
+import sys, threading, time
+from llama_index.core import Document, MockEmbedding
+from llama_index.core.ingestion import IngestionPipeline
+from llama_index.core.node_parser import SentenceSplitter
+from llama_index.embeddings.openai import OpenAIEmbedding
+from llama_index_aaflow import accelerate
+
+model = OpenAIEmbedding(api_base=sys.argv[1], api_key="none", embed_batch_size=2) if sys.argv[1:] else MockEmbedding(3)
+pipeline = accelerate(IngestionPipeline(transformations=[SentenceSplitter(chunk_size=64, chunk_overlap=8), model]))
+
+def run():
+    threading.main_thread().join()
+    nodes = pipeline.run(documents=[Document(text="One sentence here. " * 200) for _ in range(5)])
+    print(len(nodes), {len(node.embedding) for node in nodes})
+
+threading.Thread(target=run).start()
+"""
+
+
+@pytest.mark.parametrize("hosted", [False, True])
+def test_a_run_that_outlives_the_main_thread(hosted: bool, openai_server: Connection) -> None:
+    """No pool takes calls then; natively there is none."""
+    command = [sys.executable, "-c", SCRIPT, *([openai_server.base_url] if hosted else [])]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout.split()[0]) > 50
 
 
 def test_a_model_that_changes_as_it_works() -> None:

@@ -11,6 +11,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import pytest
+import wordllama
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from llama_index.core import VectorStoreIndex
@@ -24,6 +25,7 @@ from aaflow_plugins.executor import Executor
 from aaflow_plugins.hookspecs import hookimpl
 from aaflow_plugins.plugins import plugin_manager
 from llama_index_aaflow import accelerate
+from llama_index_aaflow import wordllama as ours
 from llama_index_aaflow.embeddings import native_reason
 from llama_index_aaflow.wordllama import WordLlamaEmbedding
 from tests.generated import examples
@@ -101,7 +103,7 @@ def test_generated_texts(texts: list[str], size: int) -> None:
 
 
 def test_as_many_batches_at_once_as_the_executor_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llama_index_aaflow.side_by_side.cores", lambda: 2)
+    monkeypatch.setattr("llama_index_aaflow.side_by_side.threads_for_models", lambda: 2)
     for executor, expected in ((None, 2), (Executor(max_concurrency=5), 5), (Executor(max_concurrency=1), 1)):
         model = accelerate(Independent(embed_batch_size=1), executor=executor)
         model.get_text_embedding_batch(TEXTS)
@@ -182,3 +184,18 @@ def test_a_real_model(real_texts: list[str]) -> None:
     assert accelerate(native, executor=Executor(max_concurrency=3)).get_text_embedding_batch(
         texts
     ) == native.get_text_embedding_batch(texts)
+
+
+def test_a_real_model_is_loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    loads, load = [], wordllama.WordLlama.load
+
+    def slowly(*given: Any, **settings: Any) -> Any:
+        loads.append(threading.current_thread().name)
+        time.sleep(0.1)
+        return load(*given, **settings)
+
+    monkeypatch.setattr(wordllama.WordLlama, "load", slowly)
+    ours._loaded.cache_clear()
+    model = accelerate(WordLlamaEmbedding(embed_batch_size=1), executor=Executor(max_concurrency=4))
+    model.get_text_embedding_batch(TEXTS)
+    assert len(loads) == 1
