@@ -196,7 +196,8 @@ class Executor:
             except BaseException as error:
                 result.set_exception(error)
 
-        threading.Thread(target=drive, name="aaflow-run", daemon=True).start()
+        driver = threading.Thread(target=drive, name="aaflow-run", daemon=True)
+        driver.start()
         waiter = asyncio.wrap_future(result)
         try:
             return await asyncio.shield(waiter)
@@ -206,6 +207,9 @@ class Executor:
             if not waiter.cancelled():
                 waiter.exception()  # retrieved: the cancellation is what the caller hears of
             raise
+        finally:
+            if waiter.done():
+                driver.join()  # it has said so as the last thing it does
 
 
 class _Run:

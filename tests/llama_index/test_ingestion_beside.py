@@ -316,7 +316,7 @@ def test_after_an_error_no_further_batch_is_asked_for(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("kind", [Recorded, Independent])
 def test_a_failed_run_leaves_nothing_to_the_collector(kind: type[Recorded]) -> None:
     def held() -> int:
-        return sum(isinstance(each, TextNode) for each in gc.get_objects())
+        return sum(type(each) is TextNode for each in gc.get_objects())
 
     steps = [PARSERS["sentences"](), kind(embed_batch_size=3, fault="raises", at=2)]
     gc.collect()

@@ -11,7 +11,6 @@ from contextlib import nullcontext
 from typing import Any
 
 import pytest
-import wordllama
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from llama_index.core import VectorStoreIndex
@@ -178,6 +177,7 @@ def _itself(pipeline: Any) -> Any:
 
 
 def test_a_real_model(real_texts: list[str]) -> None:
+    pytest.importorskip("wordllama", reason="its model needs numpy 2")
     native = WordLlamaEmbedding(embed_batch_size=7)
     assert native_reason(native) is None
     texts = [text[:2000] for text in real_texts[:100]]
@@ -187,6 +187,7 @@ def test_a_real_model(real_texts: list[str]) -> None:
 
 
 def test_a_real_model_is_loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    wordllama = pytest.importorskip("wordllama", reason="its model needs numpy 2")
     loads, load = [], wordllama.WordLlama.load
 
     def slowly(*given: Any, **settings: Any) -> Any:
