@@ -10,6 +10,7 @@ looks at types, too; `begin_with_floats` says it of the first of each list.
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from operator import is_, itemgetter
@@ -144,7 +145,7 @@ class KeptVectors:
         return floats, tuple(np.concatenate(each) for each in zip(*parts, strict=True))
 
 
-class KeptSearches(Generic[T]):
+class KeptSearches(ABC, Generic[T]):
     """What a store's searches keep between them, one search at a time.
 
     It is made at the second search, so that one search costs what it costs natively. A search within a search, as a
@@ -175,9 +176,9 @@ class KeptSearches(Generic[T]):
                 return None
             return self._of(vectors)
 
+    @abstractmethod
     def _of(self, vectors: list[Any]) -> T | None:
         """The same, for a search in its turn that is not the first."""
-        raise NotImplementedError
 
     def _append(self, vectors: list[Any]) -> bool:
         """Keep these, too; nothing is kept, nor tried for as many again, where they can't be."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import zip_longest
@@ -52,3 +54,21 @@ def whole_files(kinds: Sequence[Sequence[Path]], characters: int, *, errors: str
         if total >= characters:
             break
     return tuple(texts)
+
+
+class Gauge:
+    """How many calls are at work at the same time; each takes a while, and returns what it is given."""
+
+    def __init__(self, seconds: float = 0.002) -> None:
+        self._seconds = seconds
+        self.now = self.peak = self.calls = 0
+        self._lock = threading.Lock()
+
+    def __call__(self, value: Any) -> Any:
+        with self._lock:
+            self.now, self.calls = self.now + 1, self.calls + 1
+            self.peak = max(self.peak, self.now)
+        time.sleep(self._seconds)
+        with self._lock:
+            self.now -= 1
+        return value

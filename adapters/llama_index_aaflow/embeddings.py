@@ -13,10 +13,9 @@ from aaflow_plugins.known_code import is_from
 from llama_index_aaflow import side_by_side
 from llama_index_aaflow.known_code import plain
 from llama_index_aaflow.native_classes import found, sharing, with_class
-from llama_index_aaflow.side_by_side import SideBySide
+from llama_index_aaflow.side_by_side import METHODS, SideBySide
 
-#: Methods of an embedding model that take a list of texts to the batches, and the coroutines that do.
-_METHODS: Final = ("__call__", "get_text_embedding_batch", "_get_text_embeddings_cached")
+#: The coroutines of an embedding model that take a list of texts to the batches, as `METHODS` do.
 _COROUTINES: Final = ("acall", "aget_text_embedding_batch", "_aget_text_embeddings_cached")
 #: Coroutines that a model has of its own if it awaits a client.
 _AWAITING: Final = ("_aget_text_embeddings_rate_limited", "_aget_text_embeddings", "_aget_text_embedding")
@@ -75,7 +74,7 @@ def is_openai(embedding: Any) -> bool:
 
 def is_blocking(embedding: BaseEmbedding) -> bool:
     """Whether a model's coroutines make its blocking calls, one text after the other."""
-    return _has_native(embedding, _AWAITING)
+    return has_native(embedding, _AWAITING)
 
 
 def embeds_natively(embedding: Any, *, asynchronous: bool = False) -> bool:
@@ -86,7 +85,7 @@ def embeds_natively(embedding: Any, *, asynchronous: bool = False) -> bool:
         asynchronous: Whether it is asked by its coroutines.
     """
     return (
-        _has_native(embedding, _COROUTINES if asynchronous else _METHODS)
+        has_native(embedding, _COROUTINES if asynchronous else METHODS)
         and type(embedding.embed_batch_size) is int
         and embedding.embed_batch_size > 0
         and not embedding.embeddings_cache
@@ -94,7 +93,7 @@ def embeds_natively(embedding: Any, *, asynchronous: bool = False) -> bool:
     )
 
 
-def _has_native(embedding: Any, names: Sequence[str]) -> bool:
+def has_native(embedding: Any, names: Sequence[str]) -> bool:
     """Whether a model, accelerated or not, has inherited these methods, as far as the installed version has them."""
     native = getattr(type(embedding), "aaflow_native", type(embedding))
     methods = [(found(native, name), found(BaseEmbedding, name)) for name in names]

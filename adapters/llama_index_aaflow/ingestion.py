@@ -19,7 +19,6 @@ from llama_index_instrumentation import get_dispatcher
 from aaflow_plugins.engines.communicator import Communicator
 from aaflow_plugins.engines.event_loop import OnLoop, in_thread
 from aaflow_plugins.executor import Executor
-from aaflow_plugins.known_code import is_from
 from aaflow_plugins.plugins import engine_of, ranks_of
 from llama_index_aaflow.carried_nodes import nodes_on_all
 from llama_index_aaflow.carried_stores import shared_reason, stores_on_all
@@ -33,8 +32,8 @@ from llama_index_aaflow.ingestion_overlap import run_overlapping
 from llama_index_aaflow.ingestion_ranks import help_of_ranks, run_on
 from llama_index_aaflow.ingestion_turns import arun_overlapping
 from llama_index_aaflow.ingestion_workers import Multiprocessing, WorkerPool
-from llama_index_aaflow.known_code import plain
-from llama_index_aaflow.native_classes import StandsFor, found, overridden, with_class, with_names
+from llama_index_aaflow.known_code import changed, plain
+from llama_index_aaflow.native_classes import StandsFor, found, with_class, with_names
 from llama_index_aaflow.sharded_ingestion import run_sharded
 from llama_index_aaflow.transformations import sooner
 
@@ -64,14 +63,7 @@ def accelerate_pipeline(pipeline: Any, executor: Executor | None = None) -> Any:
 
 def native_reason(pipeline: Any) -> str | None:
     """Why a pipeline, accelerated or not, runs natively; None if its known transformations are accelerated."""
-    native: Any = pipeline.aaflow_native if isinstance(pipeline, Sooner) else type(pipeline)
-    for name in _METHODS:
-        if found(native, name) is not found(IngestionPipeline, name):
-            return f"{native.__qualname__} overrides {name}"
-        if not is_from(plain(found(native, name)), native_module):
-            return f"{name} of {native.__qualname__} is not the one that was installed"
-    hidden = next((name for name in vars(pipeline) if name not in native.model_fields), None)
-    return overridden(native, IngestionPipeline) or (hidden and f"the object has its own {hidden}")
+    return changed(pipeline, IngestionPipeline, dict.fromkeys(_METHODS, native_module))
 
 
 class Sooner(StandsFor):

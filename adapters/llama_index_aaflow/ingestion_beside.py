@@ -16,16 +16,14 @@ from contextvars import copy_context
 from functools import partial
 from typing import Any, Final
 
-from llama_index.core.base.embeddings import base as base_module
 from llama_index.core.base.embeddings.base import BaseEmbedding
 
 from aaflow_plugins.collector import rare_collector
 from aaflow_plugins.executor import Executor
 from aaflow_plugins.interrupts import interrupts_put_off, result_of
-from aaflow_plugins.known_code import is_from
 from aaflow_plugins.plugins import load_for
 from aaflow_plugins.threads import threads_can_start, threads_for_models
-from llama_index_aaflow.embeddings import embeds_natively
+from llama_index_aaflow.embeddings import embeds_natively, has_native
 from llama_index_aaflow.ingestion_cache import Made, QuickCache
 from llama_index_aaflow.ingestion_overlap import (
     SETTINGS,
@@ -37,9 +35,8 @@ from llama_index_aaflow.ingestion_overlap import (
     parses_by_document,
     texts_of,
 )
-from llama_index_aaflow.known_code import plain
 from llama_index_aaflow.listening import nobody_listens
-from llama_index_aaflow.native_classes import found
+from llama_index_aaflow.native_classes import StandsFor
 from llama_index_aaflow.node_parsers import calls_nothing_unknown
 from llama_index_aaflow.parsing.counting import expect_documents
 from llama_index_aaflow.storage.plain_nodes import give_vectors
@@ -64,7 +61,8 @@ def may_run_beside(steps: list[Any], settings: dict[str, Any]) -> bool:
     return (
         SETTINGS.issuperset(settings)
         and nothing_kept(settings.get("cache"), settings.get("cache_collection"))
-        and _embeds_by_batches(model)
+        and not isinstance(model, StandsFor)
+        and has_native(model, _METHODS)
         and calls_nothing_unknown(parser)
         and not parser.callback_manager.handlers
         and not model.callback_manager.handlers
@@ -87,15 +85,6 @@ def run_beside(
     parsing = _Parsing(steps[0], steps[1], cache, _calls_at_once(steps[1], executor))
     with rare_collector():
         return native([parsing, _Embedding(steps[1], parsing), *steps[2:]])
-
-
-def _embeds_by_batches(model: BaseEmbedding) -> bool:
-    return all(
-        found(type(model), name) is found(BaseEmbedding, name)
-        and is_from(plain(found(BaseEmbedding, name)), base_module)
-        and name not in vars(model)
-        for name in _METHODS
-    )
 
 
 def _calls_at_once(model: BaseEmbedding, executor: Executor | None) -> int:

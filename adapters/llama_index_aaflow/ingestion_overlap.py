@@ -23,6 +23,7 @@ from llama_index.core.storage.kvstore import SimpleKVStore
 
 from aaflow_plugins.collector import rare_collector
 from aaflow_plugins.executor import Executor
+from aaflow_plugins.threads import threads_can_start
 from llama_index_aaflow import node_parsers
 from llama_index_aaflow.embeddings import is_openai
 from llama_index_aaflow.ingestion_cache import Made, QuickCache
@@ -31,7 +32,7 @@ from llama_index_aaflow.listening import nobody_listens
 from llama_index_aaflow.native_classes import found
 from llama_index_aaflow.parsing.counting import expect_documents
 from llama_index_aaflow.parsing.nodes import ATOMS
-from llama_index_aaflow.side_by_side import fetching, waits_for_nothing
+from llama_index_aaflow.side_by_side import SideBySide, fetching, waits_for_nothing
 
 #: Characters that are parsed at once: some milliseconds' work.
 _GROUP: Final = 50_000
@@ -62,7 +63,7 @@ def run_overlapping(
         cache: What the native function is given for a cache.
         parse: Makes the nodes of documents, in groups, as the first step does; None to have it done by that.
     """
-    if not may_overlap(steps, settings):
+    if not (may_overlap(steps, settings) and threads_can_start()):
         return native(steps)
     parsing = Parsing(steps[0], steps[1], parse or (lambda documents: map(steps[0], groups(documents))), cache)
 
@@ -83,13 +84,11 @@ def may_overlap(steps: list[Any], settings: dict[str, Any]) -> bool:
     """
     if len(steps) < 2 or not is_openai(steps[1]) or not parses_by_document(steps[0]):
         return False
-    from llama_index_aaflow.openai_embedding import Sooner
-
     parser, embedding = steps[:2]
     return (
         SETTINGS.issuperset(settings)
         and nothing_kept(settings.get("cache"), settings.get("cache_collection"))
-        and isinstance(embedding, Sooner)
+        and isinstance(embedding, SideBySide)
         and waits_for_nothing(embedding)
         and not embedding.embeddings_cache  # type: ignore[attr-defined]
         and type(embedding.embed_batch_size) is int  # type: ignore[attr-defined]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any, Final
 
-from aaflow_plugins.known_code import is_one_of, structure
-from llama_index_aaflow.native_classes import found
+from aaflow_plugins.known_code import is_from, is_one_of, structure
+from llama_index_aaflow.native_classes import StandsFor, found, overridden
 
 #: Structures of what is reproduced or relied on, by qualified name: llama-index-core 0.14.0 to 0.14.25,
 #: dataclasses-json 0.6, and nltk 3.9.1 to 3.10.4.
@@ -193,3 +193,22 @@ def unknown(cls: type[Any], names: Iterable[str]) -> str | None:
         if not is_known(function):
             return str(function.__qualname__)
     return None
+
+
+def changed(obj: Any, known: type[Any], methods: Mapping[str, Any]) -> str | None:
+    """Why a pydantic object can't be seen as one of a known class with its own methods; None if it can.
+
+    Args:
+        obj: The object, accelerated or not.
+        known: A class of its own, or above.
+        methods: The names of methods, and the module that each is from.
+    """
+    native: Any = obj.aaflow_native if isinstance(obj, StandsFor) else type(obj)
+    # Not remembered: a method may be replaced on the class at any time.
+    for name, module in methods.items():
+        if found(native, name) is not found(known, name):
+            return f"{native.__qualname__} overrides {name}"
+        if not is_from(plain(found(native, name)), module):
+            return f"{name} of {native.__qualname__} is not the one that was installed"
+    hidden = next((name for name in vars(obj) if name not in native.model_fields), None)
+    return overridden(native, known) or (hidden and f"the object has its own {hidden}")

@@ -24,9 +24,9 @@ from aaflow_plugins.embedding import Vectors
 from aaflow_plugins.executor import Executor
 from aaflow_plugins.loop_flow import LoopFlow
 from llama_index_aaflow.fetched import Begun, lists
-from llama_index_aaflow.known_code import plain
+from llama_index_aaflow.known_code import changed, plain
 from llama_index_aaflow.native_classes import found
-from llama_index_aaflow.side_by_side import SideBySide, changed, span
+from llama_index_aaflow.side_by_side import SideBySide, span
 from llama_index_aaflow.storage.plain_nodes import give_vectors
 from openai_aaflow.replies import decode
 from openai_aaflow.requests import apost, post, resource_reason

@@ -6,7 +6,7 @@ and finds each fetched already. That is for models whose vectors depend on nothi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, ClassVar, Final, TypeVar
@@ -21,19 +21,18 @@ from aaflow_plugins.collector import rare_collector
 from aaflow_plugins.concurrent_requests import send_each
 from aaflow_plugins.embedding import Embedder, Request, Vectors
 from aaflow_plugins.executor import Executor
-from aaflow_plugins.known_code import is_from
 from aaflow_plugins.plugins import load_for
 from aaflow_plugins.threads import threads_can_start, threads_for_models
 from llama_index_aaflow.fetched import Ahead, Fetched, lists
-from llama_index_aaflow.known_code import plain
+from llama_index_aaflow.known_code import changed, plain
 from llama_index_aaflow.listening import nobody_listens
-from llama_index_aaflow.native_classes import StandsFor, found, overridden, sharing
+from llama_index_aaflow.native_classes import StandsFor, found, sharing
 from llama_index_aaflow.storage.plain_nodes import give_vectors
 
 T = TypeVar("T")
 
 #: What stands for native methods, or is called by them.
-_METHODS: Final = ("__call__", "get_text_embedding_batch", "_get_text_embeddings_cached")
+METHODS: Final = ("__call__", "get_text_embedding_batch", "_get_text_embeddings_cached")
 
 #: Spans go to the dispatcher of the module that the native methods are from.
 span: Final = get_dispatcher(base_module.__name__).span
@@ -71,7 +70,7 @@ class SideBySide(StandsFor):
             ahead.complete = False
             return embed()
         batches = _batches(self, texts)
-        if len(batches) < 2:
+        if len(batches) < 2 or not threads_can_start():
             return embed()
         return fetching(self, lambda: batches, self._executor, lambda _: embed())
 
@@ -94,33 +93,12 @@ def native_reason(embedding: Any) -> str | None:
     as_native = sharing(embedding, embedding.aaflow_native) if isinstance(embedding, SideBySide) else embedding
     if not load_for(as_native).aaflow_independent_answers(model=as_native):
         return f"{type(as_native).__name__} is not known"
-    return changed(as_native, BaseEmbedding, dict.fromkeys(_METHODS, base_module))
-
-
-def changed(embedding: Any, known: type[Any], methods: Mapping[str, Any]) -> str | None:
-    """Why a model can't be given another class, or has other methods than a known one; None if it has the same.
-
-    Args:
-        embedding: The model, accelerated or not.
-        known: A class of its own, or above.
-        methods: The names of methods, and the module that each is from.
-    """
-    native: Any = embedding.aaflow_native if isinstance(embedding, SideBySide) else type(embedding)
-    # Not remembered: a method may be replaced on the class at any time.
-    for name, module in methods.items():
-        if found(native, name) is not found(known, name):
-            return f"{native.__qualname__} overrides {name}"
-        if not is_from(plain(found(native, name)), module):
-            return f"{name} of {native.__qualname__} is not the one that was installed"
-    hidden = next((name for name in vars(embedding) if name not in native.model_fields), None)
-    return overridden(native, known) or (hidden and f"the object has its own {hidden}")
+    return changed(as_native, BaseEmbedding, dict.fromkeys(METHODS, base_module))
 
 
 def waits_for_nothing(embedding: Any) -> bool:
     """Whether batches may be embedded before the native loop has come to them."""
-    return (
-        getattr(embedding, "rate_limiter", None) is None and embedding._native_reason() is None and threads_can_start()
-    )
+    return getattr(embedding, "rate_limiter", None) is None and embedding._native_reason() is None
 
 
 # -- batches embedded ahead of the native loop ------------------------------------------------------------

@@ -28,6 +28,7 @@ from aaflow_plugins.operators import Split
 from aaflow_plugins.plan import Plan
 from aaflow_plugins.remote import RemoteCall
 from tests.core.plans import HashEmbedder, jitter, split_words, text_batch, word_plan
+from tests.observed import Gauge
 
 TEXTS = [f"the {n} quick brown foxes of line {n * n} jump" for n in range(150)]
 
@@ -69,22 +70,15 @@ def test_worker_processes_give_the_same_output(processes: int, expected: list[tu
 
 
 def test_model_calls_overlap_up_to_the_bound_and_not_beyond() -> None:
-    running, most, lock = 0, 0, threading.Lock()
+    gauge = Gauge(0.005)
 
     class Counting(HashEmbedder):
         def send(self, request: Any) -> Any:
-            nonlocal running, most
-            with lock:
-                running += 1
-                most = max(most, running)
-            time.sleep(0.005)
-            with lock:
-                running -= 1
-            return self._answer(request)
+            return self._answer(gauge(request))
 
     executor = Executor(max_concurrency=6)
     run(Counting(), executor)
-    assert most == 6
+    assert gauge.peak == 6
     assert executor.report
     assert executor.report.operators[2].peak_in_flight <= 12
 

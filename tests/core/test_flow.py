@@ -15,6 +15,7 @@ from aaflow_plugins.flow import Flow, Outcome, Point
 from aaflow_plugins.loop_flow import LoopFlow
 from aaflow_plugins.operators import StoppedError
 from aaflow_plugins.thread_flow import ThreadFlow
+from tests.observed import Gauge
 
 Main = Callable[[Flow], Coroutine[Any, Any, Any]]
 
@@ -39,23 +40,6 @@ def on_loop(main: Main, limit: int | None = None) -> Any:
 def drive(request: pytest.FixtureRequest) -> Any:
     """Either way of running."""
     return request.param
-
-
-class Gauge:
-    """How many calls are at work at the same time."""
-
-    def __init__(self) -> None:
-        self.now = self.peak = self.calls = 0
-        self._lock = threading.Lock()
-
-    def __call__(self, value: Any) -> Any:
-        with self._lock:
-            self.now, self.calls = self.now + 1, self.calls + 1
-            self.peak = max(self.peak, self.now)
-        time.sleep(0.002)
-        with self._lock:
-            self.now -= 1
-        return value
 
 
 def test_calls_stay_within_the_limit_and_reach_it(drive: Any) -> None:

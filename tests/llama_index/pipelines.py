@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from llama_index.core.base.embeddings.base import BaseEmbedding
@@ -16,6 +17,8 @@ from llama_index.core.vector_stores import SimpleVectorStore
 from llama_index.embeddings.openai import OpenAIEmbedding
 from pydantic import Field
 
+from aaflow_plugins.hookspecs import hookimpl
+from aaflow_plugins.plugins import plugin_manager
 from benchmarks.openai_server import Connection
 from llama_index_aaflow import accelerate
 from tests.llama_index.parsing_outcomes import numbered, visible
@@ -130,3 +133,19 @@ def assert_same(make: Callable[[], IngestionPipeline], *calls: Callable[[Ingesti
         outcome = ran(native, call)
         assert ran(fast, call) == outcome
     return outcome
+
+
+@contextmanager
+def said_independent(*classes: type) -> Iterator[None]:
+    """Within the block a plug-in says of models of exactly these classes that their answers are independent."""
+
+    class Says:
+        @hookimpl
+        def aaflow_independent_answers(self, model: Any) -> bool | None:
+            return True if type(model) in classes else None
+
+    plugin_manager().register(says := Says())
+    try:
+        yield
+    finally:
+        plugin_manager().unregister(says)

@@ -27,13 +27,12 @@ from llama_index.core.schema import MetadataMode, NodeRelationship, RelatedNodeI
 from pydantic import PrivateAttr
 
 from aaflow_plugins.executor import Executor
-from aaflow_plugins.hookspecs import hookimpl
-from aaflow_plugins.plugins import load_for, plugin_manager
+from aaflow_plugins.plugins import load_for
 from benchmarks.llama_model import ServedModel, served_model
 from benchmarks.openai_server import serving
 from llama_index_aaflow import accelerate
 from tests.generated import examples
-from tests.llama_index.pipelines import Shouting
+from tests.llama_index.pipelines import Shouting, said_independent
 from tests.llama_index.query_engines import EchoLLM, ModelError
 from tests.llama_index.tracing import spans, watched
 
@@ -90,20 +89,10 @@ class AtOnce(Uneven):
             return self._answer(prompt)
 
 
-class SaysIndependent:
-    """A plug-in that knows models."""
-
-    @hookimpl
-    def aaflow_independent_answers(self, model: Any) -> bool | None:
-        return True if type(model) in (Uneven, AtOnce, ServedModel) else None
-
-
 @pytest.fixture(autouse=True)
 def known_models() -> Iterator[None]:
-    plugin = SaysIndependent()
-    plugin_manager().register(plugin)
-    yield
-    plugin_manager().unregister(plugin)
+    with said_independent(Uneven, AtOnce, ServedModel):
+        yield
 
 
 def nodes(count: int = 24, documents: int = 4, **fails: str) -> list[TextNode]:
@@ -265,13 +254,7 @@ def test_an_extractor_that_fails(kind: str, asynchronous: bool) -> None:
                 raise ModelError(kind)
             return super()._answer(prompt)
 
-    class Says:
-        @hookimpl
-        def aaflow_independent_answers(self, model: Any) -> bool | None:
-            return True if isinstance(model, Strict) else None
-
-    plugin_manager().register(says := Says())
-    try:
+    with said_independent(Strict):
         found = []
         for accelerates in (False, True):
             model = Strict(seconds=0.002)
@@ -285,8 +268,6 @@ def test_an_extractor_that_fails(kind: str, asynchronous: bool) -> None:
         asked = kinds_of(model.prompts)
         assert asked.count(kind) <= 24 + 4
         assert model._in_flight == 0
-    finally:
-        plugin_manager().unregister(says)
 
 
 @pytest.mark.skipif("max_retries" not in KeywordExtractor.model_fields, reason="newer than the oldest version")
@@ -342,13 +323,7 @@ def test_an_interrupt(kind: str, loop: Any) -> None:
                 raise KeyboardInterrupt
             return super()._answer(prompt)
 
-    class Says:
-        @hookimpl
-        def aaflow_independent_answers(self, model: Any) -> bool | None:
-            return True if isinstance(model, Interrupted) else None
-
-    plugin_manager().register(says := Says())
-    try:
+    with said_independent(Interrupted):
         model = Interrupted(seconds=0.002)
         with loop():
             with pytest.raises(KeyboardInterrupt):
@@ -356,8 +331,6 @@ def test_an_interrupt(kind: str, loop: Any) -> None:
             assert model._in_flight == 0
             if loop is a_loop:  # what was waiting when it came, as natively
                 asyncio.get_event_loop().run_until_complete(asyncio.sleep(0.001))
-    finally:
-        plugin_manager().unregister(says)
 
 
 def test_in_a_thread_and_where_a_loop_runs() -> None:

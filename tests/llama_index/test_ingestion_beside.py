@@ -28,14 +28,13 @@ from llama_index.core.vector_stores import SimpleVectorStore
 from pydantic import PrivateAttr
 
 from aaflow_plugins.executor import Executor
-from aaflow_plugins.hookspecs import hookimpl
-from aaflow_plugins.plugins import plugin_manager
 from benchmarks.openai_server import Connection
 from llama_index_aaflow import accelerate
 from tests.generated import examples
 from tests.llama_index.parsing_outcomes import corpus, numbered, texts, visible
-from tests.llama_index.pipelines import Failing, Lengths, Shouting, documents, left
+from tests.llama_index.pipelines import Failing, Lengths, Shouting, documents, left, said_independent
 from tests.llama_index.tracing import spans, watched
+from tests.observed import Gauge
 
 TEXTS = ["One sentence. " * 60, "# Title\nText of it.\n## Sub\n" + "words " * 90, "", "short", " \n", "a. b. c." * 9]
 
@@ -178,18 +177,10 @@ class Independent(Recorded):
     """A model of which a plug-in says that threads may call it."""
 
 
-class SaysIndependent:
-    @hookimpl
-    def aaflow_independent_answers(self, model: Any) -> bool | None:
-        return True if type(model) is Independent else None
-
-
 @pytest.fixture
 def known() -> Iterator[None]:
-    plugin = SaysIndependent()
-    plugin_manager().register(plugin)
-    yield
-    plugin_manager().unregister(plugin)
+    with said_independent(Independent):
+        yield
 
 
 def in_threads(make: Callable[[], list[Any]], given_texts: Any = TEXTS, **settings: Any) -> set[threading.Thread]:
@@ -220,26 +211,18 @@ def test_a_model_that_threads_may_call(parser: str, cached: bool, monkeypatch: p
 @pytest.mark.usefixtures("known")
 def test_threads_call_a_model_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """As many as the executor says, and as there are cores if it says nothing."""
-    most = at_once = 0
-    lock = threading.Lock()
+    gauge = Gauge(0.005)
 
     def embed(model: Any, texts: list[str]) -> list[list[float]]:
-        nonlocal most, at_once
-        with lock:
-            at_once += 1
-            most = max(most, at_once)
-        time.sleep(0.005)
-        with lock:
-            at_once -= 1
-        return [[float(len(text))] for text in texts]
+        return [[float(len(text))] for text in gauge(texts)]
 
     monkeypatch.setattr(Independent, "_get_text_embeddings", embed)
     monkeypatch.setattr("llama_index_aaflow.ingestion_beside.threads_for_models", lambda: 2)
     steps = [PARSERS["sentences"](), Independent(embed_batch_size=1)]
     for executor, expected in ((None, 2), (Executor(max_concurrency=4), 4), (Executor(max_concurrency=1), 1)):
-        most = 0
+        gauge.peak = 0
         accelerate(IngestionPipeline(transformations=steps), executor=executor).run(documents=documents(TEXTS))
-        assert most == expected
+        assert gauge.peak == expected
 
 
 @pytest.mark.usefixtures("known")

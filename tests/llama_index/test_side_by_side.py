@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given, settings
@@ -21,16 +21,14 @@ from llama_index.core.storage.kvstore import SimpleKVStore
 from pydantic import PrivateAttr
 
 from aaflow_plugins.executor import Executor
-from aaflow_plugins.hookspecs import hookimpl
-from aaflow_plugins.plugins import plugin_manager
 from llama_index_aaflow import accelerate
 from llama_index_aaflow import wordllama as ours
 from llama_index_aaflow.embeddings import native_reason
 from llama_index_aaflow.wordllama import WordLlamaEmbedding
 from tests.generated import examples
-from tests.llama_index.pipelines import Lengths, documents
+from tests.llama_index.pipelines import Lengths, documents, said_independent
 from tests.llama_index.tracing import events, spans, watched
-from tests.observed import outcome
+from tests.observed import Gauge, outcome
 
 TEXTS = [f"{number} {'words ' * (number % 7)}" for number in range(40)]
 
@@ -43,16 +41,14 @@ class Independent(Lengths):
     """
 
     bad: tuple[str, ...] = ()
-    _at_work: int = PrivateAttr(default=0)
-    _most: int = PrivateAttr(default=0)
+    gauge: ClassVar[Gauge] = Gauge(0.001)
     _threads: set[str] = PrivateAttr(default_factory=set)
 
     def _get_text_embedding(self, text: str) -> list[float]:
         self._threads.add(threading.current_thread().name)
-        self._at_work += 1
-        self._most = max(self._most, self._at_work)
-        time.sleep(0.02 if text in self.bad[:1] else 0.001)
-        self._at_work -= 1
+        self.gauge(text)
+        if text in self.bad[:1]:
+            time.sleep(0.02)
         if text in self.bad:
             raise LookupError(text)
         return [len(text) / 3, -0.0]
@@ -62,18 +58,10 @@ class Unknown(Lengths):
     """Another one."""
 
 
-class SaysIndependent:
-    @hookimpl
-    def aaflow_independent_answers(self, model: Any) -> bool | None:
-        return True if type(model) is Independent else None
-
-
 @pytest.fixture(autouse=True, scope="module")
 def known() -> Iterator[None]:
-    plugin = SaysIndependent()
-    plugin_manager().register(plugin)
-    yield
-    plugin_manager().unregister(plugin)
+    with said_independent(Independent):
+        yield
 
 
 def seen(texts: list[Any], *, accelerated: bool, listening: bool = False, **fields: Any) -> Any:
@@ -105,8 +93,9 @@ def test_as_many_batches_at_once_as_the_executor_says(monkeypatch: pytest.Monkey
     monkeypatch.setattr("llama_index_aaflow.side_by_side.threads_for_models", lambda: 2)
     for executor, expected in ((None, 2), (Executor(max_concurrency=5), 5), (Executor(max_concurrency=1), 1)):
         model = accelerate(Independent(embed_batch_size=1), executor=executor)
+        Independent.gauge.peak = 0
         model.get_text_embedding_batch(TEXTS)
-        assert model._most == expected
+        assert Independent.gauge.peak == expected
 
 
 def test_what_is_kept_between_batches_is_kept_in_order() -> None:
