@@ -33,7 +33,6 @@ HOMES = (
     "benchmarks.llama_index_building:BENCHMARK",
     "benchmarks.llama_index_stores:BENCHMARK",
     "benchmarks.llama_queries:BENCHMARK",
-    "benchmarks.llama_ingestion:RANKS",
     "benchmarks.shuffle:BENCHMARK",
     "benchmarks.scaling:BENCHMARK",
     "benchmarks.scaling_text:BENCHMARK",

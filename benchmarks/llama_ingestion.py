@@ -21,6 +21,8 @@ from benchmarks.openai_server import Connection, serving
 from benchmarks.results import CaseResult
 
 _DIMENSION = 384
+#: Texts a call of the local model.
+LOCAL_BATCH = 256
 #: A warm-up takes documents of so many characters.
 _WARM_UP = 40_000
 _RUN, _ARUN, _TWENTY_LINES, _OURS = (
@@ -98,12 +100,6 @@ def our_arun(documents: list[Any], parser: Any, model: Any) -> Sequence[Any]:
 
     model.num_workers = IN_FLIGHT
     nodes: Sequence[Any] = asyncio.run(accelerate(_pipeline(parser, model)).arun(documents=documents))
-    return nodes
-
-
-def on_workers(documents: list[Any], parser: Any, model: Any) -> Sequence[Any]:
-    """The native pipeline with a worker process for each of two cores."""
-    nodes: Sequence[Any] = _pipeline(parser, model).run(documents=documents, num_workers=2)
     return nodes
 
 
@@ -206,7 +202,7 @@ _PROTOCOL = (
 # -- hosted embeddings -----------------------------------------------------------------------------------
 
 
-def _hosted_model(parameters: Mapping[str, Any]) -> Any:
+def hosted_model(parameters: Mapping[str, Any]) -> Any:
     from llama_index.embeddings.openai import OpenAIEmbedding
 
     return OpenAIEmbedding(
@@ -236,7 +232,7 @@ HOSTED = Benchmark(
         f"everybody. Who has several requests in flight has {IN_FLIGHT}. CPU is the client process's alone."
     ),
     metric="wall",
-    contenders=_contenders(_hosted_model),
+    contenders=_contenders(hosted_model),
     cases=_hosted_cases,
     service=_serve,
     notes=_notes,
@@ -246,10 +242,10 @@ HOSTED = Benchmark(
 # -- a local model ---------------------------------------------------------------------------------------
 
 
-def _local_model(_: Mapping[str, Any]) -> Any:
+def local_model(_: Mapping[str, Any]) -> Any:
     from llama_index_aaflow.wordllama import WordLlamaEmbedding
 
-    return WordLlamaEmbedding(embed_batch_size=256)
+    return WordLlamaEmbedding(embed_batch_size=LOCAL_BATCH)
 
 
 def _local_cases(scale: Scale) -> list[Case]:
@@ -276,52 +272,12 @@ LOCAL = Benchmark(
     name="llama-ingest-local",
     home="benchmarks.llama_ingestion:LOCAL",
     title="LlamaIndex's IngestionPipeline with a local model",
-    protocol=_PROTOCOL + "The static model inside the `wordllama` package, 256 texts a call; it is the same for all.",
-    metric="wall",
-    contenders=_contenders(_local_model),
-    cases=_local_cases,
-    notes=_local_notes,
-)
-
-
-# -- several ranks ---------------------------------------------------------------------------------------
-
-
-def _on_ranks(ranks: int) -> Contender:
-    return Contender(f"ours, {ranks} ranks", "ours", _work(ours, _local_model), ranks=ranks)
-
-
-_RANKS_CONTENDERS = (
-    Contender(_RUN, "native", _work(native_run, _local_model)),
-    Contender("native `run`, 2 workers", "native", _work(on_workers, _local_model)),
-    Contender("ours, one process", "ours", _work(ours, _local_model)),
-    *map(_on_ranks, (2, 4)),
-)
-
-
-def _ranks_cases(scale: Scale) -> list[Case]:
-    return _cases(scale, {"WordLlama (256 floats)": {}}, [contender.name for contender in _RANKS_CONTENDERS])
-
-
-def _ranks_notes(case: CaseResult, results: Sequence[CaseResult]) -> list[str]:
-    walls = _walls(case)
-    alone = walls["ours, one process"]
-    gains = "; ".join(f"{name} {alone / wall:.2f}x" for name, wall in walls.items() if "ranks" in name)
-    return [*_notes(case, results), f"Against ours in one process: {gains}."]
-
-
-RANKS = Benchmark(
-    name="llama-ingest-ranks",
-    home="benchmarks.llama_ingestion:RANKS",
-    title="LlamaIndex's IngestionPipeline on several ranks",
     protocol=(
         _PROTOCOL
-        + "The static model inside the `wordllama` package, 256 texts a call; each process has its own. Ranks "
-        "are processes of an MPI job on this machine, started before anything is timed; native worker processes are "
-        "started by each call, as they always are. CPU and memory are rank 0's, or the calling process's, alone."
+        + f"The static model inside the `wordllama` package, {LOCAL_BATCH} texts a call; it is the same for all."
     ),
     metric="wall",
-    contenders=_RANKS_CONTENDERS,
-    cases=_ranks_cases,
-    notes=_ranks_notes,
+    contenders=_contenders(local_model),
+    cases=_local_cases,
+    notes=_local_notes,
 )

@@ -136,12 +136,40 @@ def test_notes_of_text_say_so_of_each_number_of_ranks() -> None:
         walls[f"the parser alone, ours (shards), {workers} ranks"] = 2.0 / workers
     fewer = {"rows": 1024 / 5}
     results = {name: ("ours", wall, fewer if name.endswith("5") else {}) for name, wall in walls.items()}
-    case = _case(1, results, corpus_files=100)
-    nodes, *lines, memory = benchmark.notes(case, [case])
-    assert nodes == "1,024 nodes. On 1 rank ours has 1.00 cores at work."
+    case = _case(0, results, corpus_files=100)
+    nodes, cores, *lines, memory = benchmark.notes(case, [case])
+    assert (nodes, cores) == ("1,024 nodes.", "On 1 rank ours has 1.00 cores at work.")
     assert [line.split(", PREDICTED")[0] for line in lines if "PREDICTED" in line] == [
         f"ours ({gather}), {workers} ranks" for workers in (2, 4) for gather in ("shards", "root")
     ]
     assert "split 1.000 s (measured 1.000, +0%)" in lines[1]
     assert "100%, 2.00x" in lines[0]
     assert "ours (shards), 4 ranks 0 MiB" in memory
+
+
+def test_notes_of_text_compare_nodes_a_worker_where_all_have_as_many() -> None:
+    benchmark = load_benchmark("benchmarks.scaling_text:BENCHMARK")
+    alone, both = (
+        _case(
+            workers,
+            {f"{'native' if workers == 1 else 'Ray'}": ("native", 4.0, {}), ours: ("ours", wall, {"rows": rows})},
+            in_flight=16 * workers,
+        )
+        for workers, ours, wall, rows in ((1, "ours, 1 rank", 1.0, 1000.0), (2, "ours (shards), 2 ranks", 1.25, 2200.0))
+    )
+    other = _case(1, {"ours, 1 rank": ("ours", 9.0, {"rows": 1000.0})}, in_flight=0)
+    first, *_ = benchmark.notes(alone, [other, alone, both])
+    assert first == "1,000 nodes."
+    nodes, gains, _ = benchmark.notes(both, [other, alone, both])
+    assert nodes == "2,200 nodes."
+    assert gains.endswith("against ours, 1 rank: Ray 13%, ours (shards), 2 ranks 88%.")
+
+
+def test_notes_of_text_without_parts_predict_nothing() -> None:
+    benchmark = load_benchmark("benchmarks.scaling_text:BENCHMARK")
+    walls = {"native `arun`": 4.0, "ours, 1 rank": 2.0, "ours (shards), 2 ranks": 1.0, "ours (root), 2 ranks": 2.0}
+    case = _case(0, {name: ("ours", wall, {}) for name, wall in walls.items()}, in_flight=16)
+    _, gains, _ = benchmark.notes(case, [case])
+    assert gains == "Parallel efficiency and gain against ours on 1 rank: ours (shards), 2 ranks 100%, 2.00x; " + (
+        "ours (root), 2 ranks 50%, 1.00x."
+    )
