@@ -1,15 +1,9 @@
-"""WordLlama's static embedding model as LangChain embeddings, for the demo and for tests without a network.
-
-The PyPI package `wordllama` carries the model in its wheel: 256 floats a text, thousands of texts a second on a CPU.
-"""
+"""WordLlama's static embedding model as LangChain embeddings, for the demo and for tests without a network."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cache
-from pathlib import Path
-from threading import Lock
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +12,7 @@ from langchain_core.embeddings import Embeddings
 from aaflow_plugins.dataplane.vectors import to_arrow, to_numpy
 from aaflow_plugins.embedding import Embedder, Request, Vectors
 from aaflow_plugins.remote import RemoteCall, sample_of
+from wordllama_aaflow import embed
 
 
 class WordLlamaEmbeddings(Embeddings):
@@ -25,7 +20,7 @@ class WordLlamaEmbeddings(Embeddings):
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """One list of 256 floats a text."""
-        rows: list[list[float]] = _model().embed(texts).tolist()
+        rows: list[list[float]] = embed(texts).tolist()
         return rows
 
     def embed_query(self, text: str) -> list[float]:
@@ -34,11 +29,7 @@ class WordLlamaEmbeddings(Embeddings):
 
 
 class WordLlamaEmbedder(Embedder):
-    """Hands WordLlama's matrix over as it is.
-
-    The model takes texts in groups of 64 by itself; a request is a multiple of that, so that the groups are those of
-    a single native call.
-    """
+    """Hands WordLlama's matrix over as it is."""
 
     _TEXTS = 512
 
@@ -54,7 +45,7 @@ class WordLlamaEmbedder(Embedder):
     @property
     def remote(self) -> RemoteCall | None:
         """Each rank asks the model of its own."""
-        return RemoteCall(_texts, _vectors, _matrix, lambda: sample_of(lambda texts: _model().embed(texts).tolist()))
+        return RemoteCall(_texts, _vectors, _matrix, lambda: sample_of(lambda texts: embed(texts).tolist()))
 
     def compose(self, batches: Iterable[Sequence[str]]) -> Iterator[Request]:
         """Group texts by 512."""
@@ -69,7 +60,7 @@ class WordLlamaEmbedder(Embedder):
 
     def send(self, request: Request) -> Any:
         """An `(n, 256)` float32 matrix."""
-        return _model().embed(request.payload)
+        return embed(request.payload)
 
     def assemble(self, replies: Iterable[tuple[Request, Any]]) -> Iterator[Vectors]:
         """The matrices, one by one."""
@@ -82,24 +73,9 @@ def _texts(request: Request) -> pa.RecordBatch:
 
 
 def _vectors(texts: pa.RecordBatch) -> pa.RecordBatch:
-    matrix = np.ascontiguousarray(_model().embed(texts.column(0).to_pylist()), dtype=np.float32)
+    matrix = np.ascontiguousarray(embed(texts.column(0).to_pylist()), dtype=np.float32)
     return pa.record_batch([to_arrow(matrix)], ["vector"])
 
 
 def _matrix(_: Request, vectors: pa.RecordBatch) -> Any:
     return to_numpy(vectors.column(0))
-
-
-_loading: Final = Lock()
-
-
-def _model() -> Any:
-    with _loading:  # once, whichever threads ask first
-        return _loaded()
-
-
-@cache
-def _loaded() -> Any:
-    import wordllama
-
-    return wordllama.WordLlama.load(cache_dir=Path(wordllama.__file__).parent, disable_download=True)

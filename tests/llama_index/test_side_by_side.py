@@ -20,9 +20,9 @@ from llama_index.core.schema import TextNode
 from llama_index.core.storage.kvstore import SimpleKVStore
 from pydantic import PrivateAttr
 
+import wordllama_aaflow
 from aaflow_plugins.executor import Executor
 from llama_index_aaflow import accelerate
-from llama_index_aaflow import wordllama as ours
 from llama_index_aaflow.embeddings import native_reason
 from llama_index_aaflow.wordllama import WordLlamaEmbedding
 from tests.generated import examples
@@ -185,7 +185,15 @@ def test_a_real_model_is_loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
         return load(*given, **settings)
 
     monkeypatch.setattr(wordllama.WordLlama, "load", slowly)
-    ours._loaded.cache_clear()
+    wordllama_aaflow._model.cache_clear()
     model = accelerate(WordLlamaEmbedding(embed_batch_size=1), executor=Executor(max_concurrency=4))
     model.get_text_embedding_batch(TEXTS)
     assert len(loads) == 1
+
+
+def test_a_text_has_the_same_vector_in_any_company(real_texts: list[str]) -> None:
+    pytest.importorskip("wordllama", reason="its model needs numpy 2")
+    texts = ["", " ", *(text[: 31 * number] for number, text in enumerate(real_texts[:100]))]
+    given = wordllama_aaflow.embed(texts)
+    assert given.tobytes() == wordllama_aaflow._model().embed(texts).tobytes()
+    assert given.tobytes() == b"".join(wordllama_aaflow.embed([text]).tobytes() for text in texts)
