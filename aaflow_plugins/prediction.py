@@ -110,6 +110,7 @@ class Stage:
         start: Seconds that each rank takes, whatever its share (a tokenizer is loaded); 0 where that cannot be told, as
             all measured runs were of one size, or there are requests.
         led: Whether rank 0 does it by itself where it leads.
+        cores: Cores at work in it in the measured process, those of a library's threads among them; 1 at least.
     """
 
     name: str
@@ -123,10 +124,12 @@ class Stage:
     at_once: float = 1.0
     start: float = 0.0
     led: bool = False
+    cores: float = 1.0
 
     def seconds(self, items: int, ranks: int, cluster: Cluster, apart: int = 0) -> float:
         """Seconds of the busiest rank for its share of the source's items, without `apart` of the requests."""
-        computed = self.computed(items, ranks, apart) / cluster.computing(ranks)
+        at_work = self.cores * replace(cluster, cores=cluster.cores / self.cores).computing(ranks)
+        computed = self.computed(items, ranks, apart) / at_work
         if not self.batch:
             return computed
         requests = max(0, self._requests(items) - apart)
@@ -140,9 +143,10 @@ class Stage:
         """Seconds of cores, on all ranks together, for the source's items, without `apart` of the requests."""
         rows = items * self.rows
         if not self.batch:
-            return ranks * self.start + rows * (self.framework + self.item)
+            return self.cores * (ranks * self.start + rows * (self.framework + self.item))
         share = max(0.0, 1 - apart / self._requests(items))
-        return share * rows * (self.framework + (self.request / self.batch + self.item) * (1 - self.waits))
+        each = self.framework + (self.request / self.batch + self.item) * (1 - self.waits)
+        return self.cores * share * rows * each
 
     def _requests(self, items: int) -> int:
         return max(1, ceil(items * self.rows / self.batch))
@@ -157,7 +161,6 @@ class Costs:
         items: Items of the source in the (largest) measured run.
         overlap: How much of what could overlap did: 0 if one stage came after another, 1 if the longest hid all others.
         framework: Ω of the run: seconds that no operator accounts for.
-        cores: Cores at work in the measured process while it computed; 1 at least.
         memory: Bytes kept for each item of the source; 0 where that is not known.
         in_flight: Bytes in flight at most, by the schedule.
         row: Bytes of a row between ranks: text and vector. An assumption.
@@ -168,11 +171,15 @@ class Costs:
     items: int
     overlap: float = 0.0
     framework: float = 0.0
-    cores: float = 1.0
     memory: float = 0.0
     in_flight: int = 0
     row: float = 4096.0
     handing: float = 13e-6
+
+    @property
+    def cores(self) -> float:
+        """Cores at work in the measured process while it computed, in the stage that had most."""
+        return max(stage.cores for stage in self.stages)
 
 
 @dataclass(frozen=True)
@@ -231,13 +238,16 @@ def costs_of(reports: Sequence[Report], batch: int | None = None) -> Costs:
     hideable = added - longest
     overlap = min(1.0, max(0.0, (added - largest.wall_seconds) / hideable)) if hideable > 0 else 0.0
     framework = max(0.0, largest.wall_seconds - added)
-    accounted = sum(at_work(largest)) + framework
+    cores = _cores(largest, framework)
+    stages = tuple(
+        replace(stage, cores=each, batch=batch if batch and stage.batch else stage.batch)
+        for stage, each in zip(stages, cores, strict=True)
+    )
     return Costs(
-        tuple(replace(stage, batch=batch) if batch and stage.batch else stage for stage in stages),
+        stages,
         items,
         overlap,
         framework,
-        max(1.0, largest.cpu_seconds / accounted) if accounted else 1.0,
         _grown(largest, min(reports, key=lambda report: report.operators[0].rows)),
         largest.in_flight_bytes,
     )
@@ -285,7 +295,6 @@ def predict(
         raise ValueError("latency and overhead must be numbers of microseconds, 0 or more")
     if cluster.max_concurrency is not None and cluster.max_concurrency < 1:
         raise ValueError("max_concurrency must be at least 1")
-    cluster = replace(cluster, cores=cluster.cores / costs.cores)
     stages, exchange, total = _times(costs, count, ranks, cluster, gather)
     _, _, alone = _times(costs, count, 1, cluster, gather)
     kept = costs.memory * (ceil(count / ranks) if gather == "shards" else count)
@@ -427,9 +436,29 @@ def _idle(report: Report, at: int) -> float:
     if not any(computed):  # as where it is not known: what is no call has computed
         called = (report.calls_of(number).seconds for number in range(len(report.operators)))
         computed = [max(0.0, each.busy_seconds - calls) for each, calls in zip(report.operators, called, strict=True)]
-    # A model may have threads of its own.
-    others = max(0.0, report.cpu_seconds - sum(computed))
-    return max(0.0, at_work(report)[at] - computed[at] - others)
+    return max(0.0, at_work(report)[at] - computed[at] - _of_others(report, computed))
+
+
+def _of_others(report: Report, computed: Sequence[float]) -> float:
+    """CPU seconds of threads that are nobody's here: a model may have some of its own."""
+    return max(0.0, report.cpu_seconds - sum(computed))
+
+
+def _cores(report: Report, framework: float) -> list[float]:
+    """Cores at work in each operator; where that is not known, as in all of the run.
+
+    Args:
+        report: Of the run.
+        framework: Its seconds that no operator accounts for.
+    """
+    computed, times = [each.cpu_seconds for each in report.operators], at_work(report)
+    if not any(computed):
+        accounted = sum(times) + framework
+        return [max(1.0, report.cpu_seconds / accounted) if accounted else 1.0] * len(times)
+    others = _of_others(report, computed)
+    for number in range(len(times)):
+        computed[number] += others if report.calls_of(number).items else 0.0
+    return [max(1.0, cpu / seconds) if seconds else 1.0 for cpu, seconds in zip(computed, times, strict=True)]
 
 
 def _elapsed(report: Report, at: int) -> float:

@@ -73,7 +73,7 @@ def assumptions(costs: Costs, cluster: Cluster) -> str:
         f"{network.bandwidth * 8e-9:g} Gbit/s and {network.overhead * 1e6:g} µs a message on each side (LogGP); shares "
         f"of equal size; what threads of the measured process waited for its interpreter is no work; rank 0, where it "
         f"leads, packs and unpacks a row in {costs.handing * 1e6:g} µs; {costs.overlap:.0%} of what can overlap in a "
-        f"rank does, and a rank that computes has {costs.cores:.2f} cores at work if there are so many, both as "
+        f"rank does, and a rank that computes has up to {costs.cores:.2f} cores at work if there are so many, both as "
         "measured."
     )
 

@@ -23,7 +23,12 @@ _CHUNKS, _PUBLISHED = 100_000_000, {128: 30.9, 2048: 2.09}
 
 
 def report_of(
-    seconds: Mapping[str, float], result: ContenderResult, documents: int, batch: int, alone: Sequence[str] = ()
+    seconds: Mapping[str, float],
+    result: ContenderResult,
+    documents: int,
+    batch: int,
+    alone: Sequence[str] = (),
+    cpu: Mapping[str, float] | None = None,
 ) -> Report:
     """The report of a run on one rank, as far as it was measured.
 
@@ -33,18 +38,24 @@ def report_of(
         documents: What it was given.
         batch: Texts a request.
         alone: Stages that rank 0 does by itself where it leads, beside those that it always does.
+        cpu: CPU seconds of each stage, where they are known.
     """
     rows = int(result.fact("rows") or 0)
     embed = seconds["embed"]
     operators = [
         OperatorReport(
-            name, "", rows=rows if at else documents, busy_seconds=seconds.get(name, 0.0), alone=name in alone
+            name,
+            "",
+            rows=rows if at else documents,
+            busy_seconds=seconds.get(name, 0.0),
+            cpu_seconds=(cpu or {}).get(name, 0.0),
+            alone=name in alone,
         )
         for at, name in enumerate(STAGES)
     ]
     operators[2].calls = Calls(ceil(rows / batch), rows, embed)
-    wall, cpu = result.spread("wall").median, result.spread("cpu").median
-    return Report(operators, wall_seconds=wall, cpu_seconds=cpu, model_seconds=embed, resident_bytes=0)
+    wall, total = result.spread("wall").median, result.spread("cpu").median
+    return Report(operators, wall_seconds=wall, cpu_seconds=total, model_seconds=embed, resident_bytes=0)
 
 
 def compared(

@@ -15,7 +15,7 @@ from benchmarks.ingestion import IN_FLIGHT
 from benchmarks.llama_ingestion import LOCAL_BATCH
 from benchmarks.measure import Work
 from benchmarks.openai_server import serving
-from benchmarks.results import CaseResult, ContenderResult
+from benchmarks.results import CaseResult, ContenderResult, Metric
 from benchmarks.scaling_fit import compared, efficiency, report_of
 from benchmarks.scaling_shape import WORKERS, Done, count, digest, warm
 from benchmarks.text_peers import dask, peer, ray
@@ -216,7 +216,7 @@ def _a_worker(case: CaseResult) -> float:
 def _strong_notes(case: CaseResult, by_name: Mapping[str, ContenderResult]) -> list[str]:
     first = by_name[_ours(1)]
     costs = _costs(case, by_name)
-    lines = [f"On 1 rank ours has {costs.cores:.2f} cores at work."] if costs else []
+    lines = [f"On 1 rank ours has {costs.cores:.2f} cores at work while it embeds."] if costs else []
     for workers in WORKERS[1:]:
         found = {gather: by_name.get(_ours(workers, gather)) for gather in ("shards", "root")}
         measured = {gather: each for gather, each in found.items() if each is not None}
@@ -240,15 +240,21 @@ def _costs(case: CaseResult, by_name: Mapping[str, ContenderResult]) -> Costs | 
     sizes = {_ours(1): (_parsed(1), files), _fewer(_ours(1)): (_fewer(_parsed(1)), ceil(files / _FEWER))}
     return costs_of(
         [
-            report_of(_stages(by_name[whole], by_name[parsed]), by_name[whole], count, LOCAL_BATCH)
+            report_of(
+                _stages(by_name[whole], by_name[parsed]),
+                by_name[whole],
+                count,
+                LOCAL_BATCH,
+                cpu=_stages(by_name[whole], by_name[parsed], "cpu"),
+            )
             for whole, (parsed, count) in sizes.items()
         ]
     )
 
 
-def _stages(whole: ContenderResult, parser: ContenderResult) -> dict[str, float]:
-    split = parser.spread("wall").median
-    return {"split": split, "embed": whole.spread("wall").median - split}
+def _stages(whole: ContenderResult, parser: ContenderResult, metric: Metric = "wall") -> dict[str, float]:
+    split = parser.spread(metric).median
+    return {"split": split, "embed": whole.spread(metric).median - split}
 
 
 def _gain(first: ContenderResult, each: ContenderResult) -> float:

@@ -101,6 +101,8 @@ def _scaled(value: float, unit: str) -> tuple[str, str]:
 
 
 def _overview_rows(case: CaseResult, metric: Metric) -> list[tuple[str, ...]]:
+    if not case.of_role("native"):
+        return []  # it is there for other cases to be compared with
     default = case.default
     natively = default.spread(metric)
     rows: list[tuple[str, ...]] = []
@@ -128,19 +130,20 @@ def _contender_row(contender: ContenderResult, case: CaseResult, metric: Metric)
     if case.megabytes:
         cpu = contender.spread("cpu").median
         rate = [f"{case.megabytes / cpu:.1f}" if cpu else "-"]
+    is_compared = contender.role != "part" and case.of_role("native")
     return (
         contender.name,
         _with_range(contender.spread("wall")),
         _with_range(contender.spread("cpu")),
         *rate,
         _mebibytes(contender.peak_extra),
-        "" if contender.role == "part" else _ratio(case.default.spread(metric), contender.spread(metric)),
+        _ratio(case.default.spread(metric), contender.spread(metric)) if is_compared else "",
         _remark(contender, case, metric),
     )
 
 
 def _remark(contender: ContenderResult, case: CaseResult, metric: Metric) -> str:
-    if contender.role == "ours":
+    if contender.role == "ours" and case.of_role("native"):
         rival = case.rival(contender, metric)
         found = verdict(contender.spread(metric), rival.spread(metric))
         return f"{found} {'over' if found == 'no gain' else 'than'} {rival.name}"

@@ -162,6 +162,25 @@ def test_a_process_with_threads_of_its_own_leaves_fewer_cores_to_others() -> Non
     assert costs_of([report()]).cores == 1.0
 
 
+def test_threads_that_are_nobodys_are_the_models() -> None:
+    """A splitter that has one core gains by a second rank what the model's threads have left it."""
+    measured = report(idle=0.0)
+    for each in measured.operators:
+        each.cpu_seconds = each.busy_seconds
+    embedding = measured.operators[2].busy_seconds
+    costs = costs_of([replace(measured, cpu_seconds=measured.cpu_seconds + 0.8 * embedding)])
+    assert [each.cores for each in costs.stages] == [1.0, 1.0, pytest.approx(1.8), 1.0]
+    two_cores = Cluster(cores=2, ranks_a_node=2, network=IDEAL.network)
+    one, two = (predict(costs, ranks, two_cores) for ranks in (1, 2))
+    gains = [alone / each if each else 0.0 for alone, each in zip(one.stages, two.stages, strict=True)]
+    assert gains == [0.0, pytest.approx(2.0), pytest.approx(2 / 1.8, rel=0.02), 1.0]
+    # What computes at the same time shares the cores.
+    overlapping = replace(costs, overlap=1.0)
+    work = sum(each.cores * seconds for each, seconds in zip(costs.stages, one.stages, strict=True))
+    shared = predict(overlapping, 2, two_cores, gather="shards")
+    assert shared.total - shared.exchange - costs.framework == pytest.approx(work / 2, rel=0.1)
+
+
 def test_runs_of_two_sizes_tell_what_each_rank_takes_whatever_its_share() -> None:
     def with_start(documents: int) -> Report:
         made = report(documents)

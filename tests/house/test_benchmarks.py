@@ -242,6 +242,14 @@ def test_no_gain_is_said_to_be_none(results: Results) -> None:
     assert "| equal | 1.05 s | 1.05 s (native) | ours | 1.05 s | 1.00x | 1.00x | - | no gain |" in text
 
 
+def test_a_case_of_ours_alone_is_compared_with_nothing(results: Results) -> None:
+    alone = ContenderResult("ours", "ours", (Measurement(wall=1.0, cpu=1.0, digest="x"),))
+    case = CaseResult("weak", {}, None, "x", (alone,))
+    text = markdown(dataclasses.replace(results, cases=(case,)), SORTING)
+    assert "| ours | 1.00 s (1.00 to 1.00) | 1.00 s (1.00 to 1.00) | - |  |  |" in text
+    assert "| weak |" not in text
+
+
 def test_ours_is_compared_with_the_best_native_or_the_one_given_the_same(results: Results) -> None:
     def contender(name: str, role: Role, wall: float, against: str = "") -> ContenderResult:
         return ContenderResult(name, role, (Measurement(wall, wall, digest="x"),), against)

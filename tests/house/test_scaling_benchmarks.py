@@ -138,7 +138,7 @@ def test_notes_of_text_say_so_of_each_number_of_ranks() -> None:
     results = {name: ("ours", wall, fewer if name.endswith("5") else {}) for name, wall in walls.items()}
     case = _case(0, results, corpus_files=100)
     nodes, cores, *lines, memory = benchmark.notes(case, [case])
-    assert (nodes, cores) == ("1,024 nodes.", "On 1 rank ours has 1.00 cores at work.")
+    assert (nodes, cores) == ("1,024 nodes.", "On 1 rank ours has 1.00 cores at work while it embeds.")
     assert [line.split(", PREDICTED")[0] for line in lines if "PREDICTED" in line] == [
         f"ours ({gather}), {workers} ranks" for workers in (2, 4) for gather in ("shards", "root")
     ]
