@@ -13,6 +13,7 @@ class LocalCommunicator(Communicator):
     name = "local"
     rank = 0
     size = 1
+    _in_turn = False
 
     def agree(self, value: bytes) -> dict[bytes, int]:
         """This process's own value."""

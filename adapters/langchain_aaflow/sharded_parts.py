@@ -137,8 +137,8 @@ def _packed(document: Document) -> bytes:
         return to_json(document)
     except NoDataError as error:
         raise TypeError(
-            f"document {document.id!r} can't go to another rank: {error}; in metadata keep text, numbers, dates, lists "
-            "and dicts"
+            f"document {document.id!r} can't go to another rank: {error}; in metadata keep text, numbers, dates "
+            "(without a time zone, or with that of UTC), lists and dicts"
         ) from error
 
 

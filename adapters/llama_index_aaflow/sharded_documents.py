@@ -40,12 +40,27 @@ def check_apart(ranks: Communicator, nodes: Sequence[Any]) -> None:
     Raises:
         RefusedError: Naming an id.
     """
-    keys = {key for node in nodes for key in (node.id_, _source(node))}
     _refuse(
         ranks,
-        [key for key, who in _met(ranks, ((key, "") for key in keys)).items() if len(who) > 1],
+        _of_several(ranks, {key for node in nodes for key in (node.id_, _source(node))}),
         "documents with the id {} are in the blocks of several ranks, which one process would take for neighbours or "
         "replace by one another: give each document an id of its own, or use Executor(gather='root')",
+    )
+
+
+def check_nodes_apart(ranks: Communicator, nodes: Sequence[Any]) -> None:
+    """Raise on all ranks if nodes of one id were made on several ranks.
+
+    Within one process the last of them would replace the others in the stores.
+
+    Raises:
+        RefusedError: Naming an id.
+    """
+    _refuse(
+        ranks,
+        _of_several(ranks, {node.id_ for node in nodes}),
+        "nodes with the id {} were made of documents in the blocks of several ranks, of which one process would keep "
+        "the last: use an id_func that tells documents apart, or Executor(gather='root')",
     )
 
 
@@ -63,11 +78,13 @@ def documents_seen(
         delete: Deletes what came of a document from this rank's vector store; None where there is none.
 
     Raises:
-        RefusedError: If what is to be deleted depends on the order of all ranks' documents.
+        RefusedError: If what is to be deleted or replaced depends on what other ranks have of it.
     """
     store = pipeline.docstore
     if delete is None or pipeline.docstore_strategy == DocstoreStrategy.DUPLICATES_ONLY:
-        return _Seen(store, {}, _taken(ranks, store, nodes), frozenset())
+        taken = _taken(ranks, store, nodes)
+        _check_replaced(ranks, store, [node for node in nodes if node.hash not in taken])
+        return _Seen(store, {}, taken, frozenset())
     held = _held(store)
     if pipeline.docstore_strategy == DocstoreStrategy.UPSERTS_AND_DELETE:
         _check_deletions(ranks, held)
@@ -137,6 +154,22 @@ def _taken(ranks: Communicator, store: SimpleDocumentStore, nodes: Sequence[Any]
     return frozenset(key for key, _ in _told(ranks, answers))
 
 
+def _check_replaced(ranks: Communicator, store: SimpleDocumentStore, nodes: Sequence[Any]) -> None:
+    """Natively, what has changed replaces what is under its id, and its nodes those that are under theirs."""
+    entries = [(key, _HELD + digest) for key, digest in _held(store).items()]
+    entries += [(node.id_, _WANTED) for node in nodes]
+    _refuse(
+        ranks,
+        [
+            key
+            for key, who in _met(ranks, entries).items()
+            if len({rank for rank, _ in who}) > 1 and any(said == _WANTED for _, said in who)
+        ],
+        "the document {} has changed, and is in the store of another rank as it was, which one process would replace: "
+        "use DocstoreStrategy.UPSERTS and a vector store, or Executor(gather='root')",
+    )
+
+
 def _upserted(key: str, who: list[tuple[int, str]]) -> Iterable[tuple[int, str, str]]:
     """What to tell whom of a document that is held, or to be run."""
     holders = [(rank, said.removeprefix(_HELD)) for rank, said in who if said.startswith(_HELD)]
@@ -159,6 +192,11 @@ def _check_deletions(ranks: Communicator, held: Mapping[str, str]) -> None:
         "the document {} has the text and metadata of another: which of them is deleted when it is missing depends on "
         "one process's order; use DocstoreStrategy.UPSERTS, or Executor(gather='root')",
     )
+
+
+def _of_several(ranks: Communicator, keys: Iterable[str]) -> list[str]:
+    """Those of all ranks' keys that several have, each at one rank."""
+    return [key for key, who in _met(ranks, ((key, "") for key in keys)).items() if len(who) > 1]
 
 
 def _source(node: Any) -> str:

@@ -26,7 +26,7 @@ from llama_index_aaflow.embeddings import embeds_natively
 from llama_index_aaflow.indices import AcceleratedVectorStoreIndex
 from llama_index_aaflow.ingestion_overlap import texts_of
 from llama_index_aaflow.ingestion_ranks import fingerprint
-from llama_index_aaflow.sharded_documents import RefusedError, check_apart
+from llama_index_aaflow.sharded_documents import RefusedError, check_apart, check_nodes_apart
 from llama_index_aaflow.sharded_ingestion import ELSEWHERE, ShardedEmbedding, block_of, steps_on, steps_reason
 from llama_index_aaflow.sharded_retrieval import ShardedRetriever
 from llama_index_aaflow.simple_vector_store import AcceleratedSimpleVectorStore
@@ -127,7 +127,7 @@ class ShardedVectorStoreIndex(AcceleratedVectorStoreIndex):
             found, wanted = len(store.data.embedding_dict), sum(manifest.rows[mine.start : mine.stop])
             if found != wanted:
                 raise ValueError(f"{folder}: shards {list(mine)} have {found} vectors, and not {wanted}")
-            struct: Any = context.index_store.index_structs()[0]
+            struct = _only_struct(context.index_store)
             made = AcceleratedVectorStoreIndex(index_struct=struct, storage_context=context, **kwargs)
             return cls._of(made)
 
@@ -138,8 +138,10 @@ class ShardedVectorStoreIndex(AcceleratedVectorStoreIndex):
             folder: Where to: one that all ranks see. Shards that are there are replaced.
 
         Raises:
+            ValueError: If the storage context holds other indexes, too.
             RankError: If another rank fails.
         """
+        _only_struct(self.storage_context.index_store)
         ranks = ranks_of(self._executor)
         with ranks.together("save an index"):
             if ranks.rank == 0:
@@ -210,6 +212,7 @@ class _Embedding:
         self._model, self._ranks = ShardedEmbedding(model, ranks, size), ranks
 
     def __call__(self, nodes: Sequence[Any], **kwargs: Any) -> Sequence[Any]:
+        check_nodes_apart(self._ranks, nodes)
         full = [(node, text) for node, text in zip(nodes, texts_of(nodes), strict=True) if text != ""]
         state = b" ".join(sorted({b"without" if node.embedding is None else b"with" for node, _ in full}))
         states = set(self._ranks.agree(state)) - {b""}
@@ -219,6 +222,21 @@ class _Embedding:
         for (node, _), row in zip(full, rows or [node.embedding for node, _ in full], strict=True):
             node.embedding = row
         return nodes
+
+
+def _only_struct(store: Any) -> Any:
+    """The structure of the index that a store of indexes holds.
+
+    Raises:
+        ValueError: If it holds others, too: their nodes are in the same stores.
+    """
+    structs = store.index_structs()
+    if len(structs) != 1:
+        raise ValueError(
+            f"Expected a single index, but got {len(structs)} instead: an index in shards is saved and loaded with a "
+            "storage_context of its own"
+        )
+    return structs[0]
 
 
 def _read(folders: Iterable[Path]) -> StorageContext:
@@ -233,8 +251,7 @@ def _read(folders: Iterable[Path]) -> StorageContext:
         vectors.embedding_dict.update(own.embedding_dict)
         vectors.text_id_to_ref_doc_id.update(own.text_id_to_ref_doc_id)
         vectors.metadata_dict.update(own.metadata_dict)
-        kept: Any = SimpleIndexStore.from_persist_dir(str(folder)).index_structs()[0]
-        struct.nodes_dict.update(kept.nodes_dict)
+        struct.nodes_dict.update(_only_struct(SimpleIndexStore.from_persist_dir(str(folder))).nodes_dict)
     store = AcceleratedSimpleVectorStore(data=vectors)
     context = StorageContext.from_defaults(docstore=SimpleDocumentStore.from_dict(nodes), vector_store=store)
     context.index_store.add_index_struct(struct)

@@ -14,14 +14,16 @@ import numpy as np
 import pytest
 from llama_index.core import Document, StorageContext, VectorStoreIndex
 from llama_index.core.llms import MockLLM
+from llama_index.core.node_parser import SentenceSplitter
 from llama_index.core.schema import QueryBundle
 from llama_index.core.storage.docstore import SimpleDocumentStore
 from llama_index.core.vector_stores import FilterOperator, MetadataFilter, MetadataFilters, SimpleVectorStore
 
 from aaflow_plugins.engines.communicator import Communicator, RankError
 from aaflow_plugins.executor import Executor
-from aaflow_plugins.shards import MANIFEST
+from aaflow_plugins.shards import MANIFEST, Manifest
 from llama_index_aaflow import accelerate
+from llama_index_aaflow.sharded_index import _KIND
 from tests.ranks.test_llama_index_ingestion import Hashed, Shouting, documents, sentences
 from tests.ranks.test_llama_index_shards import copies, everybodys
 
@@ -174,6 +176,34 @@ def test_save_and_load(ranks: Communicator, folder: Path) -> None:
 def manifest_rows(folder: Path) -> list[int]:
     rows: list[int] = json.loads((folder / MANIFEST).read_text("utf-8"))["rows"]
     return rows
+
+
+def test_an_index_beside_others(ranks: Communicator, folder: Path) -> None:
+    """As natively, nobody is given one of several that are in the same stores."""
+    context = StorageContext.from_defaults(vector_store=SimpleVectorStore())
+    settings: dict[str, Any] = {"transformations": [sentences()], "embed_model": Hashed()}
+    sharded().from_documents(copies(documents(6, 20)), context, **settings)
+    second = sharded().from_documents(copies(documents(9, 20)[6:]), context, **settings)
+    with pytest.raises(ValueError, match="Expected a single index, but got 2 instead: an index in shards"):
+        second.save(folder)
+    context.persist(str(Manifest.shard(folder, ranks.rank)))
+    if ranks.rank == 0:
+        Manifest(_KIND, [0] * ranks.size, None).write(folder)
+    with ranks.together("written"):
+        pass
+    with pytest.raises((ValueError, RankError), match="Expected a single index, but got 2 instead"):
+        sharded().load(folder, embed_model=Hashed())
+
+
+def test_nodes_of_one_id_in_several_blocks(ranks: Communicator) -> None:
+    """One process would keep the last: several ranks would each have one, and count all of them as found."""
+
+    def same(number: int, document: Any) -> str:
+        return f"{document.metadata['n']}"
+
+    given = [Document(text=f"text {number}", id_=f"{number}", metadata={"n": number % 4}) for number in range(8)]
+    with pytest.raises(ValueError, match=r"nodes with the id '[0-3]' were made of documents in the blocks of several"):
+        sharded().from_documents(given, transformations=[SentenceSplitter(id_func=same)], embed_model=Hashed())
 
 
 def test_folders_without_whole_shards(ranks: Communicator, folder: Path) -> None:

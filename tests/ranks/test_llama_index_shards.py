@@ -223,6 +223,25 @@ def test_equal_documents_that_may_have_to_be_deleted(ranks: Communicator) -> Non
         pipeline.run(documents=given)
 
 
+@pytest.mark.filterwarnings("ignore:docstore_strategy")
+@pytest.mark.parametrize(("strategy", "store"), [(DUPLICATES, True), (UPSERTS, False)])
+def test_a_changed_document_that_another_ranks_store_has(
+    ranks: Communicator, strategy: DocstoreStrategy, store: bool
+) -> None:
+    """One process would replace it; nothing is kept twice, or lost."""
+    given = documents(8, 40)
+    ours = with_stores(strategy, store)
+    pipeline = sharded(ours)
+    pipeline.run(documents=copies(given))
+    kept = everybodys(ranks, held(ours))
+    moved = [*copies(given[1:]), Document(text="Changed. " * 40, id_=given[0].id_)]
+    with pytest.raises(ValueError, match="the document '0' has changed, and is in the store of another rank"):
+        pipeline.run(documents=moved)
+    assert everybodys(ranks, held(ours)) == kept
+    # What has only moved is known to be there.
+    assert everybodys(ranks, pipeline.run(documents=copies(given[::-1]))) == []
+
+
 # -- what can't be, and what fails -----------------------------------------------------------------------
 
 
