@@ -128,8 +128,8 @@ class Stage:
 
     def seconds(self, items: int, ranks: int, cluster: Cluster, apart: int = 0) -> float:
         """Seconds of the busiest rank for its share of the source's items, without `apart` of the requests."""
-        at_work = self.cores * replace(cluster, cores=cluster.cores / self.cores).computing(ranks)
-        computed = self.computed(items, ranks, apart) / at_work
+        cores = self.cores * replace(cluster, cores=cluster.cores / self.cores).computing(ranks)
+        computed = self.computed(items, ranks, apart) / cores
         if not self.batch:
             return computed
         requests = max(0, self._requests(items) - apart)
@@ -456,9 +456,11 @@ def _cores(report: Report, framework: float) -> list[float]:
         accounted = sum(times) + framework
         return [max(1.0, report.cpu_seconds / accounted) if accounted else 1.0] * len(times)
     others = _of_others(report, computed)
-    for number in range(len(times)):
-        computed[number] += others if report.calls_of(number).items else 0.0
-    return [max(1.0, cpu / seconds) if seconds else 1.0 for cpu, seconds in zip(computed, times, strict=True)]
+    of_models = (others if report.calls_of(number).items else 0.0 for number in range(len(times)))
+    return [
+        max(1.0, (own + more) / seconds) if seconds else 1.0
+        for own, more, seconds in zip(computed, of_models, times, strict=True)
+    ]
 
 
 def _elapsed(report: Report, at: int) -> float:

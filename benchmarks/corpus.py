@@ -124,6 +124,13 @@ def read_documents(path: str, limit: int | None = None) -> list[Any]:
     return documents
 
 
+def llama_documents(texts: Iterable[tuple[str, str]]) -> list[Any]:
+    """Names and texts of a sample as LlamaIndex documents."""
+    from llama_index.core.schema import Document
+
+    return [Document(text=text, id_=name, metadata={"source": name}) for name, text in texts]
+
+
 def read_pieces(path: str, size: int, count: int) -> list[tuple[str, dict[str, Any]]]:
     """The first `count` pieces of `size` characters of a sample, each with its metadata.
 

@@ -68,7 +68,8 @@ class Case:
     Attributes:
         name: As it stands in the table.
         parameters: JSON that every contender's `prepare` gets.
-        contenders: Names of those that take part; the first native one is the framework's default.
+        contenders: Names of those that take part; the first native one is the framework's default. Without a native
+            one it is there for other cases to be compared with.
         megabytes: Megabytes of text, if a rate is to be shown.
     """
 

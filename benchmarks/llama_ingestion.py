@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from benchmarks.corpus import read_sample
+from benchmarks.corpus import llama_documents, read_sample
 from benchmarks.digests import of_nodes
 from benchmarks.harness import Benchmark, Case, Contender, Scale
 from benchmarks.ingestion import IN_FLIGHT
@@ -123,7 +123,7 @@ def _work(way: Way, model: Callable[[Mapping[str, Any]], Any]) -> Callable[[Mapp
         from llama_index.core.schema import Document
 
         texts = read_sample(parameters["corpus"])
-        documents = [Document(text=text, id_=name, metadata={"source": name}) for name, text in texts]
+        documents = llama_documents(texts)
         longest = max((text for _, text in texts), key=len)
         few = [*documents[:3], Document(text=longest[:_WARM_UP])]
 
@@ -203,6 +203,7 @@ _PROTOCOL = (
 
 
 def hosted_model(parameters: Mapping[str, Any]) -> Any:
+    """The real client of the case's server."""
     from llama_index.embeddings.openai import OpenAIEmbedding
 
     return OpenAIEmbedding(
@@ -211,7 +212,8 @@ def hosted_model(parameters: Mapping[str, Any]) -> Any:
 
 
 @contextmanager
-def _serve(case: Case) -> Iterator[dict[str, Any]]:
+def serve(case: Case) -> Iterator[dict[str, Any]]:
+    """The server of a case's hosted model."""
     with serving(case.parameters["base_ms"], case.parameters["item_ms"], _DIMENSION) as connection:
         yield {"url": connection.url}
 
@@ -234,7 +236,7 @@ HOSTED = Benchmark(
     metric="wall",
     contenders=_contenders(hosted_model),
     cases=_hosted_cases,
-    service=_serve,
+    service=serve,
     notes=_notes,
 )
 
@@ -243,6 +245,7 @@ HOSTED = Benchmark(
 
 
 def local_model(_: Mapping[str, Any]) -> Any:
+    """A static model, which computes in this process."""
     from llama_index_aaflow.wordllama import WordLlamaEmbedding
 
     return WordLlamaEmbedding(embed_batch_size=LOCAL_BATCH)

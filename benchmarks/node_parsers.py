@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from benchmarks.corpus import read_sample
+from benchmarks.corpus import llama_documents, read_sample
 from benchmarks.digests import of_nodes
 from benchmarks.harness import Benchmark, Case, Scale
 from benchmarks.measure import Work
@@ -56,7 +56,7 @@ def _work(parameters: Mapping[str, Any], accelerated: bool, call: Split) -> Work
 
     mode = next(mode for mode in _MODES if mode.name == parameters["mode"])
     texts = read_sample(parameters["corpus"])
-    documents = [Document(text=text, id_=name, metadata={"source": name}) for name, text in texts]
+    documents = llama_documents(texts)
     # Long enough to be cut at sentences, for which data is loaded the first time.
     longest = max((text for _, text in texts), key=len)
     warm_up = [*documents[:3], Document(text=longest[:30_000])]

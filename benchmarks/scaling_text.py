@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from math import ceil
 from typing import Any
 
 from aaflow_plugins.prediction import Costs, costs_of
+from benchmarks.corpus import llama_documents, read_sample
 from benchmarks.harness import Benchmark, Case, Contender, Scale
 from benchmarks.ingestion import IN_FLIGHT
-from benchmarks.llama_ingestion import LOCAL_BATCH
+from benchmarks.llama_ingestion import LOCAL_BATCH, serve
 from benchmarks.measure import Work
-from benchmarks.openai_server import serving
 from benchmarks.results import CaseResult, ContenderResult, Metric
 from benchmarks.scaling_fit import compared, efficiency, report_of
 from benchmarks.scaling_shape import WORKERS, Done, count, digest, warm
@@ -23,18 +23,18 @@ from benchmarks.text_pipeline import (
     WARM_UP,
     Way,
     by_document,
-    documents,
     is_hosted,
     native,
     pipeline,
-    sample,
     share_cores,
     transformations,
 )
 
 #: One text of so many is in the smaller run, which tells what a rank takes whatever its share.
 _FEWER = 5
-_BASE_MS, _ITEM_MS, _DIMENSION = 20.0, 1.5, 384
+#: The latency of a request, and of each of its items.
+_BASE_MS, _ITEM_MS = 20.0, 1.5
+_LATENCY = {"base_ms": _BASE_MS, "item_ms": _ITEM_MS}
 
 
 # -- the contenders --------------------------------------------------------------------------------------
@@ -68,7 +68,7 @@ def our_parser(given: list[Any], steps: list[Any], parameters: Mapping[str, Any]
 def _work(way: Way, workers: int = 1, every: int = 1) -> Callable[[Mapping[str, Any]], Work]:
     def prepare(parameters: Mapping[str, Any]) -> Work:
         share_cores(parameters, workers)
-        given = documents(sample(parameters))[::every]
+        given = llama_documents(read_sample(parameters["corpus"]))[::every]
         few = [type(each)(text=each.text[:WARM_UP], id_=each.id_) for each in given[:8]]
 
         def warm_up() -> None:
@@ -146,14 +146,14 @@ def _cases(scale: Scale) -> list[Case]:
 
     def case(title: str, megabytes: int, contenders: Sequence[str], **own: Any) -> Case:
         texts = scale.corpora.sample("all", 300_000 if scale.quick else megabytes * 1_000_000)
-        # One size for all numbers of workers.
+        # No number of workers: the texts are the same for all.
         parameters = {"core_a_worker": False, "in_flight": 0, "workers": 0, **own}
         return Case(title, {**parameters, **texts.parameters}, tuple(contenders), texts.megabytes)
 
     if scale.quick:  # starting what takes part takes most of the time
         return [
             case(local, 20, [*alone, _ray(2), _ours(2, "root"), _ours(2), _parsed(2)]),
-            case(hosted, 10, [_ARUN, _ours(1), _ours(2, "root"), _ours(2)], in_flight=IN_FLIGHT),
+            case(hosted, 10, [_ARUN, _ours(1), _ours(2, "root"), _ours(2)], in_flight=IN_FLIGHT, **_LATENCY),
         ]
     found = [case(local, 20, [*alone, _TWO_PROCESSES, *peers, *led, *together])]
     if hasattr(os, "sched_setaffinity"):
@@ -162,21 +162,18 @@ def _cases(scale: Scale) -> list[Case]:
             if n <= (os.cpu_count() or 1):
                 title = f"{local}; weak, a core and 10 MB a worker; {n}"
                 found.append(case(title, 10 * n, [_ours(n)], core_a_worker=True, workers=n))
-    found.append(case(hosted, 10, [_ARUN, *peers, *led, *map(_ours, WORKERS)], in_flight=IN_FLIGHT))
+    found.append(case(hosted, 10, [_ARUN, *peers, *led, *map(_ours, WORKERS)], in_flight=IN_FLIGHT, **_LATENCY))
     for n in WORKERS:
         beside = [_ray(n), _dask(n), _ours(n, "root")] if n > 1 else [_ARUN]
         title = f"{hosted}; weak, 4 MB and {IN_FLIGHT} requests at once a worker; {n}"
-        found.append(case(title, 4 * n, [*beside, _ours(n)], in_flight=n * IN_FLIGHT, workers=n))
+        found.append(case(title, 4 * n, [*beside, _ours(n)], in_flight=n * IN_FLIGHT, workers=n, **_LATENCY))
     return found
 
 
 @contextmanager
 def _serve(case: Case) -> Iterator[dict[str, Any]]:
-    if not is_hosted(case.parameters):
-        yield {}
-        return
-    with serving(_BASE_MS, _ITEM_MS, _DIMENSION) as connection:
-        yield {"url": connection.url}
+    with serve(case) if is_hosted(case.parameters) else nullcontext({}) as given:
+        yield given
 
 
 # -- notes -----------------------------------------------------------------------------------------------
@@ -198,10 +195,10 @@ def _notes(case: CaseResult, results: Sequence[CaseResult]) -> list[str]:
 def _weak_notes(case: CaseResult, results: Sequence[CaseResult]) -> list[str]:
     """Efficiency against the case on one worker, by nodes: texts of so many bytes are not of as many."""
     workers = case.parameters["workers"]
-    alone = next(each for each in results if each.parameters["workers"] == 1 and _a_worker(each) == _a_worker(case))
-    first = alone.contenders[-1]
     if workers == 1:
         return []
+    alone = next(each for each in results if each.parameters["workers"] == 1 and _a_worker(each) == _a_worker(case))
+    first = alone.contenders[-1]
     gains = [
         efficiency(first, each, workers, (each.fact("rows") or 0) / (first.fact("rows") or 1))
         for each in case.contenders

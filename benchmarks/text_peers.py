@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from aaflow_plugins.shards import blocks
+from benchmarks.corpus import llama_documents, read_sample
 from benchmarks.measure import Work
 from benchmarks.scaling_peers import dask_cluster, start_ray
 from benchmarks.scaling_shape import Done, count, digest
-from benchmarks.text_pipeline import WARM_UP, by_document, documents, native, sample, share_cores, transformations
+from benchmarks.text_pipeline import WARM_UP, by_document, is_hosted, native, share_cores, transformations
 
 #: Blocks of texts for each worker: enough that none waits long for the last.
 _BLOCKS_A_WORKER = 4
@@ -29,8 +30,8 @@ class Ingesting:
     def ingest(self, texts: list[tuple[str, str]]) -> int:
         """Make nodes of texts, which stay here."""
         # An asynchronous client does not outlive the loop it was first used on.
-        steps = transformations(self._parameters) if self._parameters["in_flight"] else self._steps
-        self._nodes += native(documents(texts), steps, self._parameters, self._workers)
+        steps = transformations(self._parameters) if is_hosted(self._parameters) else self._steps
+        self._nodes += native(llama_documents(texts), steps, self._parameters, self._workers)
         return len(self._nodes)
 
     def checksums(self) -> list[bytes]:
@@ -51,7 +52,7 @@ def peer(calls: Callable[[Mapping[str, Any], int], _Calls], workers: int) -> Cal
 
     def prepare(parameters: Mapping[str, Any]) -> Work:
         share_cores(parameters, workers)
-        texts = sample(parameters)
+        texts = read_sample(parameters["corpus"])
         own = blocks([len(text) for _, text in texts], _BLOCKS_A_WORKER * workers)
         parts = [texts[part.start : part.stop] for part in own if part]
         ingest, everywhere = calls(parameters, workers)

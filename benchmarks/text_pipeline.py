@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from aaflow_plugins.engines.launching import rank_environment
-from benchmarks.corpus import read_sample
 from benchmarks.digests import of_nodes
 from benchmarks.llama_ingestion import hosted_model, local_model
 
@@ -30,18 +29,6 @@ def transformations(parameters: Mapping[str, Any]) -> list[Any]:
 def is_hosted(parameters: Mapping[str, Any]) -> bool:
     """Whether the model is behind a server, which answers so many requests at once."""
     return parameters["in_flight"] > 0
-
-
-def documents(texts: Sequence[tuple[str, str]]) -> list[Any]:
-    """Names and texts as LlamaIndex's documents."""
-    from llama_index.core.schema import Document
-
-    return [Document(text=text, id_=name, metadata={"source": name}) for name, text in texts]
-
-
-def sample(parameters: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Names and texts of a case."""
-    return read_sample(parameters["corpus"])
 
 
 def by_document(nodes: Sequence[Any]) -> list[bytes]:

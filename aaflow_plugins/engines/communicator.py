@@ -11,7 +11,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -64,8 +63,6 @@ class Communicator(ABC):
     name: str
     rank: int
     size: int
-    #: Whether what is done together has an order, the same on all ranks.
-    _in_turn: ClassVar[bool] = True
 
     def __init__(self) -> None:
         """Set up."""
@@ -85,19 +82,26 @@ class Communicator(ABC):
             RankError: If another rank's fingerprint is not this one's, or if another rank fails or ends.
             BusyError: If this process is within such a block already.
         """
-        if self._in_turn and not self._turn.acquire(blocking=False):
+        with self._in_turn():
+            token = _within.set(True)
+            try:
+                with self._block(fingerprint):
+                    yield
+            finally:
+                _within.reset(token)
+
+    @contextmanager
+    def _in_turn(self) -> Iterator[None]:
+        """One block of this process at a time: the others come in the same order on all ranks."""
+        if not self._turn.acquire(blocking=False):
             raise BusyError(
                 "the ranks are at work for another call: in one process calls come one after the other, in the same "
                 'order on all ranks; Executor(engine="local") keeps a call in its process'
             )
-        token = _within.set(True)
         try:
-            with self._block(fingerprint):
-                yield
+            yield
         finally:
-            _within.reset(token)
-            if self._in_turn:
-                self._turn.release()
+            self._turn.release()
 
     @contextmanager
     def _block(self, fingerprint: str) -> Iterator[None]:

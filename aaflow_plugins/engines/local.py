@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pyarrow as pa
 
 from aaflow_plugins.engines.communicator import Communicator, checked_keys
@@ -13,7 +16,6 @@ class LocalCommunicator(Communicator):
     name = "local"
     rank = 0
     size = 1
-    _in_turn = False
 
     def agree(self, value: bytes) -> dict[bytes, int]:
         """This process's own value."""
@@ -48,6 +50,10 @@ class LocalCommunicator(Communicator):
         """The table itself; raises ValueError where it has no such keys."""
         checked_keys(table, key)
         return table
+
+    @contextmanager
+    def _in_turn(self) -> Iterator[None]:
+        yield  # there is nobody to keep an order with
 
     def _begin(self) -> None:
         pass

@@ -156,8 +156,7 @@ def _taken(ranks: Communicator, store: SimpleDocumentStore, nodes: Sequence[Any]
 
 def _check_replaced(ranks: Communicator, store: SimpleDocumentStore, nodes: Sequence[Any]) -> None:
     """Natively, what has changed replaces what is under its id, and its nodes those that are under theirs."""
-    entries = [(key, _HELD + digest) for key, digest in _held(store).items()]
-    entries += [(node.id_, _WANTED) for node in nodes]
+    entries = [(key, _HELD) for key in _held(store)] + [(node.id_, _WANTED) for node in nodes]
     _refuse(
         ranks,
         [
