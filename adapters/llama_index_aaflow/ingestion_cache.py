@@ -118,6 +118,8 @@ class Made:
         self._cached = cached
         #: Without vectors; None for what has to be written natively, when its turn comes.
         self._entries: list[Entry | None] = []
+        #: With vectors, by the number of the node: of those that `give` gave theirs.
+        self._full: dict[int, Entry] = {}
         self._hash: Any = sha256()
 
     def add(self, nodes: list[Any]) -> None:
@@ -142,9 +144,11 @@ class Made:
         vectors.reverse()
         for number in range(start, start + len(vectors)):
             vector = vectors.pop()
-            is_plain = not self._cached or self._entries[number] is not None
-            if not (is_plain and assigned(self.nodes[number], vector, copying=False)):
+            entry = self._entries[number] if self._cached else None
+            if (self._cached and entry is None) or not assigned(self.nodes[number], vector, copying=False):
                 left.append((number, vector))
+            elif entry is not None:
+                self._full[number] = _extended(entry, vector)
         return left
 
     def entries(self) -> list[Entry]:
@@ -153,8 +157,11 @@ class Made:
 
     def entries_with_vectors(self) -> list[Entry]:
         """The entries of the nodes, which have got their vectors and no other change."""
-        pairs = zip(self._entries, self.nodes, strict=True)
-        return [_with_vector(entry, node) if entry else doc_to_json(node) for entry, node in pairs]
+        entries: list[Entry] = []
+        for number, (entry, node) in enumerate(zip(self._entries, self.nodes, strict=True)):
+            full = self._full.get(number)
+            entries.append(full or (_with_vector(entry, node) if entry else doc_to_json(node)))
+        return entries
 
     def hashed(self) -> Any:
         """What has taken in all that the nodes say; None if that can't be."""
@@ -181,11 +188,12 @@ def _with_vector(entry: Entry, node: Any) -> Entry:
     vector = node.embedding
     if vector is None:
         return entry
-    return (
-        {DATA_KEY: {**entry[DATA_KEY], "embedding": vector.copy()}, TYPE_KEY: _TYPE}
-        if are_floats(vector)
-        else doc_to_json(node)
-    )
+    return _extended(entry, vector) if are_floats(vector) else doc_to_json(node)
+
+
+def _extended(entry: Entry, vector: list[float]) -> Entry:
+    """An entry without a vector, with one."""
+    return {DATA_KEY: {**entry[DATA_KEY], "embedding": vector.copy()}, TYPE_KEY: _TYPE}
 
 
 def _hashed(nodes: Sequence[Any], state: Any) -> Any:
