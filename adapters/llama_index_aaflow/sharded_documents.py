@@ -64,6 +64,29 @@ def check_nodes_apart(ranks: Communicator, nodes: Sequence[Any]) -> None:
     )
 
 
+def drop_replaced(ranks: Communicator, nodes: Sequence[Any], store: Any) -> None:
+    """Have the other ranks drop what this rank stores anew: natively it replaces what is under its id.
+
+    All ranks make this call together, when the nodes are made and before any is stored.
+
+    Args:
+        ranks: The ranks.
+        nodes: What this rank is to store.
+        store: This rank's `SimpleVectorStore`.
+
+    Raises:
+        RefusedError: If nodes of one id were made on several ranks.
+    """
+    check_nodes_apart(ranks, nodes)
+    entries = [(key, _HELD) for key in store.data.embedding_dict] + [(node.id_, _WANTED) for node in nodes]
+    answers = []
+    for key, who in _met(ranks, entries).items():
+        wanting = {rank for rank, said in who if said == _WANTED}
+        answers += [(rank, key, _GONE) for rank, said in who if said == _HELD and wanting - {rank}]
+    if gone := [key for key, _ in _told(ranks, answers)]:
+        store.delete_nodes(gone)
+
+
 def documents_seen(
     ranks: Communicator, pipeline: Any, nodes: Sequence[Any], delete: Callable[[str], Any] | None
 ) -> Any:

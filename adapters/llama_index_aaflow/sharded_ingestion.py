@@ -15,6 +15,7 @@ from typing import Any
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.schema import MetadataMode
 from llama_index.core.storage.docstore import SimpleDocumentStore
+from llama_index.core.vector_stores import SimpleVectorStore
 
 from aaflow_plugins.engines.communicator import Communicator
 from aaflow_plugins.engines.event_loop import OnLoop, called_on, in_thread
@@ -31,7 +32,7 @@ from llama_index_aaflow.ingestion_ranks import (
     helping,
 )
 from llama_index_aaflow.native_classes import with_class
-from llama_index_aaflow.sharded_documents import RefusedError, check_apart, documents_seen
+from llama_index_aaflow.sharded_documents import RefusedError, check_apart, documents_seen, drop_replaced
 from llama_index_aaflow.transformations import sooner
 
 ELSEWHERE = "use Executor(gather='root')"
@@ -97,7 +98,7 @@ def _run(
         if store is not None:
             delete = store.delete if on_loop is None else partial(on_loop, store.adelete)
         mine.__dict__["docstore"] = documents_seen(ranks, pipeline, own, delete)
-    with helping(_Together(ranks, steps, apart=pipeline.docstore is not None)):
+    with helping(_Together(ranks, steps, pipeline.vector_store, apart=pipeline.docstore is not None)):
         made = native(mine, documents=own, **given)
     pipeline.__dict__["docstore_strategy"] = mine.docstore_strategy  # the oldest versions change it
     return made
@@ -246,15 +247,17 @@ class ShardedEmbedding:
 class _Together(Helping):
     """What this rank's transformations are to know of the others'."""
 
-    def __init__(self, ranks: Communicator, steps: list[Any], *, apart: bool) -> None:
+    def __init__(self, ranks: Communicator, steps: list[Any], store: Any, *, apart: bool) -> None:
         """Set up.
 
         Args:
             ranks: The ranks.
             steps: What stands for the pipeline's transformations.
+            store: This rank's vector store; None if there is none.
             apart: Whether documents of one id may not be in several blocks in any case.
         """
         self._ranks, self._steps = ranks, steps
+        self._store = store if isinstance(store, SimpleVectorStore) else None
         self._apart = apart or any(not isinstance(step, ShardedEmbedding) for step in steps)
 
     def run(
@@ -269,8 +272,12 @@ class _Together(Helping):
         if self._apart:
             check_apart(self._ranks, nodes)
         if (cache := settings.get("cache")) is not None:
-            return native(self._steps, cache=_SharedCache(quick_cache(cache), self._ranks))
-        return native(self._steps)
+            made = native(self._steps, cache=_SharedCache(quick_cache(cache), self._ranks))
+        else:
+            made = native(self._steps)
+        if self._store is not None:
+            drop_replaced(self._ranks, [node for node in made if node.embedding is not None], self._store)
+        return made
 
     async def arun(
         self, native: Callable[..., Any], nodes: Sequence[Any], steps: list[Any], settings: dict[str, Any]

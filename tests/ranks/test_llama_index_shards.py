@@ -156,7 +156,7 @@ def with_stores(strategy: DocstoreStrategy, store: bool = True) -> IngestionPipe
 
 def held(pipeline: Any) -> list[Any]:
     """What the stores hold, item by item."""
-    collections = {**pipeline.docstore.to_dict()}
+    collections = pipeline.docstore.to_dict() if pipeline.docstore else {}
     if pipeline.vector_store is not None:
         collections |= pipeline.vector_store.to_dict()
     return [(name, key, value) for name, items in collections.items() for key, value in items.items()]
@@ -189,6 +189,29 @@ def test_stores(ranks: Communicator, strategy: DocstoreStrategy, store: bool) ->
         nodes = pipeline.run(documents=copies(given))
         assert_same(ranks, nodes, native, given)
         assert_same_held(ranks, ours, native)
+
+
+def test_a_vector_store_alone(ranks: Communicator) -> None:
+    """A node that another rank makes in a later run is replaced there where it was, as in one process."""
+    native, ours = (
+        IngestionPipeline(transformations=[sentences(), Hashed()], vector_store=SimpleVectorStore()) for _ in range(2)
+    )
+    pipeline = sharded(ours)
+    for given in (documents(12, 40), documents(12, 40)[7:], changed(2)):
+        nodes = pipeline.run(documents=copies(given))
+        assert_same(ranks, nodes, native, given)
+        assert_same_held(ranks, ours, native)
+
+
+def test_nodes_of_one_id_on_several_ranks(ranks: Communicator) -> None:
+    """One process would keep the last; nothing is stored."""
+    ours = IngestionPipeline(
+        transformations=[SentenceSplitter(id_func=lambda number, _: f"{number}"), Hashed()],
+        vector_store=SimpleVectorStore(),
+    )
+    with pytest.raises(ValueError, match="nodes with the id '0' were made of documents in the blocks of several ranks"):
+        sharded(ours).run(documents=documents(12, 40))
+    assert not ours.vector_store.to_dict()["embedding_dict"]
 
 
 def test_documents_that_were_seen_in_another_block(ranks: Communicator) -> None:
