@@ -8,7 +8,9 @@ ranks together: each has its share, and at least one call.
 Outputs go from rank to rank as the adapter writes them, and are equal copies. What it can't write does not travel, nor
 does an exception as an output: that input is run again where its output is wanted. Once all have ended their blocks,
 rank 0 raises the error that one process would raise (another rank's by running that input again), and the other ranks
-raise a `RankError`. A batch that does not allow blocks is run by rank 0 alone, which its report notes.
+raise a `RankError`. A batch that does not allow blocks is run by rank 0 alone, which its report notes. Nothing of it is
+run again: for an exception as an output the other ranks have a `RankError` that tells of it, and those that are to have
+what can't travel raise, while rank 0 has its outputs.
 
 Each rank's handlers and tracers see the runs of its own inputs, its executor's report tells of them, and what models
 and functions count or cache is that rank's share. A batch within a rank's block stays in its process.
@@ -138,12 +140,16 @@ def batch_on(ranks: Communicator, executor: Executor, job: Job) -> list[Any]:
 
     Raises:
         RankError: If another rank fails, or has other inputs or other settings.
-        TypeError: If something that other ranks are to have can't travel, and can't be made there again.
+        TypeError: If something that this rank is to have can't travel, and can't be made here again.
         Exception: At rank 0 the error that one process would raise.
     """
     with ranks.together(f"a batch {executor.gather} {job.alone} {job.settings.hex()}"):
         ranks.compare(job.inputs, "has other inputs than rank 0: give all ranks the same")
-        return _Batch(ranks, executor, job).outputs()
+        batch = _Batch(ranks, executor, job)
+        outputs = batch.outputs()
+    if batch.lacking is not None:
+        raise batch.lacking  # outside of the block: rank 0 lacks nothing, and is to keep what it has
+    return outputs
 
 
 @dataclass
@@ -154,6 +160,8 @@ class _Batch:
     #: The inputs of each rank, and those that it is to run.
     blocks: list[range] = field(init=False)
     parts: list[range] = field(init=False)
+    #: What is raised if this rank is to have what it can't have.
+    lacking: TypeError | None = None
 
     def __post_init__(self) -> None:
         count = self.job.count
@@ -170,7 +178,7 @@ class _Batch:
         found = {number: output for number, output in zip(mine, own, strict=True) if number in wanted}
         if self.job.alone is None or self.executor.gather != "root":
             self._receive(own, wanted, found)
-        return [found[number] for number in wanted]
+        return [] if self.lacking else [found[number] for number in wanted]
 
     def _wanted(self) -> range:
         """The inputs whose outputs this rank returns."""
@@ -220,15 +228,25 @@ class _Batch:
             first = self.parts[0].stop if root else 0
             missing = [number for number in wanted if number not in found]
             rows = came.take(pa.array([number - first for number in missing], pa.int64()))
-            for number, data, kind in zip(missing, rows["data"].to_pylist(), rows["kind"].to_pylist(), strict=True):
+            for number, row in zip(missing, rows.to_pylist(), strict=True):
+                data, failed = row["data"], row["failed"]
+                if failed is not None and self.job.alone is not None:
+                    found[number] = RankError(0, f"failed: {failed.decode()}")
+                    continue
                 if data is None:
-                    again[number] = kind
+                    again[number] = row["kind"]
                     continue
                 try:
                     found[number] = self.job.read(data)
                 except (ImportError, AttributeError) as error:
                     again[number] = str(error)
-        if again:
+        if again and self.job.alone is not None:
+            told = ", ".join(sorted({kind for kind in again.values() if kind}))
+            self.lacking = TypeError(
+                f"{told} can't come from rank 0, which ran the batch alone ({self.job.alone}): give "
+                "Executor(gather='root')"
+            )
+        elif again:
             found.update(self._made_again(again))
         self._meet(b"")  # the others may have something to run again
 
@@ -238,13 +256,7 @@ class _Batch:
         Args:
             kinds: By the numbers of the inputs what their outputs are; None for exceptions.
         """
-        told = ", ".join(sorted({kind for kind in kinds.values() if kind}))
-        if self.job.alone is not None:
-            raise TypeError(
-                f"{told or 'an exception'} can't go to other ranks, and the batch runs at rank 0 alone "
-                f"({self.job.alone}): give Executor(gather='root')"
-            )
-        if told:
+        if told := ", ".join(sorted({kind for kind in kinds.values() if kind})):
             _log.warning(
                 "Of %d outputs %d can't come from other ranks, and are made again here (%s): let them be text or plain "
                 "data, or give Executor(gather='shards')",
@@ -263,18 +275,24 @@ class _Batch:
             self.executor.report = report
 
     def _table(self, outputs: Sequence[Any]) -> pa.Table:
-        """Outputs as what travels: as they are written, or the class of what is no data; neither for exceptions."""
+        """Outputs as what travels: as they are written, or the class of what is no data, or what an exception says."""
         data: list[bytes | None] = []
         kinds: list[str | None] = []
+        failed: list[bytes | None] = []
         for output in outputs:
-            written, kind = None, None
-            try:
-                written = None if isinstance(output, Exception) else self.job.write(output)
-            except NoDataError as error:
-                kind = error.kind
+            written, kind, said = None, None, None
+            if isinstance(output, Exception):
+                said = f"{type(output).__name__}: {output}".encode(errors="backslashreplace")
+            else:
+                try:
+                    written = self.job.write(output)
+                except NoDataError as error:
+                    kind = error.kind
             data.append(written)
             kinds.append(kind)
-        return pa.table({"data": pa.array(data, pa.large_binary()), "kind": pa.array(kinds, pa.string())})
+            failed.append(said)
+        columns = {"data": pa.array(data, pa.large_binary()), "kind": pa.array(kinds, pa.string())}
+        return pa.table({**columns, "failed": pa.array(failed, pa.large_binary())})
 
     def _meet(self, said: bytes) -> list[bytes]:
         """What each rank says, once all have come here. That may take long, and nobody complains meanwhile."""

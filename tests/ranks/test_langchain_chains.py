@@ -291,8 +291,40 @@ def test_what_can_neither_travel_nor_be_made_again(ranks: Communicator) -> None:
     seen: list[str] = []
     chain = RunnableLambda(seen.append) | RunnableLambda(Opaque)
     assert len(accelerate(chain, executor=on()).batch(QUESTIONS)) == (0 if ranks.rank else 23)
-    with pytest.raises((TypeError, RankError), match="Opaque can't go to other ranks"):
-        accelerate(chain, executor=on("all")).batch(QUESTIONS)
+    shared = accelerate(chain, executor=on("all"))
+    if ranks.rank == 0:
+        assert len(shared.batch(QUESTIONS)) == 23  # which have been paid for
+    else:
+        with pytest.raises(TypeError, match="Opaque can't come from rank 0, which ran the batch alone"):
+            shared.batch(QUESTIONS)
+    # The ranks can go on.
+    assert len(accelerate(plain(Echo()), executor=on("all")).batch(QUESTIONS)) == 23
+
+
+@pytest.mark.parametrize("gather", ["root", "all", "shards"])
+def test_exceptions_as_outputs_of_rank_0_alone(ranks: Communicator, gather: str) -> None:
+    """A step that is tried again may fail all inputs. Nothing is run twice; other ranks hear of the exceptions."""
+
+    def check(number: int) -> int:
+        calls.append(number)
+        if number == 7:
+            raise ValueError("seven \ud800")
+        return number
+
+    calls: list[int] = []
+    chain = RunnableLambda(check) | RunnableLambda(abs).with_retry(stop_after_attempt=1)
+    found = accelerate(chain, executor=on(gather)).batch(list(range(12)), return_exceptions=True)
+    assert sorted(calls) == ([] if ranks.rank else list(range(12)))
+    wanted = of_rank(ranks, gather, [ValueError("seven \ud800") if number == 7 else number for number in range(12)])
+    assert len(found) == len(wanted)
+    for ours, native in zip(found, wanted, strict=True):
+        if not isinstance(native, ValueError):
+            assert ours == native
+        elif ranks.rank == 0:
+            assert told(ours) == told(native)
+        else:
+            assert isinstance(ours, RankError)
+            assert str(ours) == "rank 0 failed: ValueError: seven \\ud800"
 
 
 def test_other_inputs_or_another_chain_than_rank_0s(ranks: Communicator) -> None:
