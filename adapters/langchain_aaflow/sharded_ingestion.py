@@ -32,7 +32,7 @@ from aaflow_plugins.report import OperatorReport, Report
 from aaflow_plugins.scheduler import Sizes
 from aaflow_plugins.shards import Edges, all_counts, blocks, check_same_texts, embed_edges, share_of
 from langchain_aaflow import plans
-from langchain_aaflow.sharded_parts import Part, Place, empty_part, gathered, part_of, refusal
+from langchain_aaflow.sharded_parts import Part, Place, empty_part, gathered, packed, part_of, refusal
 from langchain_aaflow.sharded_store import ShardedVectorStore
 from langchain_aaflow.targets import Target
 
@@ -82,6 +82,7 @@ class Sharded:
 
         Raises:
             RankError: If another rank fails, or has been given something else.
+            TypeError: If each rank is to have all rows, and some can't go there.
             ValueError: If the same result can't be had from shards.
         """
         gather, partitioned = self.executor.gather, self.executor.partitioned
@@ -97,6 +98,9 @@ class Sharded:
             rows = list(zip(chunks, self._ids_of(chunks), strict=True))
             if self.deduplicate:
                 rows = self._firsts(rows, split_report)
+            if gather == "all":
+                for chunk, _ in rows:
+                    packed(chunk)  # what can't go to the others is known before anything is embedded
             counts = all_counts(self.ranks, len(rows))
             self._check_ids([id_ for _, id_ in rows], counts)
             self._store(rows, embed, split_report)

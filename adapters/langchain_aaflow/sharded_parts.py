@@ -126,18 +126,24 @@ def documents_of(place: Place, part: Part, rows: Sequence[int]) -> dict[int, Doc
     first = place.first
     own = sorted({row for row in rows if first <= row < first + part.rows})
     documents = dict(zip(own, part.documents([row - first for row in own]), strict=True))
-    held = pa.array(map(_packed, documents.values()), pa.large_binary())
+    held = pa.array(map(packed, documents.values()), pa.large_binary())
     found = place.ranks.all_gather(pa.table({"row": pa.array(own, pa.int64()), "document": held}))
     others = zip(found["row"].to_pylist(), found["document"].to_pylist(), strict=True)
     return documents | {row: from_json(held) for row, held in others if row not in documents}
 
 
-def _packed(document: Document) -> bytes:
+def packed(document: Document) -> bytes:
+    """A document as it goes to another rank.
+
+    Raises:
+        TypeError: If it would not be the same there; the message says why.
+    """
     try:
         return to_json(document)
     except NoDataError as error:
+        name = document.id or document.page_content[:40]
         raise TypeError(
-            f"document {document.id!r} can't go to another rank: {error}; in metadata keep text, numbers, dates "
+            f"document {name!r} can't go to another rank: {error}; in metadata keep text, numbers, dates "
             "(without a time zone, or with that of UTC), lists and dicts"
         ) from error
 
@@ -145,8 +151,8 @@ def _packed(document: Document) -> bytes:
 def gathered(place: Place, part: Part) -> tuple[list[Document], list[Any]]:
     """The documents and vectors of all parts, in order, on every rank; all ranks make this call."""
     documents, vectors = part.documents(range(part.rows)), part.vectors()
-    packed = pa.array(map(_packed, documents), pa.large_binary())
-    found = place.ranks.all_gather(pa.table({"document": packed, **vector_columns(vectors)}))
+    held = pa.array(map(packed, documents), pa.large_binary())
+    found = place.ranks.all_gather(pa.table({"document": held, **vector_columns(vectors)}))
     all_documents = list(map(from_json, found["document"].to_pylist()))
     all_documents[place.first : place.first + part.rows] = documents
     return all_documents, vectors_in(found)
