@@ -83,7 +83,8 @@ def compared(
     predicted = predict(costs, workers, cluster, items=documents, gather=gather)
     own_cores = Cluster(cores=workers * costs.cores, ranks_a_node=workers)
     stages = predict(costs, workers, own_cores, items=documents, gather=gather).stages if at_work else predicted.stages
-    times = {**dict(zip(STAGES, stages, strict=True)), "exchange": predicted.exchange}
+    # Measured is all that a rank spends beside its stages: what one rank takes for that, too, and what it tells others.
+    times = {**dict(zip(STAGES, stages, strict=True)), "exchange": predicted.exchange + costs.framework}
     pairs = [(name, times[name], seconds[name]) for name in times if name in seconds]
     pairs.append(("total", predicted.total, measured.spread("wall").median))
     told = ", ".join(f"{name} {_against(*pair)}" for name, *pair in pairs)
