@@ -270,6 +270,8 @@ def postprocess(
                 if other is not None and other.node_id == source.node_id:
                     owns[index + 1] = inside(after.__dict__["metadata"])
                     relationships[NEXT] = _related(after, hashed, index + 1, owns[index + 1])
+        if index > 0:
+            owns[index - 1] = hashed[index - 1] = None  # nobody asks for them any more: windows are long
     return True
 
 
