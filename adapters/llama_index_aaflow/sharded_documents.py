@@ -65,24 +65,21 @@ def check_nodes_apart(ranks: Communicator, nodes: Sequence[Any]) -> None:
 
 
 def drop_replaced(ranks: Communicator, nodes: Sequence[Any], store: Any) -> None:
-    """Have the other ranks drop what this rank stores anew: natively it replaces what is under its id.
+    """Have each node in the store of one rank alone: the last of those that have just stored one of its id.
 
-    All ranks make this call together, when the nodes are made and before any is stored.
+    Within one process it has replaced the others. All ranks make this call together, once they have stored theirs.
 
     Args:
         ranks: The ranks.
-        nodes: What this rank is to store.
+        nodes: What this rank has stored.
         store: This rank's `SimpleVectorStore`.
-
-    Raises:
-        RefusedError: If nodes of one id were made on several ranks.
     """
-    check_nodes_apart(ranks, nodes)
-    entries = [(key, _HELD) for key in store.data.embedding_dict] + [(node.id_, _WANTED) for node in nodes]
+    stored = {node.id_ for node in nodes}
+    entries = [(key, _WANTED if key in stored else _HELD) for key in store.data.embedding_dict]
     answers = []
     for key, who in _met(ranks, entries).items():
-        wanting = {rank for rank, said in who if said == _WANTED}
-        answers += [(rank, key, _GONE) for rank, said in who if said == _HELD and wanting - {rank}]
+        last = max((rank for rank, said in who if said == _WANTED), default=None)
+        answers += [(rank, key, _GONE) for rank, _ in who if last is not None and rank != last]
     if gone := [key for key, _ in _told(ranks, answers)]:
         store.delete_nodes(gone)
 
@@ -101,12 +98,15 @@ def documents_seen(
         delete: Deletes what came of a document from this rank's vector store; None where there is none.
 
     Raises:
-        RefusedError: If what is to be deleted or replaced depends on what other ranks have of it.
+        RefusedError: Before anything is deleted, if documents to be run have one id and are in blocks of several ranks,
+            or if what is to be deleted or replaced depends on what other ranks have of it.
     """
     store = pipeline.docstore
     if delete is None or pipeline.docstore_strategy == DocstoreStrategy.DUPLICATES_ONLY:
         taken = _taken(ranks, store, nodes)
-        _check_replaced(ranks, store, [node for node in nodes if node.hash not in taken])
+        to_run = [node for node in nodes if node.hash not in taken]
+        check_apart(ranks, to_run)
+        _check_replaced(ranks, store, to_run)
         return _Seen(store, {}, taken, frozenset())
     held = _held(store)
     if pipeline.docstore_strategy == DocstoreStrategy.UPSERTS_AND_DELETE:
@@ -115,11 +115,14 @@ def documents_seen(
     entries += [(_source(node), _WANTED + node.hash) for node in nodes]
     answers = [answer for key, who in _met(ranks, entries).items() for answer in _upserted(key, who)]
     told = _told(ranks, answers)
+    exists = {key: said.removeprefix(_EXISTS) for key, said in told if said.startswith(_EXISTS)}
+    check_apart(
+        ranks, [node for node in nodes if node.hash not in (held.get(_source(node)), exists.get(_source(node)))]
+    )
     for key in (key for key, said in told if said == _GONE):
         store.delete_ref_doc(key, raise_error=False)
         store.delete_document(key, raise_error=False)
         delete(key)
-    exists = {key: said.removeprefix(_EXISTS) for key, said in told if said.startswith(_EXISTS)}
     return _Seen(store, exists, frozenset(), frozenset(key for key, said in told if said == _KEPT))
 
 

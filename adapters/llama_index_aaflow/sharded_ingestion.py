@@ -69,7 +69,8 @@ def run_sharded(
         raise ValueError(f"gather='shards': {reason}; {ELSEWHERE}")
     call = "run" if on_loop is None else "arun"
     settings = f"{call} {executor.partitioned} {pipeline.docstore_strategy} {pipeline.disable_cache}"
-    stores = f"{pipeline.docstore is None} {pipeline.vector_store is None}"
+    store = pipeline.vector_store
+    stores = f"{pipeline.docstore is None} {store is None} {isinstance(store, SimpleVectorStore)}"
     refused = None
     with ranks.together(f"{fingerprint(pipeline.transformations)} {settings} {stores}"):
         try:
@@ -92,14 +93,16 @@ def _run(
     mine = with_class(pipeline, type(pipeline))
     mine.__dict__.update(documents=None, readers=None)
     own = block_of(ranks, nodes, executor)
+    store = pipeline.vector_store
     if pipeline.docstore is not None:
-        store = pipeline.vector_store
         delete = None
         if store is not None:
             delete = store.delete if on_loop is None else partial(on_loop, store.adelete)
         mine.__dict__["docstore"] = documents_seen(ranks, pipeline, own, delete)
-    with helping(_Together(ranks, steps, pipeline.vector_store, apart=pipeline.docstore is not None)):
+    with helping(_Together(ranks, steps, apart=pipeline.docstore is None)):
         made = native(mine, documents=own, **given)
+    if isinstance(store, SimpleVectorStore):
+        drop_replaced(ranks, [node for node in made if node.embedding is not None], store)
     pipeline.__dict__["docstore_strategy"] = mine.docstore_strategy  # the oldest versions change it
     return made
 
@@ -247,18 +250,16 @@ class ShardedEmbedding:
 class _Together(Helping):
     """What this rank's transformations are to know of the others'."""
 
-    def __init__(self, ranks: Communicator, steps: list[Any], store: Any, *, apart: bool) -> None:
+    def __init__(self, ranks: Communicator, steps: list[Any], *, apart: bool) -> None:
         """Set up.
 
         Args:
             ranks: The ranks.
             steps: What stands for the pipeline's transformations.
-            store: This rank's vector store; None if there is none.
-            apart: Whether documents of one id may not be in several blocks in any case.
+            apart: Whether it is to be seen that no parser gets documents of one id on several ranks.
         """
         self._ranks, self._steps = ranks, steps
-        self._store = store if isinstance(store, SimpleVectorStore) else None
-        self._apart = apart or any(not isinstance(step, ShardedEmbedding) for step in steps)
+        self._apart = apart and any(not isinstance(step, ShardedEmbedding) for step in steps)
 
     def run(
         self,
@@ -272,12 +273,8 @@ class _Together(Helping):
         if self._apart:
             check_apart(self._ranks, nodes)
         if (cache := settings.get("cache")) is not None:
-            made = native(self._steps, cache=_SharedCache(quick_cache(cache), self._ranks))
-        else:
-            made = native(self._steps)
-        if self._store is not None:
-            drop_replaced(self._ranks, [node for node in made if node.embedding is not None], self._store)
-        return made
+            return native(self._steps, cache=_SharedCache(quick_cache(cache), self._ranks))
+        return native(self._steps)
 
     async def arun(
         self, native: Callable[..., Any], nodes: Sequence[Any], steps: list[Any], settings: dict[str, Any]

@@ -203,15 +203,61 @@ def test_a_vector_store_alone(ranks: Communicator) -> None:
         assert_same_held(ranks, ours, native)
 
 
-def test_nodes_of_one_id_on_several_ranks(ranks: Communicator) -> None:
-    """One process would keep the last; nothing is stored."""
-    ours = IngestionPipeline(
-        transformations=[SentenceSplitter(id_func=lambda number, _: f"{number}"), Hashed()],
-        vector_store=SimpleVectorStore(),
+def by_text(number: int, document: Any) -> str:
+    return f"{document.text}/{number}"
+
+
+@pytest.mark.parametrize("strategy", [None, *DocstoreStrategy])
+def test_nodes_of_one_id_on_several_ranks(ranks: Communicator, strategy: DocstoreStrategy | None) -> None:
+    """The last is kept, as in one process."""
+    native, ours = (
+        IngestionPipeline(
+            transformations=[SentenceSplitter(id_func=by_text), Hashed()],
+            vector_store=SimpleVectorStore(),
+            docstore=strategy and SimpleDocumentStore(),
+            docstore_strategy=strategy or UPSERTS,
+        )
+        for _ in range(2)
     )
-    with pytest.raises(ValueError, match="nodes with the id '0' were made of documents in the blocks of several ranks"):
-        sharded(ours).run(documents=documents(12, 40))
-    assert not ours.vector_store.to_dict()["embedding_dict"]
+    pipeline = sharded(ours)
+    for withdrawn in ((), (0, 5, 11), (0, 11)):
+        given = documents(12, 40)
+        for number in withdrawn:
+            given[number].set_content("Withdrawn.")
+        if strategy == DUPLICATES and withdrawn:
+            given = [Document(text=each.text, id_=f"{each.id_} {len(withdrawn)}") for each in given]
+        native.run(documents=copies(given))
+        pipeline.run(documents=copies(given))
+        found = everybodys(ranks, list(ours.vector_store.to_dict()["embedding_dict"].items()))
+        assert sorted(found) == sorted(map(repr, native.vector_store.to_dict()["embedding_dict"].items()))
+
+
+@pytest.mark.parametrize("strategy", DocstoreStrategy)
+def test_nothing_is_lost_where_a_run_is_refused(ranks: Communicator, strategy: DocstoreStrategy) -> None:
+    ours = with_stores(strategy)
+    pipeline = sharded(ours)
+    pipeline.run(documents=documents(8, 40))
+    kept = everybodys(ranks, held(ours))
+    # All have changed, so that natively all would be deleted first.
+    new, other = (Document(text=f"{text}. " * 60, id_="new") for text in ("One", "Another"))
+    with pytest.raises(ValueError, match="documents with the id 'new' are in the blocks of several ranks"):
+        pipeline.run(documents=[new, *documents(8, 50), other])
+    assert everybodys(ranks, held(ours)) == kept
+
+
+def test_nothing_is_lost_where_a_rank_can_not_store(ranks: Communicator) -> None:
+    """What a node would have replaced on another rank stays there."""
+    ours = IngestionPipeline(
+        transformations=[sentences(), Hashed()], vector_store=SimpleVectorStore(), disable_cache=True
+    )
+    pipeline = sharded(ours)
+    pipeline.run(documents=documents(12, 40))
+    before = set(everybodys(ranks, list(ours.vector_store.data.embedding_dict)))
+    given = documents(12, 40)[::-1]
+    given[0].metadata["odd"] = object()  # which is no JSON
+    with pytest.raises(Exception, match=r"serialize|rank 0"):
+        pipeline.run(documents=given)
+    assert set(everybodys(ranks, list(ours.vector_store.data.embedding_dict))) == before
 
 
 def test_documents_that_were_seen_in_another_block(ranks: Communicator) -> None:
