@@ -301,11 +301,11 @@ def test_metadata_that_does_not_travel(job: Communicator) -> None:
     if job.size > 1:
         with pytest.raises((TypeError, RankError), match=r"can't go to another rank: a abc\.ABCMeta is no"):
             found.similarity_search("a", 8)
-    # Where all are to go to all ranks, nothing is embedded before.
-    with pytest.raises(
-        (TypeError, RankError), match=r"document '[a-h]' can't go to another rank: a abc\.ABCMeta is no"
-    ):
-        ingest(given, splitter=None, embedding=Hashed(bad="c"), vectorstore=FAISS, executor=shards(gather="all"))
+        # Where all are to go to all ranks, nothing is embedded before.
+        with pytest.raises(
+            (TypeError, RankError), match=r"document '[a-h]' can't go to another rank: a abc\.ABCMeta is no"
+        ):
+            ingest(given, splitter=None, embedding=Hashed(bad="c"), vectorstore=FAISS, executor=shards(gather="all"))
 
 
 @pytest.mark.parametrize("metric", [faiss.IndexFlatL2, faiss.IndexFlatIP])

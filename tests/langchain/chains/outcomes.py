@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -212,6 +213,9 @@ def differences(spec: Spec, call: Call, accelerate: Callable[[Any], Any], reruns
     unexplained = set(found.pieces) | set(native.pieces)
     for seed in range(1, reruns + 2):
         unexplained -= {key for key in unexplained if found.pieces.get(key, found) == native.pieces.get(key, native)}
+        if call.asynchronous and found.failed and _warned(found) <= _warned(native):
+            # What comes beside a failure natively goes on, and warns; here it is cancelled.
+            unexplained.discard("warnings")
         if not unexplained:
             break
         # A pool of threads gives the error of the first input that fails, whatever the timing.
@@ -231,6 +235,10 @@ def differences(spec: Spec, call: Call, accelerate: Callable[[Any], Any], reruns
     if call.max_concurrency and not found.native and _bounded(spec, call) and found.peak > call.max_concurrency:
         lines.append(f"{found.peak} at work at once, {call.max_concurrency} allowed")
     return lines
+
+
+def _warned(outcome: Outcome) -> Counter[Any]:
+    return Counter(outcome.pieces["warnings"])
 
 
 def _bounded(spec: Spec, call: Call) -> bool:
