@@ -238,7 +238,7 @@ def differences(spec: Spec, call: Call, accelerate: Callable[[Any], Any], reruns
 
 
 def _warned(outcome: Outcome) -> Counter[Any]:
-    return Counter(outcome.pieces["warnings"])
+    return Counter(outcome.pieces.get("warnings", ()))
 
 
 def _bounded(spec: Spec, call: Call) -> bool:
