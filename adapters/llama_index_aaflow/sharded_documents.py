@@ -116,14 +116,18 @@ def documents_seen(
     answers = [answer for key, who in _met(ranks, entries).items() for answer in _upserted(key, who)]
     told = _told(ranks, answers)
     exists = {key: said.removeprefix(_EXISTS) for key, said in told if said.startswith(_EXISTS)}
+    seen = _Seen(store, exists, frozenset(), frozenset(key for key, said in told if said == _KEPT))
+    gone = dict.fromkeys(key for key, said in told if said == _GONE)
+    # What is deleted here for another rank is to be run here, too, if it is this rank's input as it was.
     check_apart(
-        ranks, [node for node in nodes if node.hash not in (held.get(_source(node)), exists.get(_source(node)))]
+        ranks,
+        [node for node in nodes if (key := _source(node)) in gone or seen.get_document_hash(key) != node.hash],
     )
-    for key in (key for key, said in told if said == _GONE):
+    for key in gone:
         store.delete_ref_doc(key, raise_error=False)
         store.delete_document(key, raise_error=False)
         delete(key)
-    return _Seen(store, exists, frozenset(), frozenset(key for key, said in told if said == _KEPT))
+    return seen
 
 
 class _Seen:

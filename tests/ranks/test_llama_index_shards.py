@@ -245,6 +245,19 @@ def test_nothing_is_lost_where_a_run_is_refused(ranks: Communicator, strategy: D
     assert everybodys(ranks, held(ours)) == kept
 
 
+@pytest.mark.parametrize("strategy", [UPSERTS, DELETES])
+def test_a_document_as_it_was_and_changed(ranks: Communicator, strategy: DocstoreStrategy) -> None:
+    """Of one id in two blocks: the store that has it is not emptied for the other before that is refused."""
+    ours = with_stores(strategy)
+    pipeline = sharded(ours)
+    given = documents(8, 40)
+    pipeline.run(documents=copies(given))
+    kept = everybodys(ranks, held(ours))
+    with pytest.raises(ValueError, match="documents with the id '0' are in the blocks of several ranks"):
+        pipeline.run(documents=[*copies(given), Document(text="Changed. " * 60, id_="0")])
+    assert everybodys(ranks, held(ours)) == kept
+
+
 def test_nothing_is_lost_where_a_rank_can_not_store(ranks: Communicator) -> None:
     """What a node would have replaced on another rank stays there."""
     ours = IngestionPipeline(
