@@ -240,31 +240,32 @@ class _Batch:
                     found[number] = self.job.read(data)
                 except (ImportError, AttributeError) as error:
                     again[number] = str(error)
+        kinds = ", ".join(sorted({kind for kind in again.values() if kind}))
         if again and self.job.alone is not None:
-            told = ", ".join(sorted({kind for kind in again.values() if kind}))
             self.lacking = TypeError(
-                f"{told} can't come from rank 0, which ran the batch alone ({self.job.alone}): give "
+                f"{kinds} can't come from rank 0, which ran the batch alone ({self.job.alone}): give "
                 "Executor(gather='root')"
             )
         elif again:
-            found.update(self._made_again(again))
+            found.update(self._made_again(list(again), kinds))
         self._meet(b"")  # the others may have something to run again
 
-    def _made_again(self, kinds: dict[int, str | None]) -> dict[int, Any]:
+    def _made_again(self, numbers: Sequence[int], kinds: str) -> dict[int, Any]:
         """The outputs that can't come, made here.
 
         Args:
-            kinds: By the numbers of the inputs what their outputs are; None for exceptions.
+            numbers: Those of the inputs.
+            kinds: What of the outputs is no exception; empty if all are.
         """
-        if told := ", ".join(sorted({kind for kind in kinds.values() if kind})):
+        if kinds:
             _log.warning(
                 "Of %d outputs %d can't come from other ranks, and are made again here (%s): let them be text or plain "
                 "data, or give Executor(gather='shards')",
                 self.job.count,
-                len(kinds),
-                told,
+                len(numbers),
+                kinds,
             )
-        return dict(zip(kinds, self._run_again(list(kinds)), strict=True))
+        return dict(zip(numbers, self._run_again(numbers), strict=True))
 
     def _run_again(self, numbers: Sequence[int]) -> list[Any]:
         """Outputs of inputs that another rank has run; the executor keeps the report of this rank's own."""
