@@ -1,163 +1,24 @@
-"""Batches of a chain: what is joined, bounded, kept in order, ended."""
+"""Batches of a chain: what is joined, bounded, kept in order."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 import pickle
-import signal
-import subprocess
-import sys
-import textwrap
 import threading
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from langchain_core.callbacks import BaseCallbackHandler
-from langchain_core.embeddings import DeterministicFakeEmbedding, Embeddings
-from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.embeddings import DeterministicFakeEmbedding
 from langchain_core.output_parsers import StrOutputParser
-from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_core.prompts import ChatPromptTemplate
-from langchain_core.runnables import (
-    ConfigurableField,
-    Runnable,
-    RunnableLambda,
-    RunnablePassthrough,
-    RunnableSequence,
-)
+from langchain_core.runnables import ConfigurableField, RunnableLambda, RunnablePassthrough, RunnableSequence
 from langchain_core.vectorstores import InMemoryVectorStore
 
 from aaflow_plugins import Executor, Progress, accelerate
 from aaflow_plugins.plugins import load_for
-
-QUESTIONS = [f"What of subject {number % 17}, asked {number} times?" for number in range(150)]
-
-
-class Echo(BaseChatModel):
-    """Answers with the end of the last message; knows how many calls there were at once."""
-
-    seconds: float = 0.002
-    now: int = 0
-    peak: int = 0
-    calls: int = 0
-    fails_on: str = "nothing"
-
-    @property
-    def _llm_type(self) -> str:
-        return "echo"
-
-    def _answer(self, messages: list[BaseMessage]) -> ChatResult:
-        text = str(messages[-1].content)
-        if self.fails_on in text:
-            raise LookupError(text[-20:])
-        return ChatResult(generations=[ChatGeneration(message=AIMessage(content=f"echo {text[-60:]}", id="one"))])
-
-    def _generate(self, messages: list[BaseMessage], *_: Any, **__: Any) -> ChatResult:
-        with _counting(self):
-            time.sleep(self.seconds)
-            return self._answer(messages)
-
-    async def _agenerate(self, messages: list[BaseMessage], *_: Any, **__: Any) -> ChatResult:
-        with _counting(self):
-            await asyncio.sleep(self.seconds)
-            return self._answer(messages)
-
-
-_lock = threading.Lock()
-
-
-class _counting:
-    def __init__(self, model: Echo) -> None:
-        self.model = model
-
-    def __enter__(self) -> None:
-        with _lock:
-            self.model.now, self.model.calls = self.model.now + 1, self.model.calls + 1
-            self.model.peak = max(self.model.peak, self.model.now)
-
-    def __exit__(self, *_: object) -> None:
-        with _lock:
-            self.model.now -= 1
-
-
-class Counting(Embeddings):
-    """Counts calls; the vectors are those of another."""
-
-    def __init__(self) -> None:
-        self.inner, self.sizes = DeterministicFakeEmbedding(size=16), list[int]()
-
-    def embed_documents(self, texts: list[str]) -> list[list[float]]:
-        self.sizes.append(len(texts))
-        return self.inner.embed_documents(texts)
-
-    def embed_query(self, text: str) -> list[float]:
-        self.sizes.append(1)
-        return self.inner.embed_query(text)
-
-
-def join(documents: list[Any]) -> str:
-    return "\n".join(document.page_content for document in documents)
-
-
-def rag(model: Echo, embeddings: Embeddings | None = None) -> Runnable[Any, Any]:
-    """The chain of every tutorial."""
-    store = InMemoryVectorStore(embeddings or DeterministicFakeEmbedding(size=16))
-    store.add_texts([f"A text about subject {number}" for number in range(120)])
-    prompt = ChatPromptTemplate.from_template("Given {context}, answer {question}")
-    found = {"context": store.as_retriever() | join, "question": RunnablePassthrough()}
-    return found | prompt | model | StrOutputParser()
-
-
-class Chains(BaseCallbackHandler):
-    """Knows which runs of chains are open."""
-
-    def __init__(self) -> None:
-        self.open: set[Any] = set()
-        self.started = 0
-        self.errors: list[str] = []
-
-    def _begin(self, *_: Any, run_id: Any, **__: Any) -> None:
-        self.started += 1
-        self.open.add(run_id)
-
-    def _end(self, *_: Any, run_id: Any, **__: Any) -> None:
-        self.open.remove(run_id)
-
-    def _fail(self, error: BaseException, *, run_id: Any, **__: Any) -> None:
-        self.errors.append(type(error).__name__)
-        self.open.remove(run_id)
-
-    on_chain_start, on_chain_end, on_chain_error = _begin, _end, _fail
-
-
-class Roots(Chains):
-    """Those of the inputs alone: a native step that is cancelled may leave its run open."""
-
-    def on_chain_start(self, *_: Any, run_id: Any, parent_run_id: Any = None, **__: Any) -> None:
-        if parent_run_id is None:
-            self._begin(run_id=run_id)
-
-    def _end(self, *_: Any, run_id: Any, **__: Any) -> None:
-        self.open.discard(run_id)
-
-    def _fail(self, error: BaseException, *, run_id: Any, **__: Any) -> None:
-        self.errors.append(type(error).__name__)
-        self.open.discard(run_id)
-
-    on_chain_end, on_chain_error = _end, _fail
-
-
-class Runs(Chains):
-    """All, with models and retrievers."""
-
-    on_chat_model_start = on_retriever_start = Chains._begin
-    on_llm_end = on_retriever_end = Chains._end
-    on_llm_error = on_retriever_error = Chains._fail
+from tests.langchain.rag_chain import QUESTIONS, Counting, Echo, Runs, rag
 
 
 @pytest.mark.parametrize("handlers", [False, True])
@@ -249,26 +110,6 @@ def test_an_input_does_not_wait_for_the_others(way: str) -> None:
     assert (chain.batch(numbers) if way == "batch" else asyncio.run(chain.abatch(numbers))) == numbers
 
 
-@pytest.mark.parametrize("way", ["batch", "abatch"])
-@pytest.mark.parametrize("returned", [False, True])
-def test_an_error_is_the_native_one_and_every_input_is_closed(way: str, returned: bool) -> None:
-    results = []
-    for chain in (rag(Echo(fails_on="asked 7 times")), accelerate(rag(Echo(fails_on="asked 7 times")))):
-        runs = Roots() if way == "abatch" else Runs()
-        config: Any = {"callbacks": [runs], "max_concurrency": 4}
-        try:
-            if way == "batch":
-                output: Any = chain.batch(QUESTIONS[:20], config, return_exceptions=returned)
-            else:
-                output = asyncio.run(chain.abatch(QUESTIONS[:20], config, return_exceptions=returned))
-        except LookupError as error:
-            output = error
-        assert not runs.open
-        shown = [str(o) for o in output] if returned else str(output)
-        results.append((type(output), shown, set(runs.errors) >= {"LookupError"}))
-    assert results[0] == results[1]
-
-
 def test_few_inputs_run_natively(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     native = RunnableSequence.batch
@@ -319,80 +160,6 @@ def test_ten_thousand_inputs_hold_a_bounded_number_of_them(way: str) -> None:
     outputs = chain.batch(inputs, config) if way == "batch" else asyncio.run(chain.abatch(inputs, config))  # type: ignore[arg-type]
     assert outputs == inputs
     assert peak <= 4 + 2 * 64 + 4
-
-
-def test_cancelling_half_way_leaves_nothing() -> None:
-    model, runs = Echo(seconds=0.05), Roots()
-
-    async def work() -> set[Any]:
-        chain = accelerate(rag(model))
-        task = asyncio.create_task(chain.abatch(QUESTIONS, {"max_concurrency": 8, "callbacks": [runs]}))
-        while not model.calls:
-            await asyncio.sleep(0.005)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        return asyncio.all_tasks() - {asyncio.current_task()}
-
-    assert asyncio.run(work()) == set()
-    assert model.now == 0
-    assert not runs.open
-
-
-def test_closing_an_iterator_of_results_leaves_nothing() -> None:
-    model, before = Echo(seconds=0.02), threading.active_count()
-    results: Iterator[Any] = iter(accelerate(rag(model)).batch_as_completed(QUESTIONS, {"max_concurrency": 4}))
-    next(results)
-    results.close()  # type: ignore[attr-defined]
-    assert threading.active_count() == before
-    assert model.calls < len(QUESTIONS)
-
-
-def test_ctrl_c_as_an_iterator_of_results_starts_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    start = threading.Thread.start
-
-    def interrupted(thread: threading.Thread) -> None:
-        start(thread)
-        if thread.name == "aaflow-chain":
-            signal.raise_signal(signal.SIGINT)
-
-    monkeypatch.setattr(threading.Thread, "start", interrupted)
-    model = Echo(seconds=0.02)
-    with pytest.raises(KeyboardInterrupt):
-        next(iter(accelerate(rag(model)).batch_as_completed(QUESTIONS, {"max_concurrency": 4})))
-    assert "aaflow-chain" not in {thread.name for thread in threading.enumerate()}
-    assert model.calls < len(QUESTIONS)
-
-
-def test_ctrl_c_closes_every_run_and_leaves_no_thread(tmp_path: Path) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(
-        textwrap.dedent("""
-        import os, threading
-        from aaflow_plugins import accelerate
-        from tests.langchain.test_chains import Echo, QUESTIONS, Runs, rag
-        model, runs = Echo(seconds=0.2), Runs()
-        chain = accelerate(rag(model))
-        threading.Timer(0.5, os.write, (1, b"started\\n")).start()
-        try:
-            chain.batch(QUESTIONS, {"callbacks": [runs]})
-        except KeyboardInterrupt:
-            left = [t.name for t in threading.enumerate() if t.is_alive() and t is not threading.main_thread()]
-            print("interrupted", left, len(runs.open), set(runs.errors), flush=True)
-        """)
-    )
-    process = subprocess.Popen(
-        [sys.executable, script],
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=Path.cwd(),
-        env={**os.environ, "PYTHONPATH": str(Path.cwd())},
-    )
-    assert process.stdout
-    assert process.stdout.readline() == "started\n"
-    process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=60)
-    assert output.splitlines() == ["interrupted [] 0 {'KeyboardInterrupt'}"]
 
 
 def test_batch_works_where_a_loop_runs() -> None:
@@ -585,55 +352,3 @@ def test_a_variable_that_is_given_another_store_is_left_alone() -> None:
     assert fast.invoke("which?") == "old"
     reload()
     assert fast.invoke("which?") == "new"
-
-
-@pytest.mark.parametrize("bind", [lambda retry: retry, lambda retry: retry.with_config(tags=["bound"])])
-async def test_a_retry_at_the_root_does_not_retry_as_completed(bind: Any) -> None:
-    """Natively a binding hands these calls on to the step within, and a retry is one."""
-
-    def busy(value: int) -> int:
-        raise ValueError(f"busy at {value}")
-
-    def made() -> Any:
-        return bind(RunnableLambda(busy).with_retry(stop_after_attempt=3, wait_exponential_jitter=False))
-
-    inputs = [1, 2, 3, 4]
-    outcomes = []
-    for chain in (made(), accelerate(made())):
-        tracer = Seen()
-        config: Any = {"callbacks": [tracer]}
-        blocking = sorted((n, repr(out)) for n, out in chain.batch_as_completed(inputs, config, return_exceptions=True))
-        awaited = [(n, repr(out)) async for n, out in chain.abatch_as_completed(inputs, config, return_exceptions=True)]
-        outcomes.append((blocking, sorted(awaited), sorted(tracer.names)))
-    assert outcomes[1] == outcomes[0]
-
-
-class Seen(BaseCallbackHandler):
-    """The names of all runs."""
-
-    def __init__(self) -> None:
-        self.names: list[str] = []
-
-    def on_chain_start(self, serialized: Any, inputs: Any, *, name: str = "", **kwargs: Any) -> None:
-        self.names.append(name)
-
-
-async def test_a_step_that_is_cancelled_ends_all_as_completed() -> None:
-    async def cancelled(value: int) -> int:
-        if value == 2:
-            task = asyncio.create_task(asyncio.sleep(60))
-            task.cancel()
-            await task
-        return value
-
-    async def same(value: int) -> int:
-        return value
-
-    chain = accelerate(RunnableLambda(cancelled) | RunnableLambda(same))
-
-    async def all_of_them() -> None:
-        async for _ in chain.abatch_as_completed([1, 2, 3, 4], return_exceptions=True):
-            pass
-
-    with pytest.raises(asyncio.CancelledError):
-        await asyncio.wait_for(all_of_them(), 30)
