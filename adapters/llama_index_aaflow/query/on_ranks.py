@@ -96,7 +96,8 @@ def _asks_shards(owner: Any) -> bool:
         if isinstance(part, ShardedRetriever) and part.ranks.size > 1:
             return True
         if isinstance(part, list | tuple | dict):
-            parts += part.values() if isinstance(part, dict) else part
+            # A retriever has the ids of all nodes of its index.
+            parts += [each for each in (part.values() if isinstance(part, dict) else part) if type(each) is not str]
         elif isinstance(part, BaseQueryEngine | BaseRetriever | BaseTool) and id(part) not in seen:
             seen.add(id(part))
             parts += vars(part).values()
