@@ -143,7 +143,7 @@ def batch_on(ranks: Communicator, executor: Executor, job: Job) -> list[Any]:
         TypeError: If something that this rank is to have can't travel, and can't be made here again.
         Exception: At rank 0 the error that one process would raise.
     """
-    with ranks.together(f"a batch {executor.gather} {job.alone} {job.settings.hex()}"):
+    with ranks.together("batch", gather=executor.gather, alone=job.alone, chain=job.settings.hex()):
         ranks.compare(job.inputs, "has other inputs than rank 0: give all ranks the same")
         batch = _Batch(ranks, executor, job)
         outputs = batch.outputs()

@@ -6,11 +6,13 @@ an exception on one of them is raised on all.
 
 from __future__ import annotations
 
+import json
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -69,23 +71,25 @@ class Communicator(ABC):
         self._turn = threading.Lock()
 
     @contextmanager
-    def together(self, fingerprint: str) -> Iterator[None]:
+    def together(self, call: str, /, **same: object) -> Iterator[None]:
         """What the ranks do together.
 
         Whoever leaves the block by an exception tells the others, which raise a `RankError` in their next call here,
         or at once if they wait in one. No rank leaves the block before all have come to its end.
 
         Args:
-            fingerprint: What decides the result (a plan's fingerprint, settings): the same on all ranks.
+            call: What they do.
+            **same: What decides the result (a plan's fingerprint, settings), by the name under which a user knows it;
+                as strings the same on all ranks.
 
         Raises:
-            RankError: If another rank's fingerprint is not this one's, or if another rank fails or ends.
+            RankError: If another rank does something else, with what differs; or if another rank fails or ends.
             BusyError: If this process is within such a block already.
         """
         with self._in_turn():
             token = _within.set(True)
             try:
-                with self._block(fingerprint):
+                with self._block(call, {name: str(value) for name, value in same.items()}):
                     yield
             finally:
                 _within.reset(token)
@@ -104,10 +108,13 @@ class Communicator(ABC):
             self._turn.release()
 
     @contextmanager
-    def _block(self, fingerprint: str) -> Iterator[None]:
+    def _block(self, call: str, same: dict[str, str]) -> Iterator[None]:
         self._begin()
         try:
-            self.compare(fingerprint.encode(), "runs something else: plan, settings and versions must be the same")
+            found = list(self.agree(json.dumps([call, same]).encode()).items())
+            if len(found) > 1:
+                (first, _), (other, rank) = found[:2]
+                raise RankError(rank, f"runs something else: {_difference(json.loads(other), json.loads(first))}")
             yield
             self.barrier()
         except BaseException as error:
@@ -220,6 +227,15 @@ class Communicator(ABC):
     @abstractmethod
     def _fail(self, error: BaseException) -> None:
         """Tell the others, unless it is they who told us."""
+
+
+def _difference(other: list[Any], first: list[Any]) -> str:
+    """What another rank's call, and what decides its result, has that differs from rank 0's."""
+    (call, same), (first_call, first_same) = other, first
+    if call != first_call:
+        return f"{call}, where rank 0 runs {first_call}"
+    names = [name for name in {**first_same, **same} if same.get(name) != first_same.get(name)]
+    return f"not with rank 0's {', '.join(names)}; settings and versions must be the same on all ranks"
 
 
 def checked_keys(table: pa.Table, key: str) -> npt.NDArray[np.int64]:

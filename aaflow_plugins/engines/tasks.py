@@ -429,13 +429,19 @@ def compare_samples(ranks: Communicator, sample: bytes) -> None:
 
 
 def lead_or_serve(
-    ranks: Communicator, fingerprint: str, source: bytes, calls: Mapping[int, RemoteCall], lead: Callable[[TaskPool], T]
+    ranks: Communicator,
+    call: str,
+    same: Mapping[str, object],
+    source: bytes,
+    calls: Mapping[int, RemoteCall],
+    lead: Callable[[TaskPool], T],
 ) -> T | None:
     """Have rank 0 do something with the help of all others.
 
     Args:
         ranks: The ranks, of which there are several.
-        fingerprint: What decides the result: the same on all ranks.
+        call: What they do.
+        same: What decides the result, by name: the same on all ranks.
         source: What tells this rank's data from other data; empty if it has none. That of rank 0 counts.
         calls: What rank 0 may have done, by number; what not all ranks have stays at rank 0.
         lead: What rank 0 does.
@@ -444,22 +450,22 @@ def lead_or_serve(
         At rank 0 what `lead` returns, None elsewhere, once all are done.
 
     Raises:
-        RankError: If another rank fails, has another fingerprint, other data, or gives other samples.
+        RankError: If another rank fails, does something else, has other data, or gives other samples.
         BaseException: What `lead` raises.
     """
-    with ranks.together(fingerprint):
+    with ranks.together(call, **same):
         for other, rank in ranks.agree(source).items():
             if other and rank:
                 raise RankError(rank, "has other data than rank 0: give all ranks the same, or none to all but rank 0")
         # What one rank keeps to itself, as somebody listens there, is nothing that it could be given.
         told = ranks.agree(json.dumps(sorted(calls)).encode())
         common = set.intersection(*(set(json.loads(numbers)) for numbers in told))
-        calls = {number: call for number, call in calls.items() if number in common}
-        for call in calls.values():
-            if call.sample is not None:
-                compare_samples(ranks, call.sample())
+        calls = {number: each for number, each in calls.items() if number in common}
+        for each in calls.values():
+            if each.sample is not None:
+                compare_samples(ranks, each.sample())
         if ranks.rank:
-            serve(ranks, {number: call.function for number, call in calls.items()})
+            serve(ranks, {number: each.function for number, each in calls.items()})
             return None
         with TaskPool(ranks, calls) as pool:
             return lead(pool)

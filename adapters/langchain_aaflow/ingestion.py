@@ -248,7 +248,8 @@ class _Job(Generic[S]):
             store: S = on_loop(self.arun, progress, pool)
             return store
 
-        return lead_or_serve(ranks, plan.fingerprint(), self._digest(), plan.elsewhere, lead)  # type: ignore[return-value]
+        same = {"plan": plan.fingerprint()}
+        return lead_or_serve(ranks, "ingest", same, self._digest(), plan.elsewhere, lead)  # type: ignore[return-value]
 
     def _run_in_shards(self, ranks: Communicator, progress: ProgressCallback | None, on_loop: OnLoop | None) -> S:
         """Each rank its own block; of a class of their own where shards stay, which nobody's annotations care for."""

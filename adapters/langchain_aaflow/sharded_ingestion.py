@@ -86,8 +86,14 @@ class Sharded:
             ValueError: If the same result can't be had from shards.
         """
         gather, partitioned = self.executor.gather, self.executor.partitioned
-        given = "a class" if isinstance(self.vectorstore, type) else "a store"
-        with self.ranks.together(f"{fingerprint} {gather} {partitioned} {given} {self._ids_digest()}"):
+        same = {
+            "plan": fingerprint,
+            "gather": gather,
+            "partitioned": partitioned,
+            "vectorstore": "a class" if isinstance(self.vectorstore, type) else "a store",
+            "ids": self._ids_digest(),
+        }
+        with self.ranks.together("ingest", **same):
             embed = self._checked_embed()
             source = list(documents())
             if not partitioned:

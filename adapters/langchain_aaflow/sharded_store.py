@@ -161,7 +161,7 @@ class ShardedVectorStore(VectorStore):
         """The block of a call that all ranks make."""
         said = {name: _said(value) for name, value in sorted(settings.items())}
         asked = digest_of(queries).hex()
-        return self._place.ranks.together(f"{call} {len(self)} rows for {asked}, k={k!r}, {said}")
+        return self._place.ranks.together(call, **{**said, "rows": len(self), "queries": asked, "k": repr(k)})
 
     def _embedded(self, queries: Sequence[str]) -> list[Any]:
         """The queries' vectors, by rank 0, one by one and in order."""
@@ -197,7 +197,7 @@ class ShardedVectorStore(VectorStore):
             OSError: If it can't be written. Without a manifest nothing there is taken for saved.
         """
         ranks, path = self._place.ranks, Path(folder)
-        with ranks.together(f"save shards to {os.fspath(folder)}"):
+        with ranks.together("save", folder=os.fspath(folder)):
             if not ranks.rank:
                 path.mkdir(parents=True, exist_ok=True)
                 (path / MANIFEST).unlink(missing_ok=True)
@@ -232,7 +232,7 @@ class ShardedVectorStore(VectorStore):
             ValueError: If the manifest is none of this class, or the shards are not what it says.
         """
         path, ranks = Path(folder), ranks_of(executor or Executor())
-        with ranks.together(f"load shards from {os.fspath(folder)}"):
+        with ranks.together("load", folder=os.fspath(folder)):
             manifest = Manifest.read(path, KINDS)
             ranks.compare(json.dumps(manifest.rows).encode(), "sees another manifest than rank 0")
             own = blocks(manifest.rows, ranks.size)[ranks.rank]

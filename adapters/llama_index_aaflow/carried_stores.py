@@ -34,7 +34,7 @@ def stores_on_all(ranks: Communicator, pipeline: Any) -> None:
     """
     documents = None if pipeline.docstore is None else pipeline.docstore._kvstore._collections_mappings
     data = None if pipeline.vector_store is None else pipeline.vector_store.data
-    with ranks.together(f"stores for all {documents is None} {data is None}"):
+    with ranks.together("stores for all", docstore=documents is not None, vector_store=data is not None):
         beside = [] if data is None else [data.text_id_to_ref_doc_id, data.metadata_dict]
         held, vectors = data_on_all(ranks, [documents, beside], {} if data is None else data.embedding_dict)
         if ranks.rank and documents is not None:

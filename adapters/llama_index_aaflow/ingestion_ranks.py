@@ -118,8 +118,9 @@ def led(
         if (share := _share_of(sooner(transformation, executor), asynchronous=on_loop is not None)) is not None
     }
     calls = {position: _called_on(on_loop, share.call) for position, share in shares.items()}
-    told = f"{fingerprint(transformations)} {on_loop is not None}"
-    return lead_or_serve(ranks, told, _digest(documents), calls, lambda pool: lead(Help(pool, shares)))
+    call = "run" if on_loop is None else "arun"
+    same = fingerprints(transformations)
+    return lead_or_serve(ranks, call, same, _digest(documents), calls, lambda pool: lead(Help(pool, shares)))
 
 
 class Helping(ABC):
@@ -465,16 +466,19 @@ def _together(batches: Iterable[list[str]]) -> Iterator[list[list[str]]]:
 # -- what has to be alike --------------------------------------------------------------------------------
 
 
-def fingerprint(transformations: Iterable[Any]) -> str:
-    """What tells transformations from others, a model by what the native cache knows it by."""
-    digest = hashlib.blake2b(digest_size=16)
-    for transformation in transformations:
-        digest.update(type(transformation).__qualname__.encode())
-        if isinstance(transformation, BaseEmbedding):
-            digest.update(remove_unstable_values(str(transformation.to_dict())).encode())
-        elif isinstance(transformation, NodeParser):
-            with suppress(NoKeyError):
-                digest.update(transformation_key(transformation))
+def fingerprints(transformations: Iterable[Any]) -> dict[str, str]:
+    """The `fingerprint` of each transformation, by the name that a pipeline has for it."""
+    return {f"transformations[{number}]": fingerprint(each) for number, each in enumerate(transformations)}
+
+
+def fingerprint(transformation: Any) -> str:
+    """What tells a transformation from others, a model by what the native cache knows it by."""
+    digest = hashlib.blake2b(type(transformation).__qualname__.encode(), digest_size=16)
+    if isinstance(transformation, BaseEmbedding):
+        digest.update(remove_unstable_values(str(transformation.to_dict())).encode())
+    elif isinstance(transformation, NodeParser):
+        with suppress(NoKeyError):
+            digest.update(transformation_key(transformation))
     return digest.hexdigest()
 
 

@@ -25,7 +25,7 @@ from aaflow_plugins.shards import MANIFEST, Manifest, all_counts, blocks
 from llama_index_aaflow.embeddings import embeds_natively
 from llama_index_aaflow.indices import AcceleratedVectorStoreIndex
 from llama_index_aaflow.ingestion_overlap import texts_of
-from llama_index_aaflow.ingestion_ranks import fingerprint
+from llama_index_aaflow.ingestion_ranks import fingerprint, fingerprints
 from llama_index_aaflow.sharded_documents import RefusedError, check_apart, check_nodes_apart
 from llama_index_aaflow.sharded_ingestion import ELSEWHERE, ShardedEmbedding, block_of, steps_on, steps_reason
 from llama_index_aaflow.sharded_retrieval import ShardedRetriever
@@ -89,7 +89,13 @@ class ShardedVectorStoreIndex(AcceleratedVectorStoreIndex):
         ranks = ranks_of(executor)
         size = kwargs.get("insert_batch_size", 2048)
         refused = None
-        with ranks.together(f"index {fingerprint([*transformations, model])} {executor.partitioned} {size}"):
+        with ranks.together(
+            "from_documents",
+            **fingerprints(transformations),
+            embed_model=fingerprint(model),
+            partitioned=executor.partitioned,
+            insert_batch_size=size,
+        ):
             try:
                 steps = steps_on(ranks, transformations, executor)
                 own = block_of(ranks, list(documents), executor)
@@ -118,7 +124,7 @@ class ShardedVectorStoreIndex(AcceleratedVectorStoreIndex):
             RankError: If another rank fails.
         """
         ranks = ranks_of(cls._executor)
-        with ranks.together("load an index"):
+        with ranks.together("load"):
             manifest = Manifest.read(folder, [_KIND])
             ranks.compare(repr(manifest).encode(), "finds other shards than rank 0")
             mine = blocks(manifest.rows, ranks.size)[ranks.rank]
@@ -143,7 +149,7 @@ class ShardedVectorStoreIndex(AcceleratedVectorStoreIndex):
         """
         _only_struct(self.storage_context.index_store)
         ranks = ranks_of(self._executor)
-        with ranks.together("save an index"):
+        with ranks.together("save"):
             if ranks.rank == 0:
                 Manifest.shard(folder, 0).mkdir(parents=True, exist_ok=True)
                 (Path(folder) / MANIFEST).unlink(missing_ok=True)

@@ -26,11 +26,7 @@ from aaflow_plugins.shards import blocks, check_same_texts, embed_evenly
 from llama_index_aaflow.embeddings import embeds_natively, is_blocking, is_openai
 from llama_index_aaflow.ingestion_cache import quick_cache
 from llama_index_aaflow.ingestion_overlap import parses_by_document, parses_when_awaited, texts_of
-from llama_index_aaflow.ingestion_ranks import (
-    Helping,
-    fingerprint,
-    helping,
-)
+from llama_index_aaflow.ingestion_ranks import Helping, fingerprints, helping
 from llama_index_aaflow.native_classes import with_class
 from llama_index_aaflow.sharded_documents import RefusedError, check_apart, documents_seen, drop_replaced
 from llama_index_aaflow.transformations import sooner
@@ -67,12 +63,17 @@ def run_sharded(
     reason = _reason(pipeline, given) or steps_reason(pipeline.transformations, asynchronous=on_loop is not None)
     if reason is not None:
         raise ValueError(f"gather='shards': {reason}; {ELSEWHERE}")
-    call = "run" if on_loop is None else "arun"
-    settings = f"{call} {executor.partitioned} {pipeline.docstore_strategy} {pipeline.disable_cache}"
     store = pipeline.vector_store
-    stores = f"{pipeline.docstore is None} {store is None} {isinstance(store, SimpleVectorStore)}"
+    same = {
+        **fingerprints(pipeline.transformations),
+        "partitioned": executor.partitioned,
+        "docstore": pipeline.docstore is not None,
+        "docstore_strategy": pipeline.docstore_strategy,
+        "vector_store": None if store is None else isinstance(store, SimpleVectorStore),
+        "disable_cache": pipeline.disable_cache,
+    }
     refused = None
-    with ranks.together(f"{fingerprint(pipeline.transformations)} {settings} {stores}"):
+    with ranks.together("run" if on_loop is None else "arun", **same):
         try:
             return _run(ranks, pipeline, executor, given, native, on_loop)
         except RefusedError as error:

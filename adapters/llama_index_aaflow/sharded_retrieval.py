@@ -182,20 +182,20 @@ class ShardedRetriever(VectorIndexRetriever):
             raise ValueError(TOGETHER)
         told = digest_of([*told_of_search(self), *map(told_of_query, bundles)])
         try:
-            return self._find(ranks, f"retrieve {told.hex()}", bundles, limit)
+            with ranks.together("retrieve", queries=told.hex()):
+                return self._find(ranks, bundles, limit)
         except BusyError:
             raise ValueError(TOGETHER) from None
 
-    def _find(self, ranks: Communicator, fingerprint: str, bundles: list[QueryBundle], limit: int) -> list[Found]:
-        with ranks.together(fingerprint):
-            self._embed(ranks, bundles, limit)
-            queries = [self._build_vector_store_query(bundle) for bundle in bundles]
-            ranked = self._ranked(ranks, queries)
-            nodes = self._nodes(ranks, dict.fromkeys(key for _, keys in ranked for key in keys))
-            return [
-                Found(bundle, scores, [nodes[key] for key in keys])
-                for bundle, (scores, keys) in zip(bundles, ranked, strict=True)
-            ]
+    def _find(self, ranks: Communicator, bundles: list[QueryBundle], limit: int) -> list[Found]:
+        self._embed(ranks, bundles, limit)
+        queries = [self._build_vector_store_query(bundle) for bundle in bundles]
+        ranked = self._ranked(ranks, queries)
+        nodes = self._nodes(ranks, dict.fromkeys(key for _, keys in ranked for key in keys))
+        return [
+            Found(bundle, scores, [nodes[key] for key in keys])
+            for bundle, (scores, keys) in zip(bundles, ranked, strict=True)
+        ]
 
     def _embed(self, ranks: Communicator, bundles: list[QueryBundle], limit: int) -> None:
         """Give the queries their vectors, those that rank 0 has or finds."""

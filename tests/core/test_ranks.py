@@ -69,7 +69,7 @@ def test_suite_at_length(ranks: int) -> None:
 
 
 FAILED = "RankError: rank 1 failed: ValueError: chunk 17 is bad"
-PLAN = "RankError: rank 1 runs something else: plan, settings and versions must be the same"
+PLAN = "RankError: rank 1 runs something else: not with rank 0's plan; settings and versions must be the same"
 COLUMNS = "RankError: rank 1 came to all_gather with a: int32, where rank 0 has a: int64"
 CALLS = "RankError: rank 1 came to gather at 0, rank 0 to shuffle by a"
 

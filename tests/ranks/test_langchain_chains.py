@@ -334,7 +334,7 @@ def test_other_inputs_or_another_chain_than_rank_0s(ranks: Communicator) -> None
     with pytest.raises(RankError, match="rank 1 has other inputs than rank 0"):
         chain.batch([] if ranks.rank else QUESTIONS)
     prompt = ChatPromptTemplate.from_template(f"Rank {ranks.rank} asks {{question}}")
-    with pytest.raises(RankError, match="rank 1 runs something else"):
+    with pytest.raises(RankError, match="rank 1 runs something else: not with rank 0's chain"):
         accelerate(prompt | Echo(), executor=on()).batch(QUESTIONS)
     with pytest.raises(ValueError, match="config must be a list"):
         chain.batch(QUESTIONS, [{}])
@@ -402,5 +402,5 @@ def test_a_chain_for_all_ranks_is_the_outermost(ranks: Communicator) -> None:
 
 def test_functions_that_differ(ranks: Communicator) -> None:
     other = RunnableLambda((lambda value: value + 100) if ranks.rank else (lambda value: value + 1))
-    with pytest.raises(RankError, match="runs something else"):
+    with pytest.raises(RankError, match="runs something else: not with rank 0's chain"):
         accelerate(RunnablePassthrough() | other, executor=Executor(engine="mpi")).batch([1, 2, 3, 4])

@@ -245,7 +245,7 @@ def test_what_is_refused(ranks: Communicator) -> None:
     assert list(ours.docstore.docs) == kept
     with pytest.raises(ValueError, match="vector_store_query_mode 'mmr' needs all vectors in one store"):
         ours.as_retriever(vector_store_query_mode="mmr")
-    with pytest.raises(RankError, match="rank 1 runs something else"):
+    with pytest.raises(RankError, match="rank 1 runs something else: not with rank 0's queries"):
         ours.as_retriever().retrieve(f"rank {ranks.rank}")
     with pytest.raises(ValueError, match="only the class VectorStoreIndex is kept on several ranks"):
         accelerate(VectorStoreIndex.from_documents([], embed_model=Hashed()), executor=Executor(gather="shards"))

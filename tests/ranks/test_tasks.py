@@ -36,7 +36,7 @@ def led(job: Communicator, lead: Callable[[TaskPool], Any]) -> Any:
     """What rank 0 finds out with the help of the others."""
     if job.size == 1:
         pytest.skip("one rank has no others to hand tasks to")
-    return lead_or_serve(job, "tasks", b"", {0: CALL}, lead)
+    return lead_or_serve(job, "tasks", {}, b"", {0: CALL}, lead)
 
 
 def test_results_are_in_order(job: Communicator) -> None:

@@ -19,7 +19,7 @@ def work(ranks: Communicator, what: str) -> None:
         raise ValueError("chunk 17 is bad")
     if what == "end" and odd:
         sys.exit(0)
-    with ranks.together("another plan" if what == "plan" and odd else "plan"):
+    with ranks.together("work", chunks=18, plan="another" if what == "plan" and odd else "plan"):
         if what == "error" and odd:
             raise ValueError("chunk 17 is bad")
         if what == "error while others work":
