@@ -156,15 +156,21 @@ def test_a_launcher_of_another_mpi() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "folder", "files"),
+    ("document", "name", "folder", "files"),
     [
-        ("index_on_ranks.py", "index", ["index.faiss", "index.pkl"]),
-        pytest.param("shards_on_ranks.py", "shards", ["manifest.json", "shard-00000", "shard-00001"], marks=SLOW),
+        ("README.md", "index_on_ranks.py", "index", ["index.faiss", "index.pkl"]),
+        pytest.param(
+            "docs/ranks.md",
+            "shards_on_ranks.py",
+            "shards",
+            ["manifest.json", "shard-00000", "shard-00001"],
+            marks=SLOW,
+        ),
     ],
 )
-def test_scripts_of_the_readme(name: str, folder: str, files: list[str], tmp_path: Path) -> None:
+def test_scripts_of_the_documents(document: str, name: str, folder: str, files: list[str], tmp_path: Path) -> None:
     pytest.importorskip("wordllama", reason="its model needs numpy 2")
-    (script,) = (block for block in code_blocks(ROOT / "README.md") if block.file == name)
+    (script,) = (block for block in code_blocks(ROOT / document) if block.file == name)
     (tmp_path / name).write_text(script.code, encoding="utf-8")
     command = launch_command(2, [name])
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=SECONDS, check=False)
