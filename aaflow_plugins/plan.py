@@ -68,9 +68,14 @@ class Plan:
 
         The same in every process, and on every run, for the same plan.
         """
-        content = [_content(operator, edge) for operator, edge in zip(self.operators, self.edges, strict=True)]
-        canonical = json.dumps(content, sort_keys=True, default=repr, ensure_ascii=True)
-        return hashlib.blake2b(canonical.encode(), digest_size=16).hexdigest()
+        return _digest([_content(operator, edge) for operator, edge in zip(self.operators, self.edges, strict=True)])
+
+    def fingerprints(self) -> dict[str, str]:
+        """The fingerprint of each operator by itself, by kind and name, of which none may have another's."""
+        return {
+            f"{each.kind} {each.name}": _digest(_content(each, edge))
+            for each, edge in zip(self.operators, self.edges, strict=True)
+        }
 
     def explain(self, schedule: Schedule | None = None) -> str:
         """The plan as text: operators, schemas, what runs natively and why; with a schedule, how it will run."""
@@ -90,6 +95,11 @@ class Plan:
             beyond = "" if schedule.bounded else ", beyond what waits for all of its input and grows with the source"
             lines.append(f"in flight at most: {schedule.in_flight_bytes / 2**20:.1f} MiB predicted{beyond}")
         return "\n".join(lines)
+
+
+def _digest(content: Any) -> str:
+    canonical = json.dumps(content, sort_keys=True, default=repr, ensure_ascii=True)
+    return hashlib.blake2b(canonical.encode(), digest_size=16).hexdigest()
 
 
 def _content(operator: Operator, edge: pa.Schema) -> dict[str, Any]:

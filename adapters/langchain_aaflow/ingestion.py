@@ -248,7 +248,7 @@ class _Job(Generic[S]):
             store: S = on_loop(self.arun, progress, pool)
             return store
 
-        same = {"plan": plan.fingerprint()}
+        same = plan.fingerprints()
         return lead_or_serve(ranks, "ingest", same, self._digest(), plan.elsewhere, lead)  # type: ignore[return-value]
 
     def _run_in_shards(self, ranks: Communicator, progress: ProgressCallback | None, on_loop: OnLoop | None) -> S:
@@ -274,7 +274,7 @@ class _Job(Generic[S]):
                 return listed
             return found
 
-        return job.run(self._plan().fingerprint(), documents)  # type: ignore[no-any-return]
+        return job.run(self._plan().fingerprints(), documents)  # type: ignore[no-any-return]
 
     def _digest(self) -> bytes:
         """What tells this rank's texts from others; empty without any, or where only reading would tell."""

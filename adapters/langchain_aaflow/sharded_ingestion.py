@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import compress
@@ -70,11 +70,11 @@ class Sharded:
     progress: ProgressCallback | None
     on_loop: OnLoop | None = None
 
-    def run(self, fingerprint: str, documents: Callable[[], Iterable[Document]]) -> Any:
+    def run(self, operators: Mapping[str, str], documents: Callable[[], Iterable[Document]]) -> Any:
         """Do this rank's part.
 
         Args:
-            fingerprint: That of the plan.
+            operators: The fingerprints of the plan's.
             documents: Reads the source.
 
         Returns:
@@ -87,7 +87,7 @@ class Sharded:
         """
         gather, partitioned = self.executor.gather, self.executor.partitioned
         same = {
-            "plan": fingerprint,
+            **operators,
             "gather": gather,
             "partitioned": partitioned,
             "vectorstore": "a class" if isinstance(self.vectorstore, type) else "a store",

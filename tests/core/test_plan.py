@@ -59,6 +59,12 @@ def test_the_fingerprint_is_stable_across_processes_and_depends_on_the_configura
     assert other != same
 
 
+def test_fingerprints_of_operators_tell_which_differs() -> None:
+    load, *rest = word_plan(HashEmbedder(), []).operators
+    same, other = (Plan([each, *rest]).fingerprints() for each in (load, dataclasses.replace(load, config={"a": 1})))
+    assert [name for name in same if same[name] != other[name]] == [f"{load.kind} {load.name}"]
+
+
 def test_explain_shows_operators_schemas_and_the_schedule() -> None:
     plan = word_plan(HashEmbedder(), [])
     text = plan.explain(Executor(max_concurrency=3).schedule(plan))

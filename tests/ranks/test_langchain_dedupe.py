@@ -88,5 +88,5 @@ def test_ids_are_those_of_the_first(ranks: Communicator) -> None:
 def test_all_ranks_have_to_ask_for_it(ranks: Communicator) -> None:
     executor = Executor(engine="mpi", gather="shards", batch_size=2)
     arguments: Any = {"splitter": None, "embedding": Hashed(), "vectorstore": FAISS, "executor": executor}
-    with pytest.raises(RankError, match="rank 1 runs something else: not with rank 0's plan"):
+    with pytest.raises(RankError, match="rank 1 runs something else: not with rank 0's dedupe by text;"):
         ingest([Document(page_content="a")], deduplicate=bool(ranks.rank), **arguments)
