@@ -14,7 +14,7 @@ from langchain_core.runnables import RunnableConfig, RunnableLambda
 
 from aaflow_plugins.engines.communicator import Communicator
 from aaflow_plugins.shards import share_of
-from langchain_aaflow.chains.composite_nodes import Retry
+from langchain_aaflow.chains.composite_nodes import Retry, Steps
 from langchain_aaflow.chains.nodes import Node
 from langchain_aaflow.chains.plans import plan_of
 from langchain_aaflow.sharded_store import ShardedRetriever
@@ -47,7 +47,7 @@ def undivided_reason(node: Node, *, return_exceptions: bool) -> str | None:
         return "with return_exceptions a step that is tried again may fail all inputs"
     if any(step.ordered for step in steps):
         return "a step takes the inputs in their order"
-    if node.meets(listening=False):
+    if any(step.meets(listening=False) for step in (node.steps if isinstance(node, Steps) else [node])):
         return "a step takes all inputs together, or has a limit of its own"
     return None
 

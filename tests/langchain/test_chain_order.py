@@ -13,6 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from langchain_core.chat_history import InMemoryChatMessageHistory
+from langchain_core.embeddings import DeterministicFakeEmbedding
+from langchain_core.vectorstores import InMemoryVectorStore
 from numpy.random import rand
 
 from langchain_aaflow import any_order, in_order
@@ -22,6 +25,8 @@ _seen: list[Any] = []
 _counter = itertools.count()
 _table = {"a": 1}
 _total = 0
+_store = InMemoryVectorStore(DeterministicFakeEmbedding(size=4))
+_history = InMemoryChatMessageHistory()
 
 
 def _adds_up(value: int) -> int:
@@ -127,6 +132,8 @@ ORDERED = [
     lambda value: _cached(value),
     lambda value: _bound(),
     in_order(lambda value: value),
+    lambda value: _store.add_texts([value]),
+    lambda value: _history.add_user_message(value),
     _with_refusing(),
 ]
 
@@ -150,6 +157,7 @@ FREE = [
     lambda value: {**value, "b": 2},
     lambda value: np.array(value).sum(),
     lambda value: _fill(value),
+    lambda value: _store.similarity_search(value),
     functools.partial(lambda add, value: add + value, 3),
     any_order(lambda value: _seen.append(value)),
     any_order(_Callable().__call__.__func__),

@@ -205,6 +205,8 @@ class Pipeline:
                 self._meetings[number] = _Retrial(len(values))
             elif meeting and step.meets(x.listening):
                 self._meetings[number] = _Meeting(len(values))
+        #: The first step after which all outputs are one exception; there is none if it is no step.
+        self._lost_from = len(steps)
         #: The failure that will be raised: its step, its rank and input, and the error.
         self._failure: tuple[int, int, int, BaseException] | None = None
         self._watch, x.watch = x.watch, None
@@ -298,9 +300,9 @@ class Pipeline:
         return {} if step else self._kwargs
 
     def _is_dropped(self, index: int, step: int) -> bool:
-        """Whether nothing that happens to the input from this step on can change what is raised."""
+        """Whether nothing that happens to the input from this step on can change what is raised, or returned."""
         if self._failure is None:
-            return False
+            return step > self._lost_from
         failed, rank, first, _ = self._failure
         return (step, 0, index) > (failed, rank, first)
 
@@ -314,12 +316,15 @@ class Pipeline:
         if self._failure is not None and self._failure[:3] < (step, rank, index):
             return
         self._failure = (step, rank, index, error)
-        for number, met in self._meetings.items():
-            if number > step:
-                self._drop(met)
+        self._drop_after(step)
         for other, task in list(self._tasks.items()):
             if other != index and self._is_dropped(other, self._positions[other]) and not task.cancelling():
                 task.cancel()
+
+    def _drop_after(self, step: int) -> None:
+        for number, met in self._meetings.items():
+            if number > step:
+                self._drop(met)
 
     def _drop(self, met: _Meeting) -> None:
         for promise in met.promises.values():
@@ -357,7 +362,8 @@ class Pipeline:
         if not self._x.return_exceptions:
             self._fail(min(met.arrived), step, error)
         elif isinstance(met, _Retrial):
-            met.failure = raised(error)
+            met.failure, self._lost_from = raised(error), step
+            self._drop_after(step)
         else:
             self._failure = (-1, 0, -1, error)
         self._drop(met)
@@ -374,6 +380,8 @@ class Pipeline:
             met.arrive(index, output)
             self._begin_if_complete(step)
             return output
+        if self._is_dropped(index, step):
+            raise _DroppedError  # the others do not come any more
         promise = met.promises[index] = x.flow.promise()
         met.arrive(index, output)
         self._begin_if_complete(step)

@@ -39,7 +39,7 @@ class Steps(Node):
 
     @override
     def meets(self, listening: bool) -> bool:
-        return any(step.meets(listening) for step in self.steps)
+        return any(step.meets_within(listening) for step in self.steps)
 
     @override
     async def run(self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs) -> Any:
@@ -150,7 +150,7 @@ class Bind(Node):
 
     @override
     def meets(self, listening: bool) -> bool:
-        return self.native.config.get("max_concurrency") is not None or self.inner["bound"].meets(listening)
+        return self.native.config.get("max_concurrency") is not None or self.inner["bound"].meets_within(listening)
 
     @override
     async def run(self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs) -> Any:
@@ -201,7 +201,8 @@ class Fallbacks(Node):
     @override
     def meets(self, listening: bool) -> bool:
         # With a key for the exception, a batch looks at all inputs before it begins.
-        return self.native.exception_key is not None or any(node.meets(listening) for node in self.inner.values())
+        tried = self.inner.values()
+        return self.native.exception_key is not None or any(node.meets_within(listening) for node in tried)
 
     @override
     async def run(self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs) -> Any:
@@ -290,7 +291,12 @@ class Retry(Call):
     @override
     def meets(self, listening: bool) -> bool:
         # An error that is not retried fails all inputs: no run may have ended well before that is known.
-        return listening or self.inner["bound"].meets(listening)
+        return listening or self.inner["bound"].meets_within(listening)
+
+    @override
+    def meets_within(self, listening: bool) -> bool:
+        # An input's error that is not retried is every input's.
+        return True
 
 
 class Route(Node):
@@ -342,7 +348,7 @@ class Configure(Node):
 
     @override
     def meets(self, listening: bool) -> bool:
-        return any(node.meets(listening) for node in self.inner.values())
+        return any(node.meets_within(listening) for node in self.inner.values())
 
     @override
     async def run(self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs) -> Any:

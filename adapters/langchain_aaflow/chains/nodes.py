@@ -64,6 +64,10 @@ class Node:
         """Whether all inputs of a batch have to be there before it begins."""
         return self.batches or any(node.ordered for node in self.walk())
 
+    def meets_within(self, listening: bool) -> bool:
+        """The same of a step within another one, which would take its inputs through it one by one."""
+        return self.meets(listening)
+
     def walk(self) -> list[Node]:
         """This step and all within."""
         return [self, *(node for inner in self.inner.values() for node in inner.walk())]

@@ -99,6 +99,12 @@ _CHANGING = {
     *("rotate", "extendleft"),
 }
 
+#: Methods by which an object that is no collection keeps what it is given: stores of vectors, histories of messages.
+_KEEPING = {
+    *("add_texts", "aadd_texts", "add_documents", "aadd_documents", "add_embeddings", "delete", "adelete"),
+    *("add_message", "add_messages", "aadd_messages", "add_user_message", "add_ai_message"),
+}
+
 #: Modules whose numbers come in an order.
 _RANDOM = frozenset({"random", "numpy.random"})
 
@@ -123,6 +129,9 @@ def _code_reason(function: FunctionType, seen: set[int]) -> str | None:
         return "it sets an attribute"
     if (changes or names & _CHANGING) and (reason := _collection_reason(held)):
         return reason
+    for value in held:
+        if kept := next((name for name in names & _KEEPING if callable(getattr(type(value), name, None))), None):
+            return f"it may call {kept} of a {type(value).__name__}, which keeps what it is given"
     if "random" in names:
         held += [value.random for value in held if _is_module(value, "numpy")]
     if reason := _held_reason("it uses", held):
