@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import copy_context
 from functools import partial
@@ -17,9 +17,8 @@ from tenacity import AsyncRetrying, RetryError
 from aaflow_plugins.operators import StoppedError
 from langchain_aaflow.chains.composite_nodes import Bind, RankedError, Retry, Route, Steps
 from langchain_aaflow.chains.execution import Execution, drop_own, raised
-from langchain_aaflow.chains.nodes import Kwargs, Node
+from langchain_aaflow.chains.nodes import Configs, Kwargs, Node
 
-Configs = Sequence[RunnableConfig]
 _UNWATCHED: AbstractContextManager[None] = nullcontext()
 ConfigOf = Callable[[int, int], RunnableConfig]
 
@@ -47,7 +46,7 @@ async def batch(x: Execution, node: Node, values: list[Any], configs: Configs, k
         return await _batch_of_steps(x, node, values, configs, kwargs)
     if isinstance(node, Route) and not any(step.ordered for step in node.walk()):
         node.check(values)
-    elif node.meets(x.listening):
+    elif node.meets(x.listening, configs):
         return await _native_batch(x, node, values, configs, kwargs)
     configs = get_config_list(configs, len(values))
     return await Pipeline(x, [node], values, lambda index, _: configs[index], kwargs, meeting=False).run()
@@ -65,7 +64,7 @@ async def _batch_of_steps(x: Execution, node: Steps, values: list[Any], configs:
         return x.child(configs[index], roots.runs[index], f"seq:step:{step + 1}")
 
     try:
-        outputs = await Pipeline(x, node.steps, values, child, kwargs, begin=roots.begin).run()
+        outputs = await Pipeline(x, node.steps, values, child, kwargs, begin=roots.begin, configs=configs).run()
     except BaseException as error:
         await roots.begin_others()
         await x.all_of([x.fail(run, error) for run in roots.runs])
@@ -180,6 +179,7 @@ class Pipeline:
         *,
         begin: Callable[[int], Awaitable[None]] | None = None,
         meeting: bool = True,
+        configs: Configs = (),
     ) -> None:
         """Set up.
 
@@ -191,6 +191,7 @@ class Pipeline:
             kwargs: Keyword arguments for the first step.
             begin: What comes before the first step of an input.
             meeting: Whether inputs have yet to meet where a step asks for it.
+            configs: What the configurations are made of.
         """
         self._x, self._steps, self._values = x, steps, values
         self._config_of, self._kwargs, self._begin = config_of, kwargs, begin
@@ -201,9 +202,9 @@ class Pipeline:
         #: Inputs on their way through a step together.
         self._held: list[Any] = []
         for number, step in enumerate(steps):
-            if isinstance(step, Retry) and not step.meets(x.listening):
+            if isinstance(step, Retry) and not step.meets(x.listening, configs):
                 self._meetings[number] = _Retrial(len(values))
-            elif meeting and step.meets(x.listening):
+            elif meeting and step.meets(x.listening, configs):
                 self._meetings[number] = _Meeting(len(values))
         #: The first step after which all outputs are one exception; there is none if it is no step.
         self._lost_from = len(steps)

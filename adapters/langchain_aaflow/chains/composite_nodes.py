@@ -23,7 +23,7 @@ from typing_extensions import override
 
 from langchain_aaflow.chains.execution import Execution, raised
 from langchain_aaflow.chains.leaf_nodes import Quick
-from langchain_aaflow.chains.nodes import Call, Kwargs, Node
+from langchain_aaflow.chains.nodes import Call, Configs, Kwargs, Node
 
 
 class Steps(Node):
@@ -38,8 +38,8 @@ class Steps(Node):
         return list(self.inner.values())
 
     @override
-    def meets(self, listening: bool) -> bool:
-        return any(step.meets_within(listening) for step in self.steps)
+    def meets(self, listening: bool, configs: Configs = ()) -> bool:
+        return any(step.meets_within(listening, configs) for step in self.steps)
 
     @override
     async def run(self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs) -> Any:
@@ -149,8 +149,13 @@ class Bind(Node):
     native: RunnableBinding[Any, Any]
 
     @override
-    def meets(self, listening: bool) -> bool:
-        return self.native.config.get("max_concurrency") is not None or self.inner["bound"].meets_within(listening)
+    def meets(self, listening: bool, configs: Configs = ()) -> bool:
+        if chosen := self.native.config.get("configurable"):
+            configs = [
+                {**config, "configurable": {**chosen, **(config.get("configurable") or {})}} for config in configs
+            ]
+        own_bound = self.native.config.get("max_concurrency") is not None
+        return own_bound or self.inner["bound"].meets_within(listening, configs)
 
     @override
     async def run(self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs) -> Any:
@@ -199,10 +204,10 @@ class Fallbacks(Node):
     native: RunnableWithFallbacks[Any, Any]
 
     @override
-    def meets(self, listening: bool) -> bool:
+    def meets(self, listening: bool, configs: Configs = ()) -> bool:
         # With a key for the exception, a batch looks at all inputs before it begins.
         tried = self.inner.values()
-        return self.native.exception_key is not None or any(node.meets_within(listening) for node in tried)
+        return self.native.exception_key is not None or any(node.meets_within(listening, configs) for node in tried)
 
     @override
     async def run(self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs) -> Any:
@@ -289,12 +294,12 @@ class Retry(Call):
         self.inner = {"bound": bound}
 
     @override
-    def meets(self, listening: bool) -> bool:
+    def meets(self, listening: bool, configs: Configs = ()) -> bool:
         # An error that is not retried fails all inputs: no run may have ended well before that is known.
-        return listening or self.inner["bound"].meets_within(listening)
+        return listening or self.inner["bound"].meets_within(listening, configs)
 
     @override
-    def meets_within(self, listening: bool) -> bool:
+    def meets_within(self, listening: bool, configs: Configs = ()) -> bool:
         # An input's error that is not retried is every input's.
         return True
 
@@ -306,7 +311,7 @@ class Route(Node):
     native: RouterRunnable[Any]
 
     @override
-    def meets(self, listening: bool) -> bool:
+    def meets(self, listening: bool, configs: Configs = ()) -> bool:
         # A batch looks at the keys of all inputs before it begins.
         return True
 
@@ -347,8 +352,18 @@ class Configure(Node):
         return await x.invoke(runnable, value, prepared, kwargs, copy_context() if batched else None)
 
     @override
-    def meets(self, listening: bool) -> bool:
-        return any(node.meets_within(listening) for node in self.inner.values())
+    def meets(self, listening: bool, configs: Configs = ()) -> bool:
+        return not self._is_alike(configs) or any(node.meets_within(listening, configs) for node in self.inner.values())
+
+    def _is_alike(self, configs: Configs) -> bool:
+        """Whether a batch takes all inputs as it takes one: each to its default, or each to something else."""
+        if not any(config.get("configurable") for config in configs):
+            return True
+        try:
+            to_default = {self.native.prepare(config)[0] is self.native.default for config in configs}
+        except Exception:
+            return False  # what one of them refuses ends the batch before it begins
+        return len(to_default) == 1
 
     @override
     async def run(self, x: Execution, value: Any, config: RunnableConfig, kwargs: Kwargs) -> Any:

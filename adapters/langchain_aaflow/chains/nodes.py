@@ -7,6 +7,7 @@ work, `composite_nodes.py` those that are made of others.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextvars import copy_context
 from typing import Any
 
@@ -16,6 +17,7 @@ from typing_extensions import override
 from langchain_aaflow.chains.execution import Execution
 
 Kwargs = dict[str, Any]
+Configs = Sequence[RunnableConfig]
 
 
 class Node:
@@ -60,13 +62,18 @@ class Node:
         """
         return await x.apart(self.run(x, value, config, kwargs))
 
-    def meets(self, listening: bool) -> bool:
-        """Whether all inputs of a batch have to be there before it begins."""
+    def meets(self, listening: bool, configs: Configs = ()) -> bool:
+        """Whether all inputs of a batch have to be there before it begins.
+
+        Args:
+            listening: Whether anybody listens to runs.
+            configs: The inputs' configurations, as far as they are known.
+        """
         return self.batches or any(node.ordered for node in self.walk())
 
-    def meets_within(self, listening: bool) -> bool:
+    def meets_within(self, listening: bool, configs: Configs = ()) -> bool:
         """The same of a step within another one, which would take its inputs through it one by one."""
-        return self.meets(listening)
+        return self.meets(listening, configs)
 
     def walk(self) -> list[Node]:
         """This step and all within."""
