@@ -13,6 +13,7 @@ from aaflow_plugins.plugins import accelerate
 if TYPE_CHECKING:
     __version__: str
     from aaflow_plugins.engines.communicator import RankError
+    from aaflow_plugins.engines.launching import rank
     from aaflow_plugins.executor import Executor
     from aaflow_plugins.plan import Plan, PlanError
     from aaflow_plugins.progress import Progress
@@ -29,6 +30,7 @@ __all__ = [
     "accelerate",
     "batching",
     "hookimpl",
+    "rank",
 ]
 
 _HOMES = {
@@ -38,6 +40,7 @@ _HOMES = {
     "Progress": "progress",
     "RankError": "engines.communicator",
     "Report": "report",
+    "rank": "engines.launching",
 }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -104,7 +106,10 @@ def compare_command(
         hooks = _hooks_for(make())
         compared = hooks.aaflow_comparison(make=make, documents=_documents(texts))
         if compared is None:
-            raise UserError(f"{target}: nothing here to compare: `aaflow compare --help` says what can be")
+            raise UserError(
+                f"{target}: nothing here to compare: {_kinds_of(make())}; `aaflow compare --help` says what can be, "
+                "and `aaflow explain` shows what a chain would run as"
+            )
         outcome = _measured(compared, repeats)
         console.print(outcome.table())
         for note in compared.notes:
@@ -123,7 +128,7 @@ def explain(target: ObjectArgument, debug: DebugOption = False) -> None:
         obj = _maker(target)()
         plan = _hooks_for(obj).aaflow_plan(obj=obj)
         if plan is None:
-            raise UserError(f"{target}: nothing here to plan: name what `accelerate` takes")
+            raise UserError(f"{target}: nothing here to plan: {_kinds_of(obj)}; name what `accelerate` takes")
         schedule = None if plan.by_item else Executor().schedule(plan)
         console.print(plan.explain(schedule), highlight=False, markup=False, emoji=False, soft_wrap=True)
 
@@ -206,10 +211,13 @@ def launch(
     ranks: Annotated[int, typer.Option("-n", "--ranks", min=1, help="Processes to start.")],
     script: Annotated[Path, typer.Argument(help="A Python script; what follows are its own arguments.")],
 ) -> None:
-    """Run a script as several ranks on this machine: what the engine 'mpi' needs, with the launcher that is found."""
+    """Start a script several times on this machine, as ranks of one job: `aaflow launch -n 4 index.py --its-option`.
+
+    The launcher is the `mpirun` of this environment, or the first on the path.
+    """
     with _errors(debug=False, hint=""):
         if not script.is_file():
-            raise UserError(f"{script}: there is no such script")
+            raise UserError(f"{script}: there is no such script; give its path, and `-n` before it")
         if ranks > (most := _RANKS_A_CORE * (os.cpu_count() or 1)):
             raise UserError(f"--ranks {ranks}: at most {most} on this machine, {_RANKS_A_CORE} a core")
         try:
@@ -280,6 +288,8 @@ def _counts(text: str) -> list[int]:
 def _report(path: Path) -> Report:
     try:
         return Report.from_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: there is no such file; write `executor.report.to_json()` of a run to it") from error
     except ValueError as error:
         raise UserError(f"{path}: {error}") from error
 
@@ -316,8 +326,8 @@ def _exit_if_different(outcomes: Sequence[Outcome]) -> None:
 def _maker(target: str) -> Callable[[], Any]:
     """A function that gives the object(s) named by `module:object`."""
     module_name, _, path = target.partition(":")
-    if not module_name or not path or module_name.startswith("."):
-        raise UserError(f"{target!r}: name it as module:object")
+    if not module_name or not path or module_name.startswith(".") or "/" in module_name or module_name.endswith(".py"):
+        raise UserError(f"{target!r}: name it as module:object, a module that Python can import, no path")
     sys.path.insert(0, os.getcwd())
     try:
         found: Any = import_module(module_name)
@@ -331,10 +341,18 @@ def _maker(target: str) -> Callable[[], Any]:
         if not hasattr(found, name):
             raise UserError(f"{target}: {getattr(found, '__name__', found)!r} has no {name!r}")
         found = getattr(found, name)
-    if callable(found) and not isinstance(found, type) and hasattr(found, "__code__"):
+    if isinstance(found, functools.partial | functools._lru_cache_wrapper) or inspect.isroutine(found):
         function: Callable[[], Any] = found
         return function
     return lambda: found
+
+
+def _kinds_of(obj: Any) -> str:
+    """What the user's object is, or what is in it."""
+    if isinstance(obj, list | tuple | dict):
+        parts = obj.values() if isinstance(obj, dict) else obj
+        return f"it is a {type(obj).__name__} of {', '.join(type(part).__name__ for part in parts) or 'nothing'}"
+    return f"it is the class {obj.__name__}" if isinstance(obj, type) else f"its class is {type(obj).__name__}"
 
 
 def _hooks_for(obj: Any) -> Any:

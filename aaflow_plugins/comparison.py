@@ -131,10 +131,10 @@ class Outcome:
         if self.failure is not None:
             return f"both fail with {type(self.failure).__name__}: {self.failure}"
         same = f"identical {self.comparison.basis}"
-        if self.speedup >= WORTH_IT:
-            return f"{same}, {self.speedup:.2f}x"
         if not self.is_long_enough:
             return f"{same}, too quick to tell ({self.speedup:.2f}x of {self.native.seconds:.3f} s): give more data"
+        if self.speedup >= WORTH_IT:
+            return f"{same}, {self.speedup:.2f}x"
         answer = "nothing to gain here" if self.speedup > 1 / WORTH_IT else "slower here"
         share = 1 - statistics.median(self.native.model) / self.native.seconds
         why = f": the framework owns {max(0.0, share):.0%} of the native time" if self.native.model[0] else ""

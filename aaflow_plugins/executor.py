@@ -88,11 +88,14 @@ class Executor:
                 given the same. Not for "root".
 
         Raises:
-            TypeError: If a number is not an int, or `partitioned` no bool; the message names the argument.
+            TypeError: If a number is not an int, `progress` no function, or `partitioned` no bool; the message names
+                the argument.
             ValueError: If a number is out of range, or `gather` not known; the message names the argument.
         """
         if batch_size is not None:
             check_count("batch_size", batch_size, 1)
+        if progress is not None and not callable(progress):
+            raise TypeError(f"progress must be a function that is given a Progress, not {progress!r}")
         self.resources = Resources(max_concurrency=max_concurrency, processes=processes, memory_limit=memory_limit)
         self.batch_size = batch_size
         self.progress = progress

@@ -126,8 +126,10 @@ def accelerate(obj: T, *, executor: Executor | None = None, batching: bool = Fal
         The accelerated object. Where nothing can be made faster with the same result, `obj` itself.
 
     Raises:
-        TypeError: If no installed plug-in knows objects of this kind.
+        TypeError: If no installed plug-in knows objects of this kind, or `executor` is none.
     """
+    if executor is not None and not hasattr(executor, "resources"):
+        raise TypeError(f"executor must be an aaflow_plugins.Executor, not {executor!r}")
     hooks = load_for(obj)
     result = hooks.aaflow_accelerate(obj=obj, executor=executor, batching=batching, batch_queries=batch_queries)
     if result is None:

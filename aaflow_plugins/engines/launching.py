@@ -12,9 +12,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Final
 
-#: Where launchers say how many ranks there are: Open MPI, MPICH and Intel MPI, MVAPICH, srun.
-_SIZES: Final = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
-
+#: Where launchers say how many ranks there are, and which this is: Open MPI, MPICH and Intel MPI, MVAPICH, srun.
+_SIZES: Final = {
+    "OMPI_COMM_WORLD_SIZE": "OMPI_COMM_WORLD_RANK",
+    "PMI_SIZE": "PMI_RANK",
+    "MV2_COMM_WORLD_SIZE": "MV2_COMM_WORLD_RANK",
+    "SLURM_STEP_NUM_TASKS": "SLURM_PROCID",
+}
 
 #: The process that a launcher has started: what it starts itself inherits the variables above, but is no rank.
 _RANK: Final = "AAFLOW_RANK_PROCESS"
@@ -30,6 +34,15 @@ _TOKENIZER_THREADS: Final = "RAYON_NUM_THREADS"
 def launched_ranks() -> int:
     """Ranks of the job that a launcher has started this process in; 1 without one. MPI is not asked."""
     return 1 if is_child() else _size()
+
+
+def rank() -> int:
+    """The number of this process among the ranks that a launcher has started, from 0; 0 without one. MPI is not asked.
+
+    A process that a rank has started is none of them, and has 0.
+    """
+    said = next((each for size, each in _SIZES.items() if _is_number(size)), "")
+    return int(os.environ[said]) if _is_number(said) and not is_child() else 0
 
 
 def is_child() -> bool:
@@ -61,7 +74,11 @@ def available_cores() -> int:
 
 
 def _size() -> int:
-    return next((int(os.environ[name]) for name in _SIZES if os.environ.get(name, "").isdigit()), 1)
+    return next((int(os.environ[name]) for name in _SIZES if _is_number(name)), 1)
+
+
+def _is_number(name: str) -> bool:
+    return os.environ.get(name, "").isdigit()
 
 
 def _leave() -> None:

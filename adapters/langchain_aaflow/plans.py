@@ -46,9 +46,11 @@ def check_document(document: Any, position: int) -> None:
         TypeError: Naming the position in the source.
     """
     if not isinstance(document, Document):
+        kind, home = type(document).__name__, type(document).__module__.partition(".")[0]
+        of = "" if home == "builtins" else f" of {home}"
         raise TypeError(
-            f"source[{position}] is a {type(document).__name__}, not a Document: "
-            "wrap text as Document(page_content=...)"
+            f"source[{position}] is a {kind}{of}, not a Document of langchain_core: wrap text as "
+            "Document(page_content=...)"
         )
 
 

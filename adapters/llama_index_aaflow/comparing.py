@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
-from typing import Any
+from itertools import takewhile
+from typing import Any, Final
 from uuid import UUID
 
 from llama_index.core import VectorStoreIndex
@@ -23,6 +25,9 @@ from aaflow_plugins.plugins import accelerate
 
 #: Queries that engines and retrievers are given at the most, and how many are under way at once.
 _QUERIES, _AT_ONCE = 100, 16
+
+#: What LlamaIndex makes ids of, where nobody gives one.
+_RANDOM: Final = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 def comparison(make: Callable[[], Any], documents: Sequence[tuple[str, str]]) -> Comparison | None:
@@ -76,7 +81,7 @@ def difference(native: Any, accelerated: Any) -> str | None:
         return _first_difference(_index(native), _index(accelerated))
     if isinstance(native, BaseException) or isinstance(accelerated, BaseException):
         return _first_difference([_plain(native)], [_plain(accelerated)])
-    numbers = [{node.node_id: n for n, node in enumerate(_nodes(result))} for result in (native, accelerated)]
+    numbers = [_numbers(result) for result in (native, accelerated)]
     return _first_difference(
         [_plain(each, numbers[0]) for each in native], [_plain(each, numbers[1]) for each in accelerated]
     )
@@ -127,8 +132,23 @@ def _run(call: Callable[[], Any]) -> Run:
         return Run(error)
 
 
-def _nodes(result: Any) -> list[BaseNode]:
-    return [each for each in result if isinstance(each, BaseNode)] if isinstance(result, list | tuple) else []
+def _numbers(result: Any) -> dict[str, int]:
+    """Numbers for the random ids in a result: of nodes, and of what they are related to, as they come."""
+    return {id_: number for number, id_ in enumerate(dict.fromkeys(filter(_RANDOM.fullmatch, _ids(result))))}
+
+
+def _ids(result: Any) -> Iterator[str]:
+    if isinstance(result, BaseNode):
+        yield result.node_id
+        for related in result.relationships.values():
+            yield from (each.node_id for each in (related if isinstance(related, list) else [related]))
+    elif isinstance(result, NodeWithScore):
+        yield from _ids(result.node)
+    elif isinstance(result, Response):
+        yield from _ids(result.source_nodes)
+    elif isinstance(result, list | tuple):
+        for each in result:
+            yield from _ids(each)
 
 
 def _index(index: VectorStoreIndex) -> list[Any]:
@@ -164,5 +184,8 @@ def _first_difference(native: Sequence[Any], accelerated: Sequence[Any]) -> str 
         return f"{len(native):,} results against {len(accelerated):,}"
     for position, (one, other) in enumerate(zip(native, accelerated, strict=True)):
         if repr(one) != repr(other):
-            return f"result {position:,}: {one!s:.100} against {other!s:.100}"
+            told, other_told = str(one), str(other)
+            same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(told, other_told, strict=False)))
+            start = max(0, same - 20)
+            return f"result {position:,}: {told[start:]:.100} against {other_told[start:]:.100}"
     return None

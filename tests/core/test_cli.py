@@ -14,6 +14,8 @@ from aaflow_plugins.engines.launching import rank_environment
 from aaflow_plugins.report import OperatorReport, Report
 
 OBJECTS = """
+import functools
+
 from langchain_core.embeddings import DeterministicFakeEmbedding
 from langchain_core.vectorstores import InMemoryVectorStore
 from langchain_text_splitters import RecursiveCharacterTextSplitter
@@ -28,6 +30,8 @@ def parser():
     from llama_index.core.node_parser import SentenceSplitter
 
     return SentenceSplitter(chunk_size=100, chunk_overlap=10)
+
+cached = functools.cache(parser)
 
 def steps():
     from llama_index.core import MockEmbedding
@@ -85,8 +89,9 @@ def test_compare_runs_the_users_own_objects_on_their_files(folder: Path) -> None
 
 
 @pytest.mark.slow
-def test_compare_takes_llama_index_objects(folder: Path) -> None:
-    run = aaflow(folder, "compare", "mine:parser", "--documents", "texts", "--repeats", "1")
+@pytest.mark.parametrize("target", ["mine:parser", "mine:cached"])
+def test_compare_takes_llama_index_objects(target: str, folder: Path) -> None:
+    run = aaflow(folder, "compare", target, "--documents", "texts", "--repeats", "1")
     assert run.returncode == 0, run.stderr
     assert "parse 60 documents: SentenceSplitter" in run.stdout
     assert "identical results" in run.stdout
@@ -153,7 +158,7 @@ def test_ranks_share_out_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["-n", "2", "missing.py"], "missing.py: there is no such script\n"),
+        (["-n", "2", "missing.py"], "missing.py: there is no such script; give its path, and `-n` before it\n"),
         (["-n", "0", "x.py"], "Invalid value"),
         (["-n", "1000000", "mine.py"], "--ranks 1000000: at most"),
     ],

@@ -87,6 +87,18 @@ def test_a_launcher_says_how_many_ranks_there_are(variable: str, monkeypatch: py
     assert launched_ranks() == 4
 
 
+@pytest.mark.parametrize(
+    ("size", "number"), [("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"), ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID")]
+)
+def test_a_launcher_says_which_rank_this_is(size: str, number: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(number, "2")
+    assert aaflow_plugins.rank() == 0
+    monkeypatch.setenv(size, "4")
+    assert aaflow_plugins.rank() == 2
+    monkeypatch.setenv("AAFLOW_RANK_PROCESS", "1")
+    assert aaflow_plugins.rank() == 0, "what a rank has started is none"
+
+
 def test_without_a_launcher_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda *_, **__: None)
     with pytest.raises(FileNotFoundError, match=r"pip install 'aaflow-plugins\[mpi\]'"):

@@ -166,12 +166,16 @@ def test_a_launcher_of_another_mpi() -> None:
             ["manifest.json", "shard-00000", "shard-00001"],
             marks=SLOW,
         ),
+        pytest.param("docs/ranks.md", "nightly_on_ranks.py", "nightly", ["0", "1"], marks=SLOW),
     ],
 )
 def test_scripts_of_the_documents(document: str, name: str, folder: str, files: list[str], tmp_path: Path) -> None:
     pytest.importorskip("wordllama", reason="its model needs numpy 2")
     (script,) = (block for block in code_blocks(ROOT / document) if block.file == name)
     (tmp_path / name).write_text(script.code, encoding="utf-8")
+    (tmp_path / "documents").mkdir()
+    for number in range(4):
+        (tmp_path / "documents" / f"{number}.txt").write_text(f"Text {number}. " * 200)
     command = launch_command(2, [name])
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=SECONDS, check=False)
     assert done.returncode == 0, done.stderr

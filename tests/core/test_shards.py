@@ -115,6 +115,7 @@ def test_an_executor_on_one_rank() -> None:
         ({"gather": "none"}, ValueError, "gather must be one of 'root', 'all', 'shards', not 'none'"),
         ({"partitioned": True}, ValueError, "give gather='shards' or 'all'"),
         ({"partitioned": 1, "gather": "all"}, TypeError, "partitioned must be True or False"),
+        ({"progress": True}, TypeError, "progress must be a function that is given a Progress, not True"),
     ],
 )
 def test_settings_of_no_sense(settings: dict[str, Any], error: type[Exception], said: str) -> None:

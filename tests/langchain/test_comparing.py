@@ -105,7 +105,7 @@ def test_an_outcome_that_differs_gains_nothing_or_loses_says_so() -> None:
     assert verdict(1.0, 1.0, 0.95).endswith(": the framework owns 5% of the native time")
     assert verdict(1.0, 2.0) == "identical results, slower here (0.50x)"
     assert verdict(0.01, 0.02) == "identical results, too quick to tell (0.50x of 0.010 s): give more data"
-    assert verdict(0.02, 0.01) == "identical results, 2.00x"
+    assert verdict(0.02, 0.01) == "identical results, too quick to tell (2.00x of 0.020 s): give more data"
 
 
 def test_an_error_is_compared_like_a_result(documents: list[tuple[str, str]]) -> None:

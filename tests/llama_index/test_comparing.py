@@ -63,6 +63,22 @@ def test_engines_and_retrievers_are_asked_the_documents_first_lines(
     assert compare(compared, 1).difference is None
 
 
+@pytest.mark.parametrize("asked", ["query engine", "retriever"])
+def test_an_index_that_is_built_for_each_run_has_other_random_ids(asked: str, documents: list[tuple[str, str]]) -> None:
+    def make(text: str) -> Any:
+        index = VectorStoreIndex.from_documents([Document(text=text * 20)])
+        return index.as_query_engine() if asked == "query engine" else index.as_retriever()
+
+    compared, other = (
+        comparison(lambda text=text: make(text), documents[:3])  # type: ignore[misc]
+        for text in ("A sentence about cats. ", "A sentence about dogs. ")
+    )
+    assert compared
+    assert other
+    assert compare(compared, 1).difference is None
+    assert difference(compared.native().result, other.native().result)
+
+
 def test_stores_that_would_be_filled_twice_are_refused(documents: list[tuple[str, str]]) -> None:
     pipeline = IngestionPipeline(transformations=[], vector_store=SimpleVectorStore())
     with pytest.raises(ValueError, match="filled twice"):

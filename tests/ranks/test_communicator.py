@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from aaflow_plugins import rank
 from aaflow_plugins.engines.communicator import Communicator
 
 WORDS = ["", "a", "two words", "ünïcode", "a string of more than sixteen bytes", "\U0001f600"]
@@ -82,6 +83,10 @@ def message_bytes(request: pytest.FixtureRequest, ranks: Communicator, monkeypat
     if request.param and hasattr(ranks, "message_bytes"):
         monkeypatch.setattr(ranks, "message_bytes", request.param)
         monkeypatch.setattr(ranks, "block_bytes", 3 * request.param)
+
+
+def test_a_rank_knows_its_number_from_the_launcher(ranks: Communicator) -> None:
+    assert rank() == ranks.rank
 
 
 def all_of(ranks: Communicator, rows: tuple[int, ...]) -> pa.Table:
