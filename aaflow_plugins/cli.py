@@ -103,11 +103,12 @@ def compare_command(
     with _errors(debug):
         make = _maker(target)
         texts = _read(documents)
-        hooks = _hooks_for(make())
+        first = make()
+        hooks = _hooks_for(first)
         compared = hooks.aaflow_comparison(make=make, documents=_documents(texts))
         if compared is None:
             raise UserError(
-                f"{target}: nothing here to compare: {_kinds_of(make())}; `aaflow compare --help` says what can be, "
+                f"{target}: nothing here to compare: {_kinds_of(first)}; `aaflow compare --help` says what can be, "
                 "and `aaflow explain` shows what a chain would run as"
             )
         outcome = _measured(compared, repeats)

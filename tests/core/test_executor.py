@@ -9,9 +9,6 @@ import logging
 import multiprocessing
 import os
 import signal
-import subprocess
-import sys
-import textwrap
 import threading
 import time
 from collections import deque
@@ -28,6 +25,7 @@ from aaflow_plugins.operators import Split
 from aaflow_plugins.plan import Plan
 from aaflow_plugins.remote import RemoteCall
 from tests.core.plans import HashEmbedder, jitter, split_words, text_batch, word_plan
+from tests.interrupted import lines_after_ctrl_c
 from tests.observed import Gauge
 
 TEXTS = [f"the {n} quick brown foxes of line {n * n} jump" for n in range(150)]
@@ -219,9 +217,8 @@ def test_a_forked_worker_runs_plans_of_its_own(expected: list[tuple[str, bytes]]
 
 
 def test_ctrl_c_ends_the_run_and_leaves_nothing_running(tmp_path: Path) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(
-        textwrap.dedent("""
+    lines = lines_after_ctrl_c(
+        """
         import os, threading, time
         from aaflow_plugins import Executor
         from tests.core.plans import HashEmbedder, word_plan
@@ -238,20 +235,10 @@ def test_ctrl_c_ends_the_run_and_leaves_nothing_running(tmp_path: Path) -> None:
             # A thread that was interrupted before it began is still named by `enumerate`, and is not alive.
             left = [t.name for t in threading.enumerate() if t.is_alive() and t is not threading.main_thread()]
             print("interrupted", left, flush=True)
-        """)
+        """,
+        tmp_path,
     )
-    process = subprocess.Popen(
-        [sys.executable, script],
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=Path.cwd(),
-        env={**os.environ, "PYTHONPATH": str(Path.cwd())},
-    )
-    assert process.stdout
-    assert process.stdout.readline() == "started\n"
-    process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=60)
-    assert "interrupted []" in output.splitlines()
+    assert "interrupted []" in lines
 
 
 class NotPicklable:

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
-import subprocess
-import sys
-import textwrap
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +14,7 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.runnables import RunnableLambda
 
 from aaflow_plugins import accelerate
+from tests.interrupted import lines_after_ctrl_c
 from tests.langchain.rag_chain import QUESTIONS, Echo, Roots, Runs, rag
 
 
@@ -85,9 +82,8 @@ def test_ctrl_c_as_an_iterator_of_results_starts_leaves_nothing(monkeypatch: pyt
 
 
 def test_ctrl_c_closes_every_run_and_leaves_no_thread(tmp_path: Path) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(
-        textwrap.dedent("""
+    lines = lines_after_ctrl_c(
+        """
         import os, threading
         from aaflow_plugins import accelerate
         from tests.langchain.rag_chain import Echo, QUESTIONS, Runs, rag
@@ -99,20 +95,10 @@ def test_ctrl_c_closes_every_run_and_leaves_no_thread(tmp_path: Path) -> None:
         except KeyboardInterrupt:
             left = [t.name for t in threading.enumerate() if t.is_alive() and t is not threading.main_thread()]
             print("interrupted", left, len(runs.open), set(runs.errors), flush=True)
-        """)
+        """,
+        tmp_path,
     )
-    process = subprocess.Popen(
-        [sys.executable, script],
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=Path.cwd(),
-        env={**os.environ, "PYTHONPATH": str(Path.cwd())},
-    )
-    assert process.stdout
-    assert process.stdout.readline() == "started\n"
-    process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=60)
-    assert output.splitlines() == ["interrupted [] 0 {'KeyboardInterrupt'}"]
+    assert lines == ["interrupted [] 0 {'KeyboardInterrupt'}"]
 
 
 @pytest.mark.parametrize("bind", [lambda retry: retry, lambda retry: retry.with_config(tags=["bound"])])

@@ -202,12 +202,13 @@ class Pipeline:
         #: Inputs on their way through a step together.
         self._held: list[Any] = []
         for number, step in enumerate(steps):
-            if isinstance(step, Retry) and not step.meets(x.listening, configs):
+            meets = step.meets(x.listening, configs)
+            if isinstance(step, Retry) and not meets:
                 self._meetings[number] = _Retrial(len(values))
-            elif meeting and step.meets(x.listening, configs):
+            elif meeting and meets:
                 self._meetings[number] = _Meeting(len(values))
-        #: The first step after which all outputs are one exception; there is none if it is no step.
-        self._lost_from = len(steps)
+        #: A step that gives all inputs that came to it one exception, and the exception.
+        self._lost: tuple[int, BaseException] | None = None
         #: The failure that will be raised: its step, its rank and input, and the error.
         self._failure: tuple[int, int, int, BaseException] | None = None
         self._watch, x.watch = x.watch, None
@@ -235,15 +236,13 @@ class Pipeline:
                 if isinstance(self._failure[3], StoppedError):
                     raise RuntimeError("generator raised StopIteration") from self._failure[3].error
                 raise self._failure[3]
-            for met in self._meetings.values():
-                if met.failure is not None:
-                    for index in met.arrived:
-                        self._outputs[index] = met.failure
-                    break
+            if self._lost is not None:
+                step, error = self._lost
+                self._outputs = [error if i in self._meetings[step].arrived else o for i, o in enumerate(self._outputs)]
             return self._outputs
         finally:
             # Errors are let go of: their tracebacks hold this pipeline, and inputs would live until a collection.
-            self._failure, self._outputs = None, []
+            self._failure, self._lost, self._outputs = None, None, []
 
     async def _input(self, index: int) -> None:
         """Take one input through the steps."""
@@ -303,7 +302,7 @@ class Pipeline:
     def _is_dropped(self, index: int, step: int) -> bool:
         """Whether nothing that happens to the input from this step on can change what is raised, or returned."""
         if self._failure is None:
-            return step > self._lost_from
+            return self._lost is not None and step > self._lost[0]
         failed, rank, first, _ = self._failure
         return (step, 0, index) > (failed, rank, first)
 
@@ -363,7 +362,7 @@ class Pipeline:
         if not self._x.return_exceptions:
             self._fail(min(met.arrived), step, error)
         elif isinstance(met, _Retrial):
-            met.failure, self._lost_from = raised(error), step
+            self._lost = step, raised(error)
             self._drop_after(step)
         else:
             self._failure = (-1, 0, -1, error)
@@ -445,8 +444,6 @@ class _Meeting:
         self.arrived: dict[int, Any] = {}
         self.promises: dict[int, Any] = {}
         self.begun = False
-        #: What all inputs that came get for an output.
-        self.failure: BaseException | None = None
 
     def arrive(self, index: int, value: Any) -> None:
         self.arrived[index] = value
